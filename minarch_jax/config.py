@@ -1,0 +1,349 @@
+"""The one frozen Config: the only home of defaults, and its absl flags.
+
+Imports nothing heavy, so a typo in a flag is reported before JAX starts.
+"""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import difflib
+import math
+import os
+from typing import Any
+
+from absl import flags
+
+from minarch_jax import architectures
+
+
+class ConfigError(ValueError):
+  """A value the user typed cannot be used; the message says what can."""
+
+
+def _field(default: Any, help: str, **rules: Any) -> Any:
+  """Declares a field. Rules: choices, low, high (inclusive), below."""
+  return dataclasses.field(
+    default=default, metadata={"help": help, "rules": rules}
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """Every choice of a study. Fields are flags of the same name.
+
+  Fields of `_NOT_IDENTITY` change where, how fast or how the results are
+  judged, never what is computed, and so do not enter the identity of a run.
+  """
+
+  # What is studied.
+  dataset: str = _field(
+    "digits", "Data set: digits, synthetic:DIFFICULTY, or any TFDS image set."
+  )
+  data_dir: str = _field(
+    "", "Directory of prepared TFDS data sets ('' = TFDS's own default)."
+  )
+  families: tuple[str, ...] = _field(
+    ("dnn", "cnn", "vit"),
+    "Families whose grid is swept.",
+    choices=tuple(architectures.FAMILIES),
+  )
+  grid: str = _field(
+    "small", "Named grid of architectures.", choices=tuple(architectures.GRIDS)
+  )
+  architectures: tuple[str, ...] = _field(
+    (), "Explicit architectures instead of a grid: dnn:30-30,cnn:8,..."
+  )
+  num_seeds: int = _field(5, "Seeds per architecture.", low=1)
+  first_seed: int = _field(0, "The first seed.", low=0)
+
+  # Data protocol.
+  validation_fraction: float = _field(
+    0.1, "Share of the training images held out.", low=0.01, high=0.5
+  )
+  split_seed: int = _field(0, "Seed of the train/validation split.", low=0)
+
+  # Training.
+  num_epochs: int = _field(30, "Epochs of training.", low=1)
+  batch_size: int = _field(64, "Images per step.", low=1)
+  optimizer: str = _field(
+    "adam", "Optimizer.", choices=("adam", "adamw", "sgd")
+  )
+  learning_rate: float = _field(3e-3, "Peak learning rate.", low=1e-9)
+  schedule: str = _field(
+    "cosine", "Learning-rate schedule.", choices=("constant", "cosine")
+  )
+  warmup_fraction: float = _field(
+    0.05, "Share of the steps that warm up (cosine).", low=0.0, high=0.9
+  )
+  weight_decay: float = _field(1e-4, "Decoupled decay (adamw, sgd).", low=0.0)
+  momentum: float = _field(0.9, "Momentum (sgd).", low=0.0, high=0.9999)
+  compute_dtype: str = _field(
+    "float32",
+    "Type of activations and products; parameters stay float32.",
+    choices=("float32", "bfloat16"),
+  )
+
+  # Compression.
+  criteria: tuple[str, ...] = _field(
+    ("magnitude", "random"), "Pruning criteria compared."
+  )
+  scopes: tuple[str, ...] = _field(
+    ("global", "layerwise"), "How the sparsity is allocated over layers."
+  )
+  sparsities: tuple[float, ...] = _field(
+    (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98),
+    "Fractions of weights removed.",
+    low=0.0,
+    below=1.0,
+  )
+  finetune_epochs: int = _field(
+    3,
+    "Epochs of training after pruning, at every sparsity including 0 "
+    "(0 = one-shot only).",
+    low=0,
+  )
+  finetune_learning_rate: float = _field(
+    3e-4, "Constant learning rate of fine-tuning.", low=1e-9
+  )
+  bits: tuple[int, ...] = _field(
+    (32, 8, 4), "Weight precisions; 32 = as trained."
+  )
+  quant_granularities: tuple[str, ...] = _field(
+    ("channel", "tensor"),
+    "What shares one quantization scale.",
+    choices=("channel", "tensor"),
+  )
+
+  # Judgement: thresholds of the analysis, recorded with every result.
+  eps_accuracy: float = _field(
+    0.02, "Tolerated distance to the plateau.", low=0.0, high=1.0
+  )
+  eps_sigma: float = _field(
+    0.02, "Largest seed standard deviation called stable.", low=0.0, high=1.0
+  )
+  max_failed: float = _field(
+    0.05, "Largest share of failed seeds called stable.", low=0.0, high=1.0
+  )
+  chance_level: float = _field(
+    0.001, "Level of the binomial test against chance.", low=0.0, high=1.0
+  )
+  chance_margin: float = _field(
+    0.05, "Accuracy above 1/C that is no longer chance.", low=0.0, high=1.0
+  )
+  overfit_rise: float = _field(
+    0.05, "Relative rise of validation loss called overfitting.", low=0.0
+  )
+  learnable: float = _field(
+    0.95, "Probability of learning that defines P_learn.", low=0.0, high=1.0
+  )
+  free_margin: float = _field(
+    0.01, "Accuracy drop still called free.", low=0.0, high=1.0
+  )
+  equivalence_margin: float = _field(
+    0.01, "Margin of the equivalence tests.", low=0.0, high=1.0
+  )
+  match_tolerance: float = _field(
+    0.1, "Relative difference of matched parameter counts.", low=0.0
+  )
+  confidence: float = _field(
+    0.95, "Level of every interval.", low=0.5, high=0.999
+  )
+  num_bootstrap: int = _field(2000, "Bootstrap resamples.", low=100)
+
+  # Machine.
+  out: str = _field("results", "Directory of records, checkpoints, report.")
+  device_map: str = _field(
+    "shard_map",
+    "How the population is split over devices.",
+    choices=("shard_map", "pmap"),
+  )
+  seed_mapping: str = _field(
+    "auto",
+    "Seeds inside one program: vmapped or one after another.",
+    choices=("auto", "vmap", "map"),
+  )
+  member_mapping: str = _field(
+    "auto",
+    "Members inside one program: vmapped or one after another.",
+    choices=("auto", "vmap", "map"),
+  )
+  convolution: str = _field(
+    "auto",
+    "Convolution formulation.",
+    choices=("auto", "stock", "im2col", "hybrid"),
+  )
+  memory_limit: float = _field(4.0, "GiB one pack may use.", low=0.01)
+  compilation_cache_dir: str = _field(
+    "default",
+    "Where compiled programs are kept between runs ('' = nowhere).",
+  )
+  dry_run: bool = _field(False, "Print the plan without training.")
+
+  def replace(self, **changes: Any) -> "Config":
+    """Returns a checked copy; an unknown name is a ConfigError."""
+    known = [field.name for field in dataclasses.fields(self)]
+    for name in changes:
+      if name not in known:
+        raise ConfigError(f"unknown option {name!r}{nearest(name, known)}")
+    return dataclasses.replace(self, **changes).check()
+
+  def check(self) -> "Config":
+    """Raises ConfigError for the first value out of its rules."""
+    for field in dataclasses.fields(self):
+      value = getattr(self, field.name)
+      values = value if isinstance(value, tuple) else (value,)
+      for item in values:
+        _check_item(field.name, item, field.metadata["rules"])
+      if isinstance(value, tuple) and len(set(value)) != len(value):
+        raise ConfigError(f"--{field.name} names a value twice: {value}")
+    for bits in self.bits:
+      if bits not in BITS:
+        raise ConfigError(
+          f"--bits={bits} is not one of {', '.join(map(str, BITS))}"
+        )
+    for name in ("sparsities", "bits", "criteria", "scopes"):
+      if not getattr(self, name):
+        raise ConfigError(f"--{name} is empty; name at least one")
+    if not self.families and not self.architectures:
+      raise ConfigError("--families is empty; name at least one")
+    for text in self.architectures:
+      try:
+        architectures.Architecture.parse(text)
+      except ValueError as error:
+        raise ConfigError(f"--architectures: {error}") from None
+    return self
+
+  def identity(self) -> dict[str, Any]:
+    """Returns the fields that decide what is computed, for content hashes."""
+    return {
+      field.name: getattr(self, field.name)
+      for field in dataclasses.fields(self)
+      if field.name not in _NOT_IDENTITY
+    }
+
+  @property
+  def seeds(self) -> range:
+    return range(self.first_seed, self.first_seed + self.num_seeds)
+
+
+BITS = (32, 8, 4)
+
+THRESHOLDS = (
+  "eps_accuracy",
+  "eps_sigma",
+  "max_failed",
+  "chance_level",
+  "chance_margin",
+  "overfit_rise",
+  "learnable",
+  "free_margin",
+  "equivalence_margin",
+  "match_tolerance",
+  "confidence",
+  "num_bootstrap",
+)
+
+_NOT_IDENTITY = frozenset(
+  (
+    "data_dir",
+    "families",
+    "grid",
+    "architectures",
+    "num_seeds",
+    "first_seed",
+    "out",
+    "device_map",
+    "seed_mapping",
+    "member_mapping",
+    "convolution",
+    "memory_limit",
+    "compilation_cache_dir",
+    "dry_run",
+    *THRESHOLDS,
+  )
+)
+
+
+def nearest(value: str, known: Sequence[str] | Mapping[str, Any]) -> str:
+  """Returns "; did you mean ...?" for the closest known name, or ''."""
+  near = difflib.get_close_matches(str(value), list(known), 1)
+  return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def _check_item(name: str, item: Any, rules: Mapping[str, Any]) -> None:
+  if "choices" in rules and item not in rules["choices"]:
+    raise ConfigError(
+      f"--{name}={item} is not one of {', '.join(rules['choices'])}"
+      f"{nearest(item, rules['choices'])}"
+    )
+  if isinstance(item, float) and not math.isfinite(item):
+    raise ConfigError(f"--{name}={item} is not a finite number")
+  if "low" in rules and item < rules["low"]:
+    raise ConfigError(f"--{name}={item} is below {rules['low']}")
+  if "high" in rules and item > rules["high"]:
+    raise ConfigError(f"--{name}={item} is above {rules['high']}")
+  if "below" in rules and item >= rules["below"]:
+    raise ConfigError(f"--{name}={item} must be below {rules['below']}")
+
+
+def define_flags(*names: str) -> None:
+  """Defines the absl flags of the named fields (all when none is named)."""
+  for field in dataclasses.fields(Config):
+    if names and field.name not in names:
+      continue
+    default, help = field.default, field.metadata["help"]
+    choices = field.metadata["rules"].get("choices")
+    if choices:
+      help += f" One of: {', '.join(choices)}."
+    if isinstance(default, bool):
+      flags.DEFINE_boolean(field.name, default, help)
+    elif isinstance(default, int):
+      flags.DEFINE_integer(field.name, default, help)
+    elif isinstance(default, float):
+      flags.DEFINE_float(field.name, default, help)
+    elif isinstance(default, tuple):
+      flags.DEFINE_list(field.name, [str(item) for item in default], help)
+    else:
+      flags.DEFINE_string(field.name, default, help)
+
+
+def from_flags() -> Config:
+  """Reads the defined flags into a checked Config.
+
+  Raises:
+    ConfigError: a value cannot be used.
+  """
+  values = {}
+  for field in dataclasses.fields(Config):
+    if field.name in flags.FLAGS:
+      value = getattr(flags.FLAGS, field.name)
+      if isinstance(field.default, tuple):
+        value = _parse_items(field.name, value)
+      values[field.name] = value
+  return Config(**values).check()
+
+
+_ITEM_TYPES = {"sparsities": float, "bits": int}
+
+
+def _parse_items(name: str, texts: Sequence[str]) -> tuple:
+  convert = _ITEM_TYPES.get(name, str)
+  try:
+    return tuple(convert(text) for text in texts if text != "")
+  except ValueError:
+    raise ConfigError(
+      f"--{name}={','.join(map(str, texts))} is not a list of "
+      f"{'numbers' if convert is float else 'integers'}"
+    ) from None
+
+
+def check_writable(path: str) -> None:
+  """Raises ConfigError unless a directory can be made and written at path."""
+  existing = os.path.abspath(path)
+  while not os.path.lexists(existing):
+    existing = os.path.dirname(existing)
+  if not os.path.isdir(existing):
+    raise ConfigError(f"--out={path}: {existing} is not a directory")
+  if not os.access(existing, os.W_OK | os.X_OK):
+    raise ConfigError(
+      f"--out={path}: no permission to write in {existing}; choose another"
+    )

@@ -1,0 +1,93 @@
+"""The nouns of the project: batches, data sets, models, states, tensors."""
+
+from collections.abc import Callable
+import dataclasses
+from typing import Any, NamedTuple
+
+import flax.struct
+import jax
+import numpy as np
+
+Array = jax.Array | np.ndarray
+Params = Any  # a pytree of arrays; leaves are named by their path
+Masks = Any  # the structure of Params; 1 = kept, scalar 1 = never pruned
+Sizes = dict[str, Array]  # true size of each unit axis, int32 scalars
+
+
+class Batch(NamedTuple):
+  """Images and labels of one split or minibatch.
+
+  Attributes:
+    x: float32 [N, H, W, C], standardised with training statistics.
+    y: int32 [N], class indices.
+  """
+
+  x: Array
+  y: Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+  """Three splits under one protocol.
+
+  `fingerprint` is a hash of the bytes of all three splits as delivered; it
+  enters the identity of every record. `test_note` says what the test split is
+  when it is not the data set's official one ('' when it is).
+  """
+
+  name: str
+  train: Batch
+  validation: Batch
+  test: Batch
+  num_classes: int
+  fingerprint: str
+  test_note: str = ""
+
+  @property
+  def input_shape(self) -> tuple[int, int, int]:
+    height, width, channels = self.train.x.shape[1:]
+    return height, width, channels
+
+
+class Model(NamedTuple):
+  """A network as two pure functions.
+
+  `init(key, sizes) -> params` draws parameters of the parent's shapes whose
+  entries outside `sizes` are exactly zero; `apply(params, x, sizes) -> logits`
+  maps [B, H, W, C] to [B, num_classes]. `sizes` are the member's true sizes.
+  """
+
+  init: Callable[[jax.Array, Sizes], Params]
+  apply: Callable[[Params, Array, Sizes], jax.Array]
+
+
+class TrainState(NamedTuple):
+  """Everything one network's training carries from step to step."""
+
+  params: Params
+  opt_state: Any
+
+
+@flax.struct.dataclass
+class QTensor:
+  """A quantized array: (values - zero_point) * scale ~ the original.
+
+  Attributes:
+    values: integer codes (int8 storage for up to 8 bits, or the format's own
+      narrow float type), the shape of the original.
+    scale: float32, broadcastable to `values`.
+    zero_point: int8 codes of the real number 0, broadcastable to `values`, or
+      None for symmetric schemes, where code 0 is exactly 0.
+    bits: bits per stored value.
+    layout: how `values` and `scale` map to the original array; owned by the
+      quantization package.
+  """
+
+  values: Any
+  scale: Any
+  zero_point: Any = None
+  bits: Any = flax.struct.field(pytree_node=False, default=8)
+  layout: Any = flax.struct.field(pytree_node=False, default=None)
+
+
+Transform = Callable[[Params], Params]
