@@ -171,7 +171,9 @@ def parent(architectures: Iterable[Architecture]) -> Architecture:
       "a parent needs architectures of one family, depth and options; got "
       + ", ".join(map(str, members))
     )
-  widths = tuple(max(column) for column in zip(*(m.widths for m in members)))
+  widths = tuple(
+    max(column) for column in zip(*(m.widths for m in members), strict=True)
+  )
   return dataclasses.replace(members[0], widths=widths)
 
 
@@ -250,7 +252,7 @@ def _cnn_spec(a: Architecture, input_shape: Shape, num_classes: int) -> Spec:
     "classes": num_classes,
   }
   leaves, previous = [], "image_channels"
-  for i, (channels, output) in enumerate(zip(a.widths, outputs)):
+  for i, (channels, output) in enumerate(zip(a.widths, outputs, strict=True)):
     axis = f"channels_{i}"
     sizes[axis] = channels
     leaves += _dense(
@@ -325,7 +327,7 @@ def _format_vit(a: Architecture) -> str:
     return ".".join(map(str, values[:1] if len(set(values)) == 1 else values))
 
   parts = [f"p{a.options[0]}", f"d{dim}", f"l{a.depth}", f"h{joined(heads)}"]
-  if any(k * h != dim for k, h in zip(head_dims, heads)):
+  if any(k * h != dim for k, h in zip(head_dims, heads, strict=True)):
     parts.append(f"k{joined(head_dims)}")
   if any(m != MLP_RATIO * dim for m in mlp):
     parts.append(f"m{joined(mlp)}")
@@ -335,7 +337,7 @@ def _format_vit(a: Architecture) -> str:
 def vit_widths(
   a: Architecture,
 ) -> tuple[int, tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
-  """Splits ViT widths into dim and, per block, heads, head sizes, MLP widths."""
+  """Splits ViT widths into dim and per-block heads, head sizes, MLP widths."""
   return a.widths[0], a.widths[1::3], a.widths[2::3], a.widths[3::3]
 
 
@@ -448,7 +450,7 @@ def _paper_dnn(input_shape: Shape) -> list[Architecture]:
 
 
 def _paper_vit(input_shape: Shape) -> list[Architecture]:
-  """Heads of at least four dimensions each: 18 (dim, heads) pairs, depth 1-6."""
+  """Heads of four or more dimensions: 18 (dim, heads) pairs, depth 1-6."""
   shapes = [
     (dim, depth, heads)
     for dim in (4, 8, 16, 32, 64, 128)
