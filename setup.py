@@ -1,0 +1,59 @@
+"""Metadata of minarch_jax; tool settings are in pyproject.toml.
+
+Lower bounds are the oldest versions the tests have passed on (what Python 3.11
+resolves to); there are no upper bounds.
+"""
+
+import setuptools
+
+REQUIRED = [
+  "absl-py>=2.5",
+  "altair>=6.0",
+  "array_record>=0.8.3",
+  "chex>=0.1.92",
+  "flax>=0.12.8",
+  "importlib_resources>=6.4",  # imported, not declared, by tfds
+  "jax>=0.10.2",
+  "jinja2>=3.1.6",
+  "numpy>=2.1",
+  "optax>=0.2.8",
+  "orbax-checkpoint>=0.12.8",
+  "pillow>=11",  # tfds decodes PNG with it where TensorFlow is absent
+  "polars>=1.30",
+  "pyarrow>=20",
+  "rich>=14",
+  "scikit-learn>=1.7",
+  "scipy>=1.17",
+  "tensorflow-datasets>=4.9.10",
+  "vl-convert-python>=1.8",
+]
+
+NOTEBOOK = ["ipykernel>=7", "nbclient>=0.10", "nbformat>=5.10"]
+
+EXTRAS = {
+  "test": [
+    "hypothesis>=6.130",
+    "pyright[nodejs]>=1.1.400",
+    "pytest>=8.4",
+    "ruff>=0.12",
+    *NOTEBOOK,
+  ],
+  "ray": ["ray>=2.50"],
+  "prepare": ["tensorflow>=2.20"],
+  "notebook": [*NOTEBOOK, "jupyterlab>=4.4"],
+}
+
+setuptools.setup(
+  name="minarch-jax",
+  version="0.1.0",
+  description=(
+    "Minimal architectures in JAX: convergence, pruning and quantization of "
+    "populations of small networks"
+  ),
+  license="Apache-2.0",
+  python_requires=">=3.11",
+  packages=setuptools.find_packages(include=["minarch_jax", "minarch_jax.*"]),
+  package_data={"minarch_jax.report": ["*.html", "*.css", "*.js"]},
+  install_requires=REQUIRED,
+  extras_require=EXTRAS,
+)
