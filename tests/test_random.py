@@ -1,0 +1,91 @@
+"""Random numbers by coordinate: the law of shapes, then distributions."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from minarch_jax import random
+
+DRAWS = {
+  "bits": random.bits,
+  "uniform": random.uniform,
+  "rademacher": random.rademacher,
+  "normal": random.normal,
+}
+
+
+@pytest.mark.parametrize("draw", DRAWS.values(), ids=DRAWS)
+@pytest.mark.parametrize(
+  "small, large", [((3,), (7,)), ((2, 3), (5, 9)), ((2, 3, 1, 4), (3, 3, 5, 6))]
+)
+def test_a_smaller_shape_is_the_leading_block(draw, small, large):
+  key = jax.random.key(3)
+  block = tuple(slice(size) for size in small)
+  np.testing.assert_array_equal(draw(key, small), draw(key, large)[block])
+
+
+@pytest.mark.parametrize("draw", DRAWS.values(), ids=DRAWS)
+def test_jit_and_vmap_change_nothing(draw):
+  keys = jax.random.split(jax.random.key(0), 3)
+  alone = np.stack([draw(key, (4, 5)) for key in keys])
+  mapped = jax.jit(jax.vmap(lambda key: draw(key, (4, 5))))(keys)
+  np.testing.assert_array_equal(mapped, alone)
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (1, 0, 3)])
+def test_scalar_and_empty_shapes(shape):
+  assert random.normal(jax.random.key(0), shape).shape == shape
+
+
+def test_typed_and_raw_keys_agree():
+  key = jax.random.key(5)
+  np.testing.assert_array_equal(
+    random.bits(key, (3,)), random.bits(jax.random.key_data(key), (3,))
+  )
+
+
+def test_every_coordinate_and_key_differs():
+  keys = jax.random.split(jax.random.key(1), 4)
+  drawn = jax.vmap(lambda key: random.bits(key, (16, 16)))(keys)
+  assert len(np.unique(drawn)) == drawn.size
+
+
+def test_distributions():
+  key = jax.random.key(2)
+  normal = np.asarray(random.normal(key, (300, 300))).ravel()
+  uniform = np.asarray(random.uniform(key, (300, 300))).ravel()
+  assert stats.kstest(normal, "norm").pvalue > 1e-3
+  assert stats.kstest(uniform, "uniform").pvalue > 1e-3
+  assert abs(random.rademacher(key, (300, 300)).mean()) < 0.02
+
+
+def test_float64_normals_refine_float32_ones():
+  with jax.enable_x64(True):
+    key = jax.random.key(7)
+    fine = random.normal(key, (50, 40), jnp.float64)
+    coarse = random.normal(key, (50, 40), jnp.float32)
+    assert fine.dtype == jnp.float64
+    np.testing.assert_allclose(fine, coarse, rtol=0, atol=1e-4)
+    assert (fine != coarse).mean() > 0.9
+
+
+def test_leaf_keys_depend_on_the_path_only():
+  key = jax.random.key(0)
+  paths = [("hidden_0", "kernel"), ("hidden_1", "kernel"), ("output", "kernel")]
+  drawn = {
+    random.bits(random.fold_path(key, path), ()).item() for path in paths
+  }
+  assert len(drawn) == 3
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1, 1, 1), (70_000,)])
+def test_shapes_that_coordinates_cannot_count(shape):
+  with pytest.raises(ValueError, match="at most 4 axes of at most 65536"):
+    random.bits(jax.random.key(0), shape)
+
+
+def test_other_generators_are_refused():
+  with pytest.raises(ValueError, match="no Threefry key"):
+    random.bits(jax.random.key(0, impl="rbg"), (2,))
