@@ -11,7 +11,6 @@ import sys
 import jax
 import pytest
 
-
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")

@@ -1,0 +1,178 @@
+"""Data sets of images under one protocol.
+
+Whatever the source, `load` carves validation from train, stratified and
+deterministic in a split seed, leaves the test split alone, standardises with
+training statistics and names the delivered bytes by a fingerprint. A new data
+set is one Source and one line of DATASETS.
+"""
+
+import re
+from typing import NamedTuple, TYPE_CHECKING
+
+import numpy as np
+
+from minarch_jax import config
+from minarch_jax.data import (
+  digits,
+  normalisation,
+  sources,
+  splits,
+  synthetic,
+  tfds,
+)
+
+if TYPE_CHECKING:
+  from minarch_jax import types
+
+# Any other name stands for a TFDS set that is already prepared.
+DATASETS: dict[str, sources.Source] = {
+  "digits": digits.SOURCE,
+  "synthetic": synthetic.SOURCE,
+  "mnist": tfds.SOURCE,
+  "fashion_mnist": tfds.SOURCE,
+  "kmnist": tfds.SOURCE,
+  "emnist": tfds.SOURCE,
+  "cifar10": tfds.SOURCE,
+  "cifar10_45k": tfds.SOURCE,
+  "cifar100": tfds.SOURCE,
+  "svhn_cropped": tfds.SOURCE,
+}
+
+TEST_FRACTION = 0.2  # where no test split exists
+_TEST, _VALIDATION = 0, 1  # purposes of splits
+
+
+class Description(NamedTuple):
+  """A data set's sizes, known without decoding an image."""
+
+  input_shape: tuple[int, int, int]
+  num_classes: int
+  num_train: int
+  num_validation: int
+  num_test: int
+  test_note: str
+
+
+def check(name: str, data_dir: str | None = None) -> None:
+  """Raises ValueError, within a second, unless the data set can be loaded.
+
+  Imports neither JAX nor tensorflow_datasets nor scikit-learn.
+
+  Args:
+    name: digits, synthetic:DIFFICULTY, or a TFDS set NAME[/CONFIG][:VERSION].
+    data_dir: directory of prepared TFDS sets; None or '' for tfds's own.
+
+  Raises:
+    ConfigError: the name is unknown, the directory is missing, or the set in
+      it is not prepared, not array_record or not labelled uint8 images; the
+      message says what is allowed or what to do.
+  """
+  _source(name, data_dir).describe(name, data_dir)
+
+
+def describe(
+  name: str,
+  data_dir: str | None = None,
+  *,
+  validation_fraction: float = config.Config.validation_fraction,
+) -> Description:
+  """Gives the sizes that `load` will deliver, as fast as `check`.
+
+  Raises:
+    ValueError: what `check` raises, or a split would be empty.
+  """
+  info = _source(name, data_dir).describe(name, data_dir)
+  test = info.num_test or splits.held_out(info.num_train, TEST_FRACTION)
+  train = info.num_train - (0 if info.num_test else test)
+  validation = splits.held_out(train, validation_fraction)
+  return Description(
+    info.input_shape,
+    info.num_classes,
+    train - validation,
+    validation,
+    test,
+    info.test_note,
+  )
+
+
+def load(
+  name: str,
+  data_dir: str | None = None,
+  *,
+  validation_fraction: float = config.Config.validation_fraction,
+  split_seed: int = config.Config.split_seed,
+) -> "types.Dataset":
+  """Loads a data set: x float32 [N, H, W, C] standardised, y int32 [N].
+
+  Args:
+    name: see `check`.
+    data_dir: see `check`.
+    validation_fraction: share of the training images held out, per class.
+    split_seed: decides which training images are held out; the test split does
+      not depend on it.
+
+  Raises:
+    ValueError: what `check` raises, damaged files, labels out of range, images
+      of several sizes, or a split that would be empty.
+  """
+  from minarch_jax import types  # brings JAX, which nothing before here needs
+
+  source = _source(name, data_dir)
+  info = source.describe(name, data_dir)
+  images = source.read(name, data_dir)
+  sources.check(name, info, images)
+
+  rest = np.arange(len(images.y))
+  test_x, test_y, test = images.test_x, images.test_y, np.arange(info.num_test)
+  if not info.num_test:
+    test_x, test_y = images.x, images.y
+    rest, test = splits.stratified(images.y, TEST_FRACTION, 0, _TEST)
+  kept, held = splits.stratified(
+    images.y[rest], validation_fraction, split_seed, _VALIDATION
+  )
+  train, validation = rest[kept], rest[held]
+  stats = normalisation.statistics(images.x, train)
+
+  def batch(x, y, indices):
+    return types.Batch(
+      normalisation.standardise(x, indices, stats), np.asarray(y[indices])
+    )
+
+  return types.Dataset(
+    name=name,
+    train=batch(images.x, images.y, train),
+    validation=batch(images.x, images.y, validation),
+    test=batch(test_x, test_y, test),
+    num_classes=info.num_classes,
+    # Stored bytes, places and statistics decide every delivered byte, and are an
+    # quarter of them.
+    fingerprint=sources.digest(
+      np.frombuffer(images.digest.encode(), np.uint8),
+      train,
+      validation,
+      test,
+      stats,
+      np.asarray(info.num_classes),
+    ),
+    test_note=info.test_note,
+  )
+
+
+def _source(name: str, data_dir: str | None) -> sources.Source:
+  base = re.split("[/:]", name)[0]
+  if data_dir:
+    tfds.root(data_dir)  # a directory that was named must exist
+  if base in DATASETS:
+    if base == "digits" != name:
+      raise config.ConfigError(f"--dataset={name}: digits takes no {name[6:]}")
+    return DATASETS[base]
+  prepared = tfds.names(data_dir)
+  if base in prepared:
+    return tfds.SOURCE
+  known = [n if n != "synthetic" else "synthetic:DIFFICULTY" for n in DATASETS]
+  there = ", ".join(n for n in prepared if n not in DATASETS)
+  raise config.ConfigError(
+    f"--dataset={name} is not one of {', '.join(known)}, nor prepared in "
+    f"{tfds.root(data_dir)}{f' (there also: {there})' if there else ''}"
+    f"{config.nearest(base, [*DATASETS, *prepared])}"
+  )

@@ -1,0 +1,63 @@
+"""Stratified splits that are the same on every machine and numpy version."""
+
+import math
+
+import numpy as np
+
+
+def random_bits(seed: int, purpose: int, count: int) -> np.ndarray:
+  """Draws uint64 [count].
+
+  Philox and SeedSequence streams are frozen by numpy's compatibility policy;
+  the methods of Generator (permutation, normal, ...) are not, so only raw bits
+  are used.
+  """
+  sequence = np.random.SeedSequence(seed, spawn_key=(purpose,))
+  return np.random.Philox(sequence).random_raw(count)
+
+
+def held_out(total: int, fraction: float) -> int:
+  """Counts the images held out of `total`: the fraction, rounded half up.
+
+  Raises:
+    ValueError: one of the two parts would be empty.
+  """
+  held = math.floor(total * fraction + 0.5)
+  if not 0 < held < total:
+    raise ValueError(
+      f"holding out {fraction} of {total} images leaves one part empty; "
+      "use another fraction or a larger data set"
+    )
+  return held
+
+
+def stratified(
+  y: np.ndarray, fraction: float, seed: int, purpose: int
+) -> tuple[np.ndarray, np.ndarray]:
+  """Splits image indices so that every class is held out in proportion.
+
+  Each class gives floor or ceil of its exact share, the largest remainders
+  rounding up, so the parts add up exactly.
+
+  Args:
+    y: int [N], class indices.
+    fraction: share of the images held out, in (0, 1).
+    seed: decides which images of a class are held out.
+    purpose: separates splits that are made with equal seeds.
+
+  Returns:
+    (kept, held): sorted int64 indices, disjoint, together all of N.
+
+  Raises:
+    ValueError: one of the two parts would be empty.
+  """
+  sizes = np.bincount(y)
+  held = held_out(len(y), fraction)
+  shares, remainders = np.divmod(sizes.astype(np.int64) * held, len(y))
+  largest = np.argsort(-remainders, kind="stable")[: held - shares.sum()]
+  shares[largest] += 1
+  order = np.lexsort((random_bits(seed, purpose, len(y)), y))
+  rank = np.empty(len(y), np.int64)  # place of each image within its class
+  rank[order] = np.arange(len(y)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+  is_held = rank < shares[y]
+  return np.flatnonzero(~is_held), np.flatnonzero(is_held)
