@@ -144,8 +144,8 @@ def load(
     validation=batch(images.x, images.y, validation),
     test=batch(test_x, test_y, test),
     num_classes=info.num_classes,
-    # Stored bytes, places and statistics decide every delivered byte, and are an
-    # quarter of them.
+    # Stored bytes, places and statistics decide every delivered byte, and are
+    # a quarter of them.
     fingerprint=sources.digest(
       np.frombuffer(images.digest.encode(), np.uint8),
       train,

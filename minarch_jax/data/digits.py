@@ -32,9 +32,9 @@ def _read(name: str, data_dir: str | None) -> sources.Raw:
 def _import() -> sources.Raw:
   from sklearn import datasets
 
-  bunch = datasets.load_digits()
-  x = np.asarray(bunch["images"], np.uint8)[..., None]
-  return sources.raw(x, np.asarray(bunch["target"], np.int32))
+  x, y = datasets.load_digits(return_X_y=True)
+  x = np.asarray(x, np.uint8).reshape(-1, *_INFO.input_shape)
+  return sources.raw(x, np.asarray(y, np.int32))
 
 
 SOURCE = sources.Source(_describe, _read)

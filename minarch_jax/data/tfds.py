@@ -236,9 +236,10 @@ def _content(prepared: Prepared) -> str:
   files += [f for s in prepared.splits for f in _shards(prepared.path, s)]
   state = hashlib.sha256()
   for path in files:
+    state.update(f"{path.name} {path.stat().length} ".encode())
     with path.open("rb") as file:
-      state.update(path.name.encode())
-      state.update(hashlib.file_digest(file, "sha256").digest())
+      while block := file.read(1 << 20):
+        state.update(block)
   return state.hexdigest()[:32]
 
 
