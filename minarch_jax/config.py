@@ -144,6 +144,30 @@ class Config:
   match_tolerance: float = _field(
     0.1, "Relative difference of matched parameter counts.", low=0.0
   )
+  rapid_gain: float = _field(
+    0.9,
+    "Share of the final gain that ends rapid learning.",
+    low=0.0,
+    high=1.0,
+  )
+  saturation_margin: float = _field(
+    0.005, "Distance to the best accuracy called saturated.", low=0.0, high=1.0
+  )
+  collapse_share: float = _field(
+    0.5,
+    "Share of the accuracy above chance whose loss is called collapse.",
+    low=0.0,
+    high=1.0,
+  )
+  regime_share: float = _field(
+    0.05,
+    "Smallest share of architectures that makes a regime.",
+    low=0.0,
+    high=1.0,
+  )
+  claimed_redundancy: float = _field(
+    0.6, "Sparsity that claim C6 says is free.", low=0.0, high=1.0
+  )
   confidence: float = _field(
     0.95, "Level of every interval.", low=0.5, high=0.999
   )
@@ -238,6 +262,11 @@ THRESHOLDS = (
   "free_margin",
   "equivalence_margin",
   "match_tolerance",
+  "rapid_gain",
+  "saturation_margin",
+  "collapse_share",
+  "regime_share",
+  "claimed_redundancy",
   "confidence",
   "num_bootstrap",
 )
