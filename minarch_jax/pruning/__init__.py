@@ -1,0 +1,22 @@
+"""Pruning of any parameter tree: score, rank, cut, keep zero.
+
+Four independent choices: which weights (`CRITERIA`), in what shape
+(`GRANULARITIES`), how much where (`SCOPES`) and when (`schedules`). Every
+function works on one tree and maps over seeds and networks with `jax.vmap`.
+"""
+
+from minarch_jax.pruning.counting import kept_count as kept_count
+from minarch_jax.pruning.criteria import Context as Context
+from minarch_jax.pruning.criteria import CRITERIA as CRITERIA
+from minarch_jax.pruning.granularity import GRANULARITIES as GRANULARITIES
+from minarch_jax.pruning.masks import apply_masks as apply_masks
+from minarch_jax.pruning.masks import count as count
+from minarch_jax.pruning.masks import dead_layers as dead_layers
+from minarch_jax.pruning.masks import masked as masked
+from minarch_jax.pruning.masks import sparsity as sparsity
+from minarch_jax.pruning.oneshot import prune as prune
+from minarch_jax.pruning.ranking import masks_at as masks_at
+from minarch_jax.pruning.ranking import rank as rank
+from minarch_jax.pruning.ranking import Ranking as Ranking
+from minarch_jax.pruning.scopes import SCOPES as SCOPES
+from minarch_jax.pruning.trees import prunable as prunable

@@ -1,0 +1,290 @@
+"""What shape is removed: elements, N of M, blocks, or whole units.
+
+A granularity cuts the leaves into *groups* that live or die together. The
+groups of one *layer* (a leaf; for units, an axis shared by several leaves)
+share one array of scores; `GRANULARITIES` lists the ways to cut.
+"""
+
+from collections.abc import Callable, Sequence
+import dataclasses
+import difflib
+import re
+from typing import NamedTuple
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+
+from minarch_jax import architectures
+from minarch_jax.pruning import trees
+from minarch_jax.types import Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Member:
+  """A leaf that a layer's groups cover, along `axis` where that matters.
+
+  Scores are read from members whose axis is an output (`scored`): the incoming
+  weights of a unit. All members are masked.
+  """
+
+  leaf: int
+  shape: tuple[int, ...]
+  outputs: int = 1
+  axis: int = 0
+  scored: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer:
+  """One array of groups: its name, the leaves it covers, its static sizes."""
+
+  name: str
+  members: tuple[Member, ...]
+  args: tuple[int, ...] = ()
+
+
+class Tree(NamedTuple):
+  """What is known of a parameter tree before any value is."""
+
+  paths: Sequence[trees.Path]
+  shapes: Sequence[tuple[int, ...]]
+  prunable: Sequence[bool]
+  spec: architectures.Spec | None
+
+
+Leaves = Sequence[Array]
+
+
+class Granularity(NamedTuple):
+  """How a tree is cut into groups.
+
+  `layers(tree, args)` lists the layers, raising ValueError where the shapes do
+  not fit. `group(layer, scores, alive, pool)` gives the groups' scores and
+  which of them are alive; `expand(layer, masks)` gives the mask of each leaf
+  covered. The last axis of a group array competes alone if `rows` is true.
+  """
+
+  layers: Callable[[Tree, tuple[int, ...]], list[Layer]]
+  group: Callable[[Layer, Leaves, Leaves, str], tuple[jax.Array, jax.Array]]
+  expand: Callable[[Layer, jax.Array], dict[int, jax.Array]]
+  usage: str
+  rows: bool = False
+
+
+def parse(text: str) -> tuple[Granularity, tuple[int, ...]]:
+  """Reads "element", "unit", "nm:4" (N of every 4) or "block:4x4".
+
+  Raises:
+    ValueError: an unknown granularity or sizes it does not take.
+  """
+  name, _, sizes = text.partition(":")
+  if name not in GRANULARITIES:
+    near = difflib.get_close_matches(name, GRANULARITIES, 1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise ValueError(
+      f"granularity {text!r} is not one of "
+      f"{', '.join(g.usage for g in GRANULARITIES.values())}{hint}"
+    )
+  chosen = GRANULARITIES[name]
+  wanted = chosen.usage.count("x") + 1 if ":" in chosen.usage else 0
+  args = tuple(int(n) for n in re.findall(r"(?<![0-9-])[1-9][0-9]*", sizes))
+  if len(args) != wanted or "x".join(map(str, args)) != sizes:
+    raise ValueError(
+      f"granularity {text!r} should look like {chosen.usage}, with positive "
+      "integers"
+    )
+  return chosen, args
+
+
+# How element scores become one score of a group: from their sum and number.
+POOLS: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
+  "mean": lambda total, size: total / jnp.maximum(size, 1),
+  "sum": lambda total, size: total,
+  "absolute": lambda total, size: jnp.abs(total),
+}
+# Not a pool of sums: the score of the group's first element (random choice).
+FIRST = "first"
+
+
+# --- element -----------------------------------------------------------------
+
+
+def _element_layers(tree: Tree, args) -> list[Layer]:
+  outputs = {}
+  if tree.spec is not None:
+    outputs = {leaf.path: leaf.outputs for leaf in tree.spec.leaves}
+  return [
+    Layer("/".join(path), (Member(i, shape, outputs.get(path, 1)),), args)
+    for i, (path, shape) in enumerate(zip(tree.paths, tree.shapes, strict=True))
+    if tree.prunable[i]
+  ]
+
+
+def _element_group(layer, scores, alive, pool):
+  del pool  # one element is its own score, whatever the pool
+  (member,) = layer.members
+  return scores[member.leaf], alive[member.leaf]
+
+
+def _element_expand(layer, mask):
+  (member,) = layer.members
+  return {member.leaf: mask}
+
+
+# --- N of M ------------------------------------------------------------------
+
+
+def _nm_layers(tree: Tree, args) -> list[Layer]:
+  """Groups of M neighbours along the last input axis of each leaf."""
+  (m,) = args
+  layers = []
+  for layer in _element_layers(tree, args):
+    (member,) = layer.members
+    axis = max(len(member.shape) - member.outputs - 1, 0)
+    if member.shape[axis] % m:
+      raise ValueError(
+        f"granularity nm:{m}: axis {axis} of leaf {layer.name!r} has "
+        f"{member.shape[axis]} entries, not a multiple of {m}; exclude the "
+        "layer or choose another size"
+      )
+    member = dataclasses.replace(member, axis=axis)
+    layers.append(dataclasses.replace(layer, members=(member,)))
+  return layers
+
+
+def _nm_group(layer, scores, alive, pool):
+  del pool
+  (member,) = layer.members
+  return tuple(
+    _rows(tree[member.leaf], member, layer.args[0]) for tree in (scores, alive)
+  )
+
+
+def _rows(x, member, m):
+  return jnp.moveaxis(x, member.axis, -1).reshape(-1, m)
+
+
+def _nm_expand(layer, mask):
+  (member,) = layer.members
+  shape = list(member.shape)
+  shape.append(shape.pop(member.axis))
+  return {member.leaf: jnp.moveaxis(mask.reshape(shape), -1, member.axis)}
+
+
+# --- block -------------------------------------------------------------------
+
+
+def _block_layers(tree: Tree, args) -> list[Layer]:
+  return _element_layers(tree, args)
+
+
+def _block_group(layer, scores, alive, pool):
+  """Blocks of the last two axes; those at the far edges may be smaller."""
+  (member,) = layer.members
+  score, exists = scores[member.leaf], alive[member.leaf]
+  blocks = [_blocks(x, layer.args) for x in (score, exists)]
+  if pool == FIRST:
+    return blocks[0][..., 0], jnp.any(blocks[1], -1)
+  return _pooled(blocks[0], blocks[1], pool)
+
+
+def _pooled(scores, alive, pool):
+  total = jnp.sum(jnp.where(alive, scores, 0), -1)
+  size = jnp.sum(alive, -1, dtype=jnp.int32)
+  return POOLS[pool](total, size), size > 0
+
+
+def _blocks(x, args):
+  """[..., R, C] to [..., R / height, C / width, height * width], padded."""
+  height, width = args
+  x = x[None] if x.ndim == 1 else x
+  rows, columns = -(-x.shape[-2] // height), -(-x.shape[-1] // width)
+  pad = [(0, 0)] * (x.ndim - 2)
+  pad += [
+    (0, rows * height - x.shape[-2]),
+    (0, columns * width - x.shape[-1]),
+  ]
+  x = jnp.pad(x, pad)
+  x = x.reshape(*x.shape[:-2], rows, height, columns, width)
+  x = jnp.moveaxis(x, -3, -2)
+  return x.reshape(*x.shape[:-2], height * width)
+
+
+def _block_expand(layer, mask):
+  (member,) = layer.members
+  height, width = layer.args
+  mask = jnp.repeat(jnp.repeat(mask, height, -2), width, -1)
+  shape = member.shape if len(member.shape) > 1 else (1, *member.shape)
+  mask = mask[..., : shape[-2], : shape[-1]]
+  return {member.leaf: mask.reshape(member.shape)}
+
+
+# --- unit --------------------------------------------------------------------
+
+# Axes of the residual stream and inside a head carry no unit of their own:
+# LayerNorm mixes the former, all three of query, key and value the latter.
+_NOT_UNITS = ("dim", "head_dim")
+
+
+def _unit_layers(tree: Tree, args) -> list[Layer]:
+  """One layer for each axis of units; its members are all leaves with it."""
+  if tree.spec is None:
+    raise ValueError(
+      "granularity unit needs architecture=: which leaves share a unit cannot "
+      "be seen from the shapes"
+    )
+  index = {path: i for i, path in enumerate(tree.paths)}
+  layers = []
+  for axis in tree.spec.unit_axes:
+    if axis.split("/")[-1] in _NOT_UNITS:
+      continue
+    members = []
+    for leaf in tree.spec.leaves:
+      if axis in leaf.axes:
+        i, position = index[leaf.path], leaf.axes.index(axis)
+        output = position >= len(leaf.axes) - leaf.outputs
+        scored = output and leaf.is_kernel
+        members.append(
+          Member(i, tree.shapes[i], leaf.outputs, position, scored)
+        )
+    if all(tree.prunable[m.leaf] for m in members if m.scored):
+      layers.append(Layer(axis, tuple(members), args))
+  return layers
+
+
+def _unit_group(layer, scores, alive, pool):
+  """Pools the incoming weights of each unit (Li et al. 2017)."""
+  parts = []
+  for member in layer.members:
+    if member.scored:
+      both = (scores[member.leaf], alive[member.leaf])
+      parts.append([_by_unit(x, member.axis) for x in both])
+  score = jnp.concatenate([part[0] for part in parts], -1)
+  exists = jnp.concatenate([part[1] for part in parts], -1)
+  if pool == FIRST:
+    return score[:, 0], jnp.any(exists, -1)
+  return _pooled(score, exists, pool)
+
+
+def _by_unit(x, axis):
+  """Moves the unit axis first and flattens the rest."""
+  return jnp.moveaxis(x, axis, 0).reshape(x.shape[axis], -1)
+
+
+def _unit_expand(layer, mask):
+  out = {}
+  for member in layer.members:
+    dimensions = (member.axis,)
+    out[member.leaf] = lax.broadcast_in_dim(mask, member.shape, dimensions)
+  return out
+
+
+GRANULARITIES: dict[str, Granularity] = {
+  "element": Granularity(
+    _element_layers, _element_group, _element_expand, "element"
+  ),
+  "nm": Granularity(_nm_layers, _nm_group, _nm_expand, "nm:4", rows=True),
+  "block": Granularity(_block_layers, _block_group, _block_expand, "block:4x4"),
+  "unit": Granularity(_unit_layers, _unit_group, _unit_expand, "unit"),
+}

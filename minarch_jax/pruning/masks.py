@@ -1,0 +1,113 @@
+"""Masks and what is done with them; 1 = kept, a scalar 1 = never pruned."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from minarch_jax.pruning import trees
+from minarch_jax.types import Masks, Params
+
+
+def apply_masks(params: Params, masks: Masks) -> Params:
+  """Sets masked parameters to exactly zero, whatever they were (NaN too).
+
+  Args:
+    params: a tree of arrays.
+    masks: a tree of the same structure; leaves broadcast to the parameters.
+
+  Raises:
+    ValueError: the masks were made for another tree.
+  """
+  trees.check_like("masks", masks, params)
+  return jax.tree.map(_mask, params, masks)
+
+
+def _mask(leaf, mask):
+  return jnp.where(jnp.asarray(mask, bool), leaf, jnp.zeros((), leaf.dtype))
+
+
+def masked(
+  tx: optax.GradientTransformation, masks: Masks
+) -> optax.GradientTransformationExtraArgs:
+  """Makes an optimizer keep masked parameters exactly zero.
+
+  The inner optimizer sees masked gradients and parameters, so global norms,
+  moments and weight decay are those of the sparse network; then every update of
+  a masked parameter is replaced by minus the parameter. Parameters that were
+  not masked before are zero after the first step.
+
+  Args:
+    tx: any optax optimizer.
+    masks: as made by `prune`; may be traced and mapped.
+
+  Raises:
+    ValueError: `update` was called without params.
+  """
+  inner = optax.with_extra_args_support(tx)
+
+  def init(params):
+    return inner.init(apply_masks(params, masks))
+
+  def update(grads, state, params=None, **extra):
+    if params is None:
+      raise ValueError(
+        "masked(tx, masks).update needs params: call "
+        "tx.update(grads, state, params)"
+      )
+    grads, sparse = apply_masks(grads, masks), apply_masks(params, masks)
+    updates, state = inner.update(grads, state, sparse, **extra)
+    updates = jax.tree.map(
+      lambda u, p, mask: jnp.where(jnp.asarray(mask, bool), u, -p),
+      updates,
+      params,
+      masks,
+    )
+    return updates, state
+
+  return optax.GradientTransformationExtraArgs(init, update)
+
+
+def count(masks: Masks, within: Masks | None = None) -> jax.Array:
+  """Counts the kept entries of the leaves that are pruned: int32 scalar.
+
+  Args:
+    masks: 1 = kept; leaves with a scalar mask do not count.
+    within: entries that exist, for a network inside a parent (None = all).
+  """
+  counts = _counts(masks, within).values()
+  return sum((kept for kept, _ in counts), jnp.int32(0))
+
+
+def sparsity(masks: Masks, within: Masks | None = None) -> jax.Array:
+  """Returns the fraction removed, of the leaves that are pruned: float32."""
+  counts = _counts(masks, within).values()
+  total = sum((size for _, size in counts), jnp.int32(0))
+  return 1.0 - count(masks, within) / jnp.maximum(total, 1)
+
+
+def dead_layers(
+  masks: Masks, within: Masks | None = None
+) -> dict[str, jax.Array]:
+  """Says of each pruned leaf whether nothing of it is left: bool scalars."""
+  return {
+    "/".join(path): (kept == 0) & (size > 0)
+    for path, (kept, size) in _counts(masks, within).items()
+  }
+
+
+def _counts(masks, within) -> dict[trees.Path, tuple[jax.Array, jax.Array]]:
+  """(kept, existing) of each leaf whose mask is not a scalar, by path."""
+  if within is None:
+    within = jax.tree.map(lambda _: True, masks)
+  trees.check_like("within", within, masks)
+  out = {}
+  exists = jax.tree.leaves(within)
+  for (path, mask), entry in zip(
+    trees.named_leaves(masks), exists, strict=True
+  ):
+    if np.ndim(mask):
+      entry = jnp.broadcast_to(jnp.asarray(entry, bool), mask.shape)
+      kept = jnp.sum(jnp.asarray(mask, bool) & entry, dtype=jnp.int32)
+      out[path] = kept, jnp.sum(entry, dtype=jnp.int32)
+  return out

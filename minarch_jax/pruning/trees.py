@@ -1,0 +1,91 @@
+"""Names of leaves and layers, and the checks a user's tree must pass."""
+
+from collections.abc import Iterable, Sequence
+import difflib
+from typing import Any
+
+import jax
+import numpy as np
+
+from minarch_jax.types import Params
+
+Path = tuple[str, ...]
+
+NAMES = ("kernel", "embedding")
+
+
+def named_leaves(tree: Params) -> list[tuple[Path, Any]]:
+  """Lists (path, leaf) in the order of `jax.tree.leaves`."""
+  pairs, _ = jax.tree_util.tree_flatten_with_path(tree)
+  return [(tuple(map(_entry, keys)), leaf) for keys, leaf in pairs]
+
+
+def _entry(key: Any) -> str:
+  for attribute in ("key", "name", "idx"):
+    if hasattr(key, attribute):
+      return str(getattr(key, attribute))
+  return str(key)
+
+
+def prunable(path: Path, leaf: Any, names: Sequence[str] = NAMES) -> bool:
+  """Says whether a leaf is pruned: kernels and embeddings, by default.
+
+  Scalar leaves never are: a scalar mask means "not pruned".
+  """
+  return bool(path) and path[-1] in names and np.ndim(leaf) > 0
+
+
+def in_layer(path: Path, layer: str) -> bool:
+  """Says whether "block_0/mlp" names a path's leaf or one of its layers."""
+  name = "/".join(path)
+  return name == layer or name.startswith(layer + "/")
+
+
+def layer_names(paths: Iterable[Path]) -> list[str]:
+  """Lists every name that selects at least one of the paths."""
+  names = [
+    "/".join(path[:end]) for path in paths for end in range(1, len(path) + 1)
+  ]
+  return list(dict.fromkeys(names))
+
+
+def check_layers(what: str, named: Iterable[str], paths: Sequence[Path]):
+  """Raises ValueError when a named layer selects none of the paths."""
+  for layer in named:
+    if not any(in_layer(path, layer) for path in paths):
+      known = layer_names(paths)
+      near = difflib.get_close_matches(layer, known, 1)
+      hint = f"; did you mean {near[0]!r}?" if near else ""
+      raise ValueError(
+        f"{what} names layer {layer!r}, which does not exist; layers that can "
+        f"be pruned: {', '.join(known)}{hint}"
+      )
+
+
+def check_like(what: str, tree: Params, params: Params) -> None:
+  """Raises ValueError unless tree has the leaves of params.
+
+  Each leaf must have the shape of its parameter, or be a scalar.
+  """
+  ours, theirs = named_leaves(tree), named_leaves(params)
+  here, there = dict(ours), dict(theirs)
+  missing = [path for path in there if path not in here]
+  extra = [path for path in here if path not in there]
+  if missing or extra:
+    said = "lacks" if missing else "has an unknown"
+    leaf = "/".join((missing or extra)[0])
+    raise ValueError(
+      f"{what}: the tree {said} leaf {leaf!r}; it must have the structure of "
+      "the parameters it was made for"
+    )
+  if jax.tree.structure(tree) != jax.tree.structure(params):
+    raise ValueError(
+      f"{what}: the tree's containers differ from those of the parameters; "
+      "make it with jax.tree.map over the parameters"
+    )
+  for (path, leaf), (_, param) in zip(ours, theirs, strict=True):
+    if np.shape(leaf) not in ((), np.shape(param)):
+      raise ValueError(
+        f"{what}: leaf {'/'.join(path)!r} has shape {np.shape(leaf)}, its "
+        f"parameter {np.shape(param)}; give that shape, or a scalar"
+      )
