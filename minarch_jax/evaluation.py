@@ -1,0 +1,99 @@
+"""Exact loss and accuracy of one network on a split of any size."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from minarch_jax.types import Array, Batch, Model, Params, Sizes
+
+
+class Chunks(NamedTuple):
+  """A split cut into equal chunks; padding images weigh 0.
+
+  Attributes:
+    x: float32 [n, B, H, W, C].
+    y: int32 [n, B].
+    weight: float32 [n, B], 1 for real images.
+  """
+
+  x: Array
+  y: Array
+  weight: Array
+
+
+class Score(NamedTuple):
+  """Mean loss and number of correct answers, scalars for one network."""
+
+  loss: jax.Array
+  correct: jax.Array
+
+
+Evaluate = Callable[[Params, Chunks, Sizes], Score]
+
+
+def chunk(batch: Batch, size: int) -> Chunks:
+  """Cuts [N, ...] into ceil(N / size) chunks, padding the last with zeros."""
+  count = len(batch.y)
+  size = min(size, count)
+  padding = -count % size
+
+  def cut(array):
+    array = np.pad(array, [(0, padding)] + [(0, 0)] * (array.ndim - 1))
+    return array.reshape(-1, size, *array.shape[1:])
+
+  weight = np.ones(count, np.float32)
+  return Chunks(cut(np.asarray(batch.x)), cut(batch.y), cut(weight))
+
+
+def losses(logits: jax.Array, y: Array) -> tuple[jax.Array, jax.Array]:
+  """Returns cross-entropy and correctness per image, both [B].
+
+  An image whose loss is not finite is not correct, so a diverged network
+  scores 0 rather than the frequency of class 0.
+  """
+  loss = optax.softmax_cross_entropy_with_integer_labels(logits, y)
+  correct = (jnp.argmax(logits, axis=-1) == y) & jnp.isfinite(loss)
+  return loss, correct
+
+
+def make_evaluate(apply: Callable[..., Any]) -> Evaluate:
+  """Makes `evaluate(params, chunks, sizes) -> Score` from a pure `apply`."""
+
+  def evaluate(params: Params, chunks: Chunks, sizes: Sizes) -> Score:
+    def body(total, part):
+      loss, correct = losses(apply(params, part.x, sizes), part.y)
+      # A padding image may have an infinite loss: select, never multiply.
+      loss = jnp.where(part.weight > 0, loss, 0)
+      correct = correct & (part.weight > 0)
+      return (total[0] + loss.sum(), total[1] + correct.sum()), None
+
+    zero = (jnp.zeros((), jnp.result_type(float)), jnp.zeros((), int))
+    (loss, correct), _ = jax.lax.scan(body, zero, chunks)
+    return Score(loss / chunks.weight.sum().astype(loss.dtype), correct)
+
+  return evaluate
+
+
+def accuracy(model: Model, params: Params, batch: Batch) -> jax.Array:
+  """Returns the accuracy of stacked parameters on a batch.
+
+  Args:
+    model: pure functions of the architecture.
+    params: a tree with a leading seed axis.
+    batch: the images.
+
+  Returns:
+    float32 [S].
+  """
+  chunks = chunk(batch, 512)
+  evaluate = make_evaluate(lambda p, x, sizes: model.apply(p, x))
+  score = _accuracy(evaluate, params, chunks)
+  return score.correct / len(batch.y)
+
+
+def _accuracy(evaluate, params, chunks):
+  return jax.lax.map(lambda p: evaluate(p, chunks, {}), params)

@@ -1,0 +1,40 @@
+"""Fully connected ReLU networks."""
+
+import math
+
+from flax import linen as nn
+import jax
+
+from minarch_jax.architectures import Architecture, Shape
+from minarch_jax.models import layers
+from minarch_jax.types import Sizes
+
+
+class DNN(nn.Module):
+  """Flatten, then ReLU layers of the architecture's widths, then logits.
+
+  Padding needs no care here: a unit with zero weights and bias outputs
+  relu(0) = 0 and receives a zero gradient.
+  """
+
+  architecture: Architecture
+  input_shape: Shape
+  num_classes: int
+  dtype: object = None
+  convolution: str = "stock"
+  tap: layers.Tap = layers.no_tap
+
+  @nn.compact
+  def __call__(self, x: jax.Array, sizes: Sizes) -> jax.Array:
+    del sizes
+    x = x.reshape(x.shape[0], -1)
+    features = math.prod(self.input_shape)
+    for i, width in enumerate(self.architecture.widths):
+      name = f"hidden_{i}"
+      weights = layers.Kernel((features, width), 1, self.dtype, name=name)()
+      x = nn.relu(layers.dense(self.tap(f"{name}/kernel", x), *weights))
+      features = width
+    weights = layers.Kernel(
+      (features, self.num_classes), 1, self.dtype, name="output"
+    )()
+    return layers.dense(self.tap("output/kernel", x), *weights)

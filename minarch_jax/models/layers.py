@@ -1,0 +1,194 @@
+"""Layers that stay exact in a padded parent and fast inside a compiled loop."""
+
+from collections.abc import Callable
+from typing import Any
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+from minarch_jax.types import Array
+
+Tap = Callable[[str, jax.Array], jax.Array]
+
+
+def no_tap(name: str, x: jax.Array) -> jax.Array:
+  """Leaves a layer's input as it is."""
+  del name
+  return x
+
+
+def declared(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+  """Declares a parameter's shape; `models.make_model` draws the values.
+
+  Initial values depend on a member's true sizes, which a module does not know.
+  """
+  del key
+  return jnp.zeros(shape, jnp.result_type(float))
+
+
+class Kernel(nn.Module):
+  """The `kernel` and `bias` of one layer, in the type of the computation.
+
+  Attributes:
+    shape: kernel shape; the last `outputs` axes are the layer's outputs and
+      the shape of its bias.
+    dtype: type of the products (None = the parameters' own).
+  """
+
+  shape: tuple[int, ...]
+  outputs: int = 1
+  dtype: Any = None
+
+  @nn.compact
+  def __call__(self) -> tuple[jax.Array, jax.Array]:
+    kernel = self.param("kernel", declared, self.shape)
+    bias = self.param("bias", declared, self.shape[-self.outputs :])
+    dtype = self.dtype or kernel.dtype
+    return kernel.astype(dtype), bias.astype(dtype)
+
+
+def dense(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
+  """Contracts the last axes of x with the first of the kernel.
+
+  Args:
+    x: [..., *inputs].
+    kernel: [*inputs, *outputs] with one output axis for each axis of `bias`.
+    bias: [*outputs].
+
+  Returns:
+    [..., *outputs].
+  """
+  inputs = kernel.ndim - bias.ndim
+  y = jnp.tensordot(x, kernel, axes=inputs)
+  return y + bias.reshape((1,) * (y.ndim - bias.ndim) + bias.shape)
+
+
+class Norm(nn.Module):
+  """Layer normalisation over the first `size` entries of a padded last axis.
+
+  Mean and variance are taken over the member's true width (Ba et al. 2016,
+  arXiv 1607.06450), so padding changes neither values nor gradients; padded
+  outputs are 0 because their scale and bias are.
+  """
+
+  features: int
+  epsilon: float = 1e-6
+
+  @nn.compact
+  def __call__(self, x: jax.Array, size: Array) -> jax.Array:
+    scale = self.param("scale", declared, (self.features,))
+    bias = self.param("bias", declared, (self.features,))
+    dtype = x.dtype
+    x = x.astype(scale.dtype)
+    lead = (1,) * (x.ndim - 1)
+    exists = (jnp.arange(self.features) < size).astype(x.dtype)
+    exists = exists.reshape(*lead, -1)
+    size = jnp.asarray(size).astype(x.dtype)
+    mean = jnp.sum(x * exists, axis=-1, keepdims=True) / size
+    centred = (x - mean) * exists
+    variance = jnp.sum(centred**2, axis=-1, keepdims=True) / size
+    y = centred * jax.lax.rsqrt(variance + self.epsilon)
+    y = y * scale.reshape(*lead, -1) + bias.reshape(*lead, -1)
+    return y.astype(dtype)
+
+
+def max_pool(x: jax.Array) -> jax.Array:
+  """Takes the maximum over 2x2 windows of [B, H, W, C], flooring odd sizes.
+
+  Written as the maximum of four strided slices: XLA:CPU's `reduce_window`
+  doubles the time of a whole training step.
+  """
+  height, width = x.shape[1] // 2 * 2, x.shape[2] // 2 * 2
+  x = x[:, :height, :width]
+  rows = jnp.maximum(x[:, 0::2], x[:, 1::2])
+  return jnp.maximum(rows[:, :, 0::2], rows[:, :, 1::2])
+
+
+# --- convolution -------------------------------------------------------------
+
+
+def _shifts(x: jax.Array, size: tuple[int, int]) -> list[jax.Array]:
+  """All windows' entries: size[0] * size[1] shifted views of [B, H, W, C]."""
+  height = x.shape[1] - size[0] + 1
+  width = x.shape[2] - size[1] + 1
+  return [
+    x[:, i : i + height, j : j + width]
+    for i in range(size[0])
+    for j in range(size[1])
+  ]
+
+
+def _im2col(x: jax.Array, kernel: jax.Array) -> jax.Array:
+  patches = jnp.concatenate(_shifts(x, kernel.shape[:2]), axis=-1)
+  return patches @ kernel.reshape(-1, kernel.shape[-1])
+
+
+def _stock(x: jax.Array, kernel: jax.Array) -> jax.Array:
+  return jax.lax.conv_general_dilated(
+    x, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+  )
+
+
+@jax.custom_vjp
+def _canonical(x: jax.Array, kernel: jax.Array) -> jax.Array:
+  """The stock convolution with gradients that stay fast in a loop on CPU.
+
+  XLA:CPU has a fast kernel for NHWC/HWIO only and rewrites convolutions into
+  that form outside loops only (jax issue 12868); the gradients autodiff emits
+  are in other layouts.
+  """
+  return _stock(x, kernel)
+
+
+def _canonical_forward(x, kernel):
+  return _stock(x, kernel), (x, kernel)
+
+
+def _canonical_backward(residuals, g):
+  x, kernel = residuals
+  rows, columns = kernel.shape[:2]
+  margin = ((0, 0), (rows - 1, rows - 1), (columns - 1, columns - 1), (0, 0))
+  flipped = kernel[::-1, ::-1].swapaxes(2, 3)
+  dx = _stock(jnp.pad(g, margin), flipped)
+  flat = g.reshape(-1, g.shape[-1])
+  dk = [
+    s.reshape(-1, s.shape[-1]).T @ flat for s in _shifts(x, (rows, columns))
+  ]
+  return dx, jnp.stack(dk).reshape(kernel.shape)
+
+
+_canonical.defvjp(_canonical_forward, _canonical_backward)
+
+
+def _hybrid(x: jax.Array, kernel: jax.Array) -> jax.Array:
+  """im2col for thin inputs, where its copies are small; else canonical."""
+  return (_im2col if kernel.shape[2] < 8 else _canonical)(x, kernel)
+
+
+CONVOLUTIONS: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
+  "stock": _stock,
+  "im2col": _im2col,
+  "hybrid": _hybrid,
+}
+
+
+def convolution(
+  x: jax.Array, kernel: jax.Array, padding: str, form: str
+) -> jax.Array:
+  """Convolves [B, H, W, I] with [h, w, I, O] at stride 1.
+
+  Args:
+    x: images or feature maps.
+    kernel: the filters; odd height and width when padding is SAME.
+    padding: VALID or SAME (zeros).
+    form: a formulation of `CONVOLUTIONS`; all give the same values and
+      gradients up to rounding.
+
+  Returns:
+    [B, H', W', O].
+  """
+  if padding == "SAME":
+    rows, columns = kernel.shape[0] // 2, kernel.shape[1] // 2
+    x = jnp.pad(x, ((0, 0), (rows, rows), (columns, columns), (0, 0)))
+  return CONVOLUTIONS[form](x, kernel)

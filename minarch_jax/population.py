@@ -1,0 +1,247 @@
+"""Maps one network's functions over members, seeds and devices.
+
+The only user of `jit`, `vmap`, `shard_map`, `pmap`, meshes and donation. A
+*program* is a pure function of one network, mapped over the members of a pack
+(axis A) and its seeds (axis S) and split over devices. Its arguments are of
+four kinds: `network` [S, A, ...], `seed` [S, ...] (shared by the members: the
+minibatches), `member` [A, ...] (shared by the seeds: the true sizes) and
+`shared` (the data).
+"""
+
+from collections.abc import Callable, Sequence
+import dataclasses
+import functools
+import time
+from typing import Any
+
+import jax
+import numpy as np
+
+from minarch_jax import planning
+from minarch_jax.config import Config
+
+AXIS = "devices"
+
+# (seeds, members): one after another inside the program, or vmapped, and the
+# formulation of convolutions; `experiments/benchmarks/mapping.py` measures it.
+MAPPING: dict[tuple[str, str], tuple[str, str, str]] = {
+  ("dnn", "cpu"): ("map", "vmap", "stock"),
+  ("cnn", "cpu"): ("map", "map", "hybrid"),
+  ("vit", "cpu"): ("map", "map", "stock"),
+  ("dnn", "other"): ("vmap", "vmap", "stock"),
+  ("cnn", "other"): ("vmap", "vmap", "im2col"),
+  ("vit", "other"): ("vmap", "vmap", "stock"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Mapping:
+  """How a program is laid out; every choice gives the same numbers."""
+
+  devices: tuple[jax.Device, ...]
+  device_map: str = "shard_map"
+  seeds: str = "map"
+  members: str = "vmap"
+  convolution: str = "stock"
+  split: str = "seed"
+
+
+def mapping(
+  config: Config, family: str, slots: int = 1, num_seeds: int = 1
+) -> Mapping:
+  """Resolves a family's layout from the table and the flags that override it."""
+  devices = tuple(jax.local_devices())
+  backend = "cpu" if devices[0].platform == "cpu" else "other"
+  seeds, members, convolution = MAPPING[family, backend]
+
+  def choose(flag, default):
+    return default if flag == "auto" else flag
+
+  return Mapping(
+    devices,
+    config.device_map,
+    choose(config.seed_mapping, seeds),
+    choose(config.member_mapping, members),
+    choose(config.convolution, convolution),
+    planning.split_axis(slots, num_seeds, len(devices)),
+  )
+
+
+def _over(function: Callable, axes: Sequence[int | None], how: str) -> Callable:
+  """Maps over the arguments whose axis is 0; the others are shared."""
+  if how == "vmap":
+    return jax.vmap(function, in_axes=tuple(axes))
+  moving = [i for i, axis in enumerate(axes) if axis == 0]
+
+  def mapped(*arguments):
+    def body(parts):
+      complete = list(arguments)
+      for i, part in zip(moving, parts, strict=True):
+        complete[i] = part
+      return function(*complete)
+
+    return jax.lax.map(body, tuple(arguments[i] for i in moving))
+
+  return mapped
+
+
+def spread(
+  function: Callable, kinds: Sequence[str], mapping: Mapping
+) -> Callable:
+  """Maps a function of one network over members, seeds and devices.
+
+  Args:
+    function: pure; returns a tree of arrays.
+    kinds: for each argument network, seed, member or shared.
+    mapping: the layout.
+
+  Returns:
+    A function of stacked arguments whose results are [S, A, ...]. Seeds (or
+    members, by `mapping.split`) must divide by the number of devices.
+  """
+  over_members = _over(
+    function,
+    [0 if kind in ("network", "member") else None for kind in kinds],
+    mapping.members,
+  )
+  over_seeds = _over(
+    over_members,
+    [0 if kind in ("network", "seed") else None for kind in kinds],
+    mapping.seeds,
+  )
+  if len(mapping.devices) == 1:
+    return over_seeds
+  split = _shard if mapping.device_map == "shard_map" else _pmap
+  return split(over_seeds, kinds, mapping)
+
+
+def _split_axes(kinds: Sequence[str], split: str) -> list[int | None]:
+  """The axis of each argument that is cut into one part per device."""
+  if split == "seed":
+    table = {"network": 0, "seed": 0, "member": None, "shared": None}
+  else:
+    table = {"network": 1, "seed": None, "member": 0, "shared": None}
+  return [table[kind] for kind in kinds]
+
+
+def _mesh(devices: tuple[jax.Device, ...]) -> jax.sharding.Mesh:
+  return jax.sharding.Mesh(np.array(devices), (AXIS,))
+
+
+def _spec(axis: int | None) -> jax.sharding.PartitionSpec:
+  if axis is None:
+    return jax.sharding.PartitionSpec()
+  return jax.sharding.PartitionSpec(*[None] * axis, AXIS)
+
+
+def _shard(function, kinds, mapping):
+  in_specs = tuple(_spec(a) for a in _split_axes(kinds, mapping.split))
+  out_specs = _spec(_split_axes(["network"], mapping.split)[0])
+  return jax.shard_map(
+    function,
+    mesh=_mesh(mapping.devices),
+    in_specs=in_specs,
+    out_specs=out_specs,
+    # Values are equal on all devices by construction; the check rejects
+    # custom gradients of replicated inputs.
+    check_vma=False,
+  )
+
+
+def _pmap(function, kinds, mapping):
+  axes = _split_axes(kinds, mapping.split)
+  (out_axis,) = _split_axes(["network"], mapping.split)
+  count = len(mapping.devices)
+
+  def cut(value, axis):
+    shape = value.shape
+    return value.reshape(
+      *shape[:axis], count, shape[axis] // count, *shape[axis + 1 :]
+    )
+
+  def join(value):
+    shape = value.shape
+    return value.reshape(
+      *shape[:out_axis],
+      shape[out_axis] * shape[out_axis + 1],
+      *shape[out_axis + 2 :],
+    )
+
+  mapped = jax.pmap(
+    function,
+    axis_name=AXIS,
+    in_axes=tuple(axes),
+    out_axes=out_axis,
+    devices=mapping.devices,
+  )
+
+  def call(*arguments):
+    arguments = [
+      argument
+      if axis is None
+      else jax.tree.map(functools.partial(cut, axis=axis), argument)
+      for argument, axis in zip(arguments, axes, strict=True)
+    ]
+    return jax.tree.map(join, mapped(*arguments))
+
+  return call
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+  """A compiled program and what compiling it took."""
+
+  call: Callable
+  compile_seconds: float
+
+
+def compile(
+  function: Callable,
+  kinds: Sequence[str],
+  mapping: Mapping,
+  arguments: Sequence[Any],
+  donate: tuple[int, ...] = (),
+) -> Program:
+  """Compiles a spread function for the shapes of `arguments`.
+
+  `donate` names the arguments whose buffers the results may overwrite.
+  """
+  start = time.perf_counter()
+  spread_function = spread(function, kinds, mapping)
+  if mapping.device_map == "pmap" and len(mapping.devices) > 1:
+    return Program(spread_function, 0.0)  # pmap compiles at its first call
+  jitted = jax.jit(spread_function, donate_argnums=donate)
+  shapes = jax.tree.map(
+    lambda value: jax.ShapeDtypeStruct(
+      value.shape, value.dtype, sharding=getattr(value, "sharding", None)
+    ),
+    tuple(arguments),
+  )
+  compiled = jitted.lower(*shapes).compile()
+  return Program(compiled, time.perf_counter() - start)
+
+
+def place(value: Any, kind: str, mapping: Mapping) -> Any:
+  """Puts a tree of host arrays where a program expects that kind."""
+  (axis,) = _split_axes([kind], mapping.split)
+  sharding = jax.sharding.NamedSharding(_mesh(mapping.devices), _spec(axis))
+  return jax.tree.map(lambda leaf: jax.device_put(leaf, sharding), value)
+
+
+def use_cores() -> None:
+  """Gives CPU one XLA device per core unless the user chose otherwise.
+
+  Faster than one device with threads inside operations. Has no effect once
+  JAX has started, or when XLA_FLAGS or jax_num_cpu_devices is already set.
+  """
+  import os
+
+  chosen = "xla_force_host_platform_device_count"
+  if chosen in os.environ.get("XLA_FLAGS", ""):
+    return
+  if jax.config.jax_num_cpu_devices > 0:  # pyright: ignore
+    return
+  try:
+    jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
+  except (RuntimeError, AttributeError):
+    pass

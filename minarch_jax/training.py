@@ -1,0 +1,169 @@
+"""Training of one network, written once: state, step, epochs.
+
+Everything here is a pure function of one network and one batch; `population`
+maps it over members, seeds and devices.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from minarch_jax import evaluation
+from minarch_jax.config import Config
+from minarch_jax.types import Array, Batch, Masks, Model, Sizes, TrainState
+
+# What a seed is used for; each purpose folds its own number into the key.
+INIT, PRUNE = 0, 1
+
+
+class Step(NamedTuple):
+  """Mean loss and share of correct answers of one minibatch."""
+
+  loss: jax.Array
+  accuracy: jax.Array
+
+
+class Curve(NamedTuple):
+  """Per epoch: running training means and the exact validation score."""
+
+  train: Step
+  validation: evaluation.Score
+
+
+def key_for(seed: Array, purpose: int) -> jax.Array:
+  """Derives a key from (seed, purpose) alone, not from how many seeds run."""
+  return jax.random.fold_in(jax.random.key(seed), purpose)
+
+
+def data_order(
+  seed: int, epoch: int, num_train: int, batch_size: int
+) -> np.ndarray:
+  """Draws an epoch's minibatches: int32 [num_train // batch_size, batch_size].
+
+  Depends on (seed, epoch) only, so every architecture sees the same images in
+  the same order; images beyond the last full batch sit this epoch out.
+  """
+  words = np.random.SeedSequence((seed, epoch, 0xDA7A))
+  order = np.random.Generator(np.random.Philox(words)).permutation(num_train)
+  steps = num_train // batch_size
+  return order[: steps * batch_size].reshape(steps, batch_size).astype(np.int32)
+
+
+def make_tx(config: Config) -> optax.GradientTransformation:
+  """Makes the optimizer's direction; the learning rate is the step's argument.
+
+  A rate per step as data, not inside the optimizer, lets one compiled program
+  serve every schedule, and fine-tuning.
+  """
+  match config.optimizer:
+    case "adam":
+      return optax.scale_by_adam()
+    case "adamw":
+      return optax.chain(
+        optax.scale_by_adam(), optax.add_decayed_weights(config.weight_decay)
+      )
+    case "sgd":
+      return optax.chain(
+        optax.add_decayed_weights(config.weight_decay),
+        optax.trace(config.momentum),
+      )
+  raise ValueError(f"unknown optimizer {config.optimizer!r}")
+
+
+def learning_rates(config: Config, num_steps: int) -> np.ndarray:
+  """Returns the learning rate of every step, float32 [num_steps]."""
+  if config.schedule == "constant":
+    return np.full(num_steps, config.learning_rate, np.float32)
+  warmup = int(config.warmup_fraction * num_steps)
+  schedule = optax.warmup_cosine_decay_schedule(
+    init_value=config.learning_rate / max(1, warmup),
+    peak_value=config.learning_rate,
+    warmup_steps=warmup,
+    decay_steps=max(num_steps, warmup + 1),
+  )
+  return np.asarray(schedule(np.arange(num_steps)), np.float32)
+
+
+def make_init(
+  model: Model, tx: optax.GradientTransformation
+) -> Callable[[Array, Sizes], TrainState]:
+  """Makes `init(seed, sizes) -> TrainState`."""
+
+  def init(seed: Array, sizes: Sizes) -> TrainState:
+    params = model.init(key_for(seed, INIT), sizes)
+    return TrainState(params, tx.init(params))
+
+  return init
+
+
+def make_step(model: Model, tx: optax.GradientTransformation) -> Callable:
+  """Makes `step(state, batch, learning_rate, sizes, masks) -> (state, Step)`.
+
+  `masks` (1 = kept) are pruning and width masks alike: masked parameters are
+  exactly zero after every step, whatever the optimizer does, also in a
+  network that has diverged.
+  """
+
+  def loss_fn(params, batch, sizes):
+    logits = model.apply(params, batch.x, sizes)
+    loss, correct = evaluation.losses(logits, batch.y)
+    return loss.mean(), correct.mean()
+
+  def step(
+    state: TrainState,
+    batch: Batch,
+    learning_rate: Array,
+    sizes: Sizes,
+    masks: Masks,
+  ) -> tuple[TrainState, Step]:
+    gradient = jax.value_and_grad(loss_fn, has_aux=True)
+    (loss, accuracy), grads = gradient(state.params, batch, sizes)
+    updates, opt_state = tx.update(grads, state.opt_state, state.params)
+
+    def move(value, update, mask):
+      return jnp.where(mask, value - learning_rate * update, 0)
+
+    params = jax.tree.map(move, state.params, updates, masks)
+    return TrainState(params, opt_state), Step(loss, accuracy)
+
+  return step
+
+
+def make_epochs(step: Callable, evaluate: Callable) -> Callable:
+  """Makes the training of several epochs as one scan over scans.
+
+  `step` and `evaluate` may be those of one network or be vmapped over members
+  that share their minibatches.
+
+  Returns:
+    `epochs(state, order, learning_rate, sizes, masks, train, validation) ->
+    (state, Curve)`: order int32 [E, T, B] indexes the device-resident training
+    images, learning_rate is [E, T], the curve has a leading epoch axis.
+  """
+
+  def epochs(
+    state: Any,
+    order: Array,
+    learning_rate: Array,
+    sizes: Sizes,
+    masks: Masks,
+    train: Batch,
+    validation: evaluation.Chunks,
+  ) -> tuple[Any, Curve]:
+    def one_step(state, inputs):
+      indices, rate = inputs
+      batch = Batch(train.x[indices], train.y[indices])
+      return step(state, batch, rate, sizes, masks)
+
+    def one_epoch(state, inputs):
+      state, steps = jax.lax.scan(one_step, state, inputs)
+      means = jax.tree.map(lambda values: values.mean(axis=0), steps)
+      return state, Curve(means, evaluate(state.params, validation, sizes))
+
+    return jax.lax.scan(one_epoch, state, (order, learning_rate))
+
+  return epochs
