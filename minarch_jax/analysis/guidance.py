@@ -1,0 +1,269 @@
+"""Guidance: the smallest stable configurations that records support."""
+
+import difflib
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from minarch_jax.analysis import outcomes as outcomes_lib
+from minarch_jax.analysis import regimes, statistics, tables
+from minarch_jax.config import Config
+
+SETTING = (
+  *("family", "architecture", "depth", "params"),
+  *("criterion", "scope", "granularity", "schedule", "sparsity"),
+  *("bits", "activation_bits", "quantizer", "quant_granularity"),
+)
+COSTS = ("bytes", "nonzeros", "macs")
+
+
+def recommend(
+  records: tables.Records,
+  config: Config = tables.DEFAULTS,
+  *,
+  dataset: str | None = None,
+  target_accuracy: float | None = None,
+  tolerance: float | None = None,
+  max_bytes: int | None = None,
+  max_params: int | None = None,
+  max_macs: int | None = None,
+  limit: int = 10,
+  outcomes: pl.DataFrame | None = None,
+) -> pl.DataFrame:
+  """Ranks the compact stable configurations of one data set.
+
+  A configuration is an architecture with its pruning and quantization
+  setting. It is offered only if its architecture is not unstable and the
+  lower end of the predicted validation accuracy of one more seed (Student's
+  prediction interval) reaches the target. All choices are made on
+  validation; `test_accuracy` is shown beside and never selected on.
+
+  Args:
+    records: the tables.
+    config: thresholds; `eps_accuracy` is the default tolerance.
+    dataset: name; may be left out when the records hold one data set.
+    target_accuracy: validation accuracy that a new seed must reach, or
+    tolerance: how far it may stay below the best stable architecture's mean.
+    max_bytes: largest model size in bytes.
+    max_params: largest number of weights that are not zero.
+    max_macs: largest number of multiply-accumulates per image.
+    limit: rows returned.
+
+  Returns:
+    Configurations by bytes, then weights, then MACs, with rank, predicted
+    accuracy (mean, low, high), n_seeds, test_accuracy, pareto (no other
+    offered or rejected stable configuration is at least as accurate and as
+    small, and better in one) and the request.
+
+  Raises:
+    ValueError: the records do not support any recommendation; says why and
+      what would help.
+  """
+  records, _ = tables.one_recipe(records)
+  dataset = _chosen(records, dataset)
+  request = _request(
+    target_accuracy, tolerance, max_bytes, max_params, max_macs, config
+  )
+  own = tables.Records(*(t.filter(pl.col("dataset") == dataset) for t in records))
+  if outcomes is not None:
+    outcomes = outcomes.filter(pl.col("dataset") == dataset)
+  labels = regimes.regimes(own, config, outcomes=outcomes)
+  stable = labels.filter(pl.col("label") != "unstable")
+  if not len(stable):
+    raise ValueError(
+      f"no architecture of {dataset} is stable in these records "
+      f"({len(labels)} are unstable); train larger ones, longer, or relax "
+      "--eps_sigma or --max_failed"
+    )
+  best = stable.sort("mean_accuracy", "params", descending=[True, False]).row(
+    0, named=True
+  )
+  target = request["target_accuracy"]
+  if target is None:
+    target = best["mean_accuracy"] - request["tolerance"]
+  frame = configurations(own, stable, config)
+  if not len(frame.filter(pl.col("n_seeds") > 1)):
+    raise ValueError(
+      f"{dataset} has one seed per architecture, which cannot say what a new "
+      "seed would reach; train with --num_seeds=2 or more (5 advised)"
+    )
+  frame = frame.with_columns(pareto=pareto(frame))
+  offered = frame.filter(pl.col("accuracy_low") >= target - 1e-9)
+  if not len(offered):
+    top = frame.sort("accuracy_low", descending=True, nulls_last=True).row(
+      0, named=True
+    )
+    raise ValueError(
+      f"no configuration of {dataset} is predicted to reach {target:.4f}; the "
+      f"surest is {top['architecture']} with {top['accuracy']:.4f} "
+      f"(at least {top['accuracy_low']:.4f}); lower the target or add seeds"
+    )
+  fitting = _within(offered, request)
+  if not len(fitting):
+    least = offered.sort(COSTS).row(0, named=True)
+    raise ValueError(
+      f"no configuration of {dataset} that reaches {target:.4f} fits the "
+      f"budget; the smallest is {least['architecture']} at sparsity "
+      f"{least['sparsity']} and {least['bits']} bits: {least['bytes']} bytes, "
+      f"{least['nonzeros']} weights, {least['macs']} MACs"
+    )
+  return (
+    fitting.sort(
+      *COSTS, "accuracy", *SETTING, descending=[False] * 3 + [True] + [False] * 13
+    )
+    .head(limit)
+    .with_row_index("rank", offset=1)
+    .with_columns(
+      dataset=pl.lit(dataset),
+      target_accuracy=pl.lit(target),
+      best_accuracy=pl.lit(best["mean_accuracy"]),
+      best_architecture=pl.lit(best["architecture"]),
+    )
+    .pipe(tables.with_thresholds, config, *regimes.THRESHOLDS)
+    .select("dataset", pl.exclude("dataset"))
+  )
+
+
+def guidance(
+  records: tables.Records,
+  config: Config = tables.DEFAULTS,
+  *,
+  outcomes: pl.DataFrame | None = None,
+  limit: int = 5,
+) -> pl.DataFrame:
+  """Recommends for every data set within `eps_accuracy` of its best.
+
+  Returns:
+    The rows of `recommend` for each data set, and `refused`: the reason, on a
+    row without a configuration, where the records support none.
+  """
+  parts = []
+  for dataset in sorted(records.networks["dataset"].unique()):
+    try:
+      part = recommend(
+        records, config, dataset=dataset, limit=limit, outcomes=outcomes
+      ).with_columns(refused=pl.lit(None, pl.String))
+    except ValueError as error:
+      part = pl.DataFrame({"dataset": [dataset], "refused": [str(error)]})
+    parts.append(part)
+  if not parts:
+    return pl.DataFrame(schema={"dataset": pl.String, "refused": pl.String})
+  parts.sort(key=lambda part: -part.width)
+  return pl.concat(parts, how="diagonal").sort(
+    "dataset", maintain_order=True
+  )
+
+
+def configurations(
+  records: tables.Records, stable: pl.DataFrame, config: Config
+) -> pl.DataFrame:
+  """Every configuration of the stable architectures with its prediction."""
+  rows = _rows(records).join(
+    stable.select("family", "architecture"),
+    on=["family", "architecture"],
+    how="semi",
+  )
+  frame = (
+    rows.group_by(SETTING)
+    .agg(
+      n_seeds=pl.col("seed").n_unique(),
+      accuracy=pl.col("val_accuracy").mean(),
+      deviation=pl.col("val_accuracy").std(),
+      test_accuracy=pl.col("test_accuracy").mean(),
+      **{name: pl.col(name).max() for name in COSTS},
+    )
+    .sort(SETTING)
+  )
+  n = frame["n_seeds"].to_numpy()
+  with np.errstate(invalid="ignore"):
+    half = (
+      frame["deviation"].to_numpy()
+      * np.sqrt(1 + 1 / n)
+      * statistics.t_quantile(n - 1, (1 + config.confidence) / 2)
+    )
+  mean = frame["accuracy"].to_numpy()
+  return frame.drop("deviation").with_columns(
+    accuracy_low=pl.Series(np.maximum(mean - half, 0)).fill_nan(None),
+    accuracy_high=pl.Series(np.minimum(mean + half, 1)).fill_nan(None),
+  )
+
+
+def _rows(records: tables.Records) -> pl.DataFrame:
+  """Compression rows; for architectures without any, the trained networks."""
+  names = [*SETTING, "seed", "val_accuracy", "test_accuracy", *COSTS]
+  real = records.compression.filter(pl.col("control") == "").select(names)
+  plain = records.networks.join(
+    real, on=["family", "architecture"], how="anti"
+  ).with_columns(
+    criterion=pl.lit("none"),
+    scope=pl.lit("none"),
+    granularity=pl.lit("none"),
+    schedule=pl.lit("none"),
+    sparsity=pl.lit(0.0),
+    bits=pl.lit(32, pl.Int64),
+    activation_bits=pl.lit(32, pl.Int64),
+    quantizer=pl.lit("none"),
+    quant_granularity=pl.lit("none"),
+    bytes=4 * pl.col("params"),
+    nonzeros=pl.col("params"),
+  )
+  return pl.concat([real, plain.select(names)])
+
+
+def pareto(frame: pl.DataFrame) -> pl.Series:
+  """Marks rows that no other row beats in bytes and mean accuracy."""
+  bytes_, accuracy = frame["bytes"].to_numpy(), frame["accuracy"].to_numpy()
+  order = np.lexsort((-accuracy, bytes_))
+  best = np.maximum.accumulate(accuracy[order])
+  before = np.concatenate([[-np.inf], best[:-1]])
+  front = np.zeros(len(frame), bool)
+  front[order] = accuracy[order] > before + 1e-12
+  return pl.Series(front)
+
+
+def _chosen(records: tables.Records, dataset: str | None) -> str:
+  known = sorted(records.networks["dataset"].unique())
+  if not known:
+    raise ValueError("the records hold no trained network; run a study first")
+  if dataset is None and len(known) == 1:
+    return known[0]
+  if dataset not in known:
+    near = difflib.get_close_matches(str(dataset), known, 1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise ValueError(
+      f"data set {dataset!r} is not in these records; name one of "
+      f"{', '.join(known)}{hint}"
+    )
+  return dataset
+
+
+def _request(
+  target_accuracy, tolerance, max_bytes, max_params, max_macs, config: Config
+) -> dict[str, Any]:
+  if target_accuracy is not None and tolerance is not None:
+    raise ValueError(
+      f"give target_accuracy={target_accuracy} or tolerance={tolerance}, "
+      "not both"
+    )
+  for name, value in (
+    ("target_accuracy", target_accuracy),
+    ("tolerance", tolerance),
+  ):
+    if value is not None and not 0 <= value <= 1:
+      raise ValueError(f"{name}={value} is not in [0, 1]; 1 stands for 100 %")
+  budgets = {"bytes": max_bytes, "nonzeros": max_params, "macs": max_macs}
+  for name, value in budgets.items():
+    if value is not None and value <= 0:
+      raise ValueError(f"the budget of {name} is {value}; give a positive one")
+  return {
+    "target_accuracy": target_accuracy,
+    "tolerance": config.eps_accuracy if tolerance is None else tolerance,
+    "budgets": {k: v for k, v in budgets.items() if v is not None},
+  }
+
+
+def _within(frame: pl.DataFrame, request: dict[str, Any]) -> pl.DataFrame:
+  for name, most in request["budgets"].items():
+    frame = frame.filter(pl.col(name) <= most)
+  return frame

@@ -1,0 +1,322 @@
+"""Pruning phases along sparsity: free, graceful, collapse; redundancy."""
+
+from typing import NamedTuple
+
+import numpy as np
+import polars as pl
+
+from minarch_jax.analysis import outcomes as outcomes_lib
+from minarch_jax.analysis import statistics, tables
+from minarch_jax.config import Config
+
+Array = np.ndarray
+SETTING = ("criterion", "scope", "granularity", "schedule")
+GROUP = (
+  *("dataset", "family", "architecture", "depth", "params"),
+  *SETTING,
+)
+THRESHOLDS = ("free_margin", "collapse_share", "confidence")
+
+
+class Drops(NamedTuple):
+  """Losses of accuracy along sparsity, paired with the same seed's dense.
+
+  Attributes:
+    groups: [G] rows of `GROUP`.
+    sparsities: [K] increasing; the first is 0.
+    dense: [G, S] accuracy at sparsity 0.
+    drop: [G, S, K] dense minus pruned accuracy, nan = missing.
+    chance: [G] 1 / C.
+  """
+
+  groups: pl.DataFrame
+  sparsities: Array
+  dense: Array
+  drop: Array
+  chance: Array
+
+
+def pruning_phases(
+  records: tables.Records,
+  config: Config = tables.DEFAULTS,
+  *,
+  control: str = "",
+) -> pl.DataFrame:
+  """Finds where pruning stops being free and where accuracy collapses.
+
+  A sparsity is free when the mean drop against the same seed at sparsity 0
+  (equally retrained, where the schedule retrains) is shown to be below
+  `free_margin`: one-sided t-test over seeds at `confidence`, in order of
+  sparsity until the first failure, so the chance of a false `free` does not
+  grow with the grid. Redundancy is the largest free sparsity. Collapse begins
+  where `collapse_share` of the accuracy above chance is lost in the mean.
+
+  The intervals are bootstrapped over seeds, deviations widened to Student's
+  (`statistics.student_factor`): where the mean drop passes the margin, and
+  where it passes the collapse. Between two sparsities of the grid the place
+  is anywhere. Seeds that did not learn have nothing to lose and are left out.
+
+  Args:
+    records: the tables.
+    config: thresholds.
+    control: '' for the real masks, or the name of a control.
+
+  Returns:
+    One row per architecture and setting: redundancy (null for fewer than two
+    seeds: nothing can be shown), crossing (interpolated sparsity where the
+    mean drop reaches the margin), collapse_at (null = never in the grid), and
+    intervals; a null collapse_high means beyond the grid.
+  """
+  drops = pruning_drops(records, config, control=control)
+  columns = {name: [] for name in _COLUMNS}
+  size = max(1, 2_000_000 // max(1, drops.drop[0].size if len(drops.drop) else 1))
+  size = max(1, size // 128)
+  for begin in range(0, len(drops.drop), size):
+    part = slice(begin, begin + size)
+    found = phases(
+      drops.sparsities,
+      drops.dense[part],
+      drops.drop[part],
+      drops.chance[part],
+      config,
+    )
+    for name in _COLUMNS:
+      columns[name].append(found[name])
+  frame = drops.groups.with_columns(
+    pl.Series(
+      name,
+      np.concatenate(values) if values else np.empty(0),
+      dtype=pl.Int64 if name == "n_seeds" else pl.Float64,
+    )
+    for name, values in columns.items()
+  ).with_columns(
+    pl.col(name).replace([np.nan, np.inf], None)
+    for name in _COLUMNS
+    if name != "n_seeds"
+  )
+  return tables.with_thresholds(frame, config, *THRESHOLDS)
+
+
+_COLUMNS = (
+  "n_seeds",
+  "redundancy",
+  "redundancy_low",
+  "redundancy_high",
+  "crossing",
+  "collapse_at",
+  "collapse_low",
+  "collapse_high",
+)
+
+
+def learned(records: tables.Records, config: Config) -> pl.DataFrame:
+  """The networks that did not fail: keys, chance and label-free facts."""
+  return outcomes_lib.judged(
+    records.networks.with_columns(
+      rise=pl.lit(None, pl.Float64), falls=pl.lit(None, pl.Boolean)
+    ),
+    config,
+  ).filter(~pl.col("failed")).select(*tables.NETWORK, "chance")
+
+
+def pruning_drops(
+  records: tables.Records, config: Config, *, control: str = ""
+) -> Drops:
+  """Arranges the 32-bit compression rows as drops against sparsity 0."""
+  records, _ = tables.one_recipe(records)
+  rows = records.compression.filter(
+    (pl.col("bits") == 32)
+    & (pl.col("activation_bits") == 32)
+    & pl.col("control").is_in(["", control])
+  ).join(learned(records, config), on=tables.NETWORK, how="inner")
+  dense = rows.filter((pl.col("sparsity") == 0) & (pl.col("control") == ""))
+  exact = dense.group_by(*tables.NETWORK, *SETTING).agg(
+    exact=pl.col("val_accuracy").mean()
+  )
+  same = dense.group_by(*tables.NETWORK, "schedule").agg(
+    same=pl.col("val_accuracy").mean()
+  )
+  rows = (
+    rows.filter(pl.col("control") == control)
+    .join(exact, on=[*tables.NETWORK, *SETTING], how="left")
+    .join(same, on=[*tables.NETWORK, "schedule"], how="left")
+    .with_columns(dense=pl.coalesce("exact", "same"))
+    .drop_nulls("dense")
+  )
+  sparsities = np.unique(
+    np.append(rows["sparsity"].to_numpy(), 0.0) if len(rows) else [0.0]
+  )
+  groups, seeds, reference = tables.seed_matrix(rows, GROUP, "dense")
+  cells = rows.with_columns(drop=pl.col("dense") - pl.col("val_accuracy"))
+  index = cells.select(GROUP).join(
+    groups.with_row_index("_group"),
+    on=GROUP,
+    how="left",
+    maintain_order="left",
+  )["_group"].to_numpy()
+  drop = np.full((*reference.shape, len(sparsities)), np.nan)
+  drop[
+    index,
+    np.searchsorted(seeds, cells["seed"].to_numpy()),
+    np.searchsorted(sparsities, cells["sparsity"].to_numpy()),
+  ] = cells["drop"].to_numpy()
+  drop[..., 0] = np.where(np.isnan(reference), np.nan, 0.0)
+  chance = groups.join(
+    rows.group_by(GROUP).agg(pl.col("chance").first()),
+    on=GROUP,
+    how="left",
+    maintain_order="left",
+  )["chance"].to_numpy()
+  return Drops(groups, sparsities, reference, drop, chance)
+
+
+def phases(
+  sparsities: Array, dense: Array, drop: Array, chance: Array, config: Config
+) -> dict[str, Array]:
+  """Finds the phases of many settings at once; nan = cannot be said.
+
+  Args:
+    sparsities: [K].
+    dense: [G, S].
+    drop: [G, S, K].
+    chance: [G].
+    config: thresholds.
+
+  Returns:
+    A dictionary of arrays [G], named as the columns of `pruning_phases`.
+  """
+  along = np.swapaxes(drop, 1, 2)
+  n, mean, deviation = statistics.moments(along)
+  seeds = (~np.isnan(dense)).sum(1)
+  level = _moved(dense) - chance[:, None]
+  p = statistics.one_sided_p(mean, deviation, n, config.free_margin)
+  shown = (p < 1 - config.confidence) | (sparsities == 0)
+  free, _ = bracket(sparsities, shown, n > 0)
+  margin = np.full(mean.shape[:1], config.free_margin)
+  last, after = bracket(sparsities, mean <= margin[:, None] + 1e-9, n > 0)
+  lost = config.collapse_share * level.mean(1)
+  alive, collapse = bracket(
+    sparsities, mean <= lost[:, None] + 1e-9, n > 0
+  )
+  del alive
+  result = {
+    "n_seeds": seeds,
+    "redundancy": np.where(seeds > 1, free, np.nan),
+    "crossing": interpolated(sparsities, mean, margin, last, after),
+    "collapse_at": collapse,
+  }
+  low, high, low_end, high_end = _intervals(
+    sparsities, along, dense, chance, config
+  )
+  result["redundancy_low"] = np.fmin(low, result["redundancy"])
+  result["redundancy_high"] = np.fmax(high, result["redundancy"])
+  result["collapse_low"] = low_end
+  result["collapse_high"] = high_end
+  for name in ("redundancy_low", "redundancy_high"):
+    result[name] = np.where(seeds > 1, result[name], np.nan)
+  return result
+
+
+def bracket(
+  sparsities: Array, good: Array, present: Array
+) -> tuple[Array, Array]:
+  """Largest sparsity before the first that is present and not good, and that
+  one (inf when there is none); over the last axis."""
+  bad = present & ~good
+  first = np.where(bad.any(-1), np.argmax(bad, -1), bad.shape[-1])
+  before = present & (np.arange(bad.shape[-1]) < first[..., None])
+  last = np.where(before, sparsities, -np.inf).max(-1)
+  after = np.append(sparsities, np.inf)[first]
+  return np.where(np.isfinite(last), last, np.nan), after
+
+
+def interpolated(
+  sparsities: Array, mean: Array, level: Array, last: Array, after: Array
+) -> Array:
+  """Sparsity in [last, after] where the mean drop, linear between, is level;
+  `last` where the grid ends before."""
+  index = np.searchsorted(sparsities, np.nan_to_num(last))[:, None]
+  other = np.searchsorted(sparsities, np.where(np.isinf(after), 0, after))
+  low = np.take_along_axis(mean, index, 1)[:, 0]
+  high = np.take_along_axis(mean, other[:, None], 1)[:, 0]
+  with np.errstate(invalid="ignore", divide="ignore"):
+    share = np.clip((level - low) / (high - low), 0, 1)
+  inside = last + share * (after - last)
+  return np.where(np.isinf(after) | ~np.isfinite(inside), last, inside)
+
+
+def _moved(dense: Array) -> Array:
+  """Fills missing seeds by the mean, so that averages ignore them."""
+  _, mean, _ = statistics.moments(dense)
+  return np.where(np.isnan(dense), mean[:, None], dense)
+
+
+def _intervals(
+  sparsities: Array, along: Array, dense: Array, chance: Array, config: Config
+) -> tuple[Array, Array, Array, Array]:
+  """Bootstrap bounds of redundancy and collapse over seeds, each [G]."""
+  num_groups, num_levels, num_seeds = along.shape
+  nothing = np.full(num_groups, np.nan)
+  if num_seeds < 2 or not num_groups:
+    return nothing, nothing, nothing, nothing
+  rng = statistics.generator("pruning", sparsities.tolist(), num_seeds)
+  counts, probabilities = statistics.resamples(
+    num_seeds, config.num_bootstrap, rng
+  )
+  present = (~np.isnan(along)).astype(float)
+  n = present.sum(-1)
+  mean = np.nansum(along, -1) / np.maximum(n, 1)
+  centred = np.where(present > 0, along - mean[..., None], 0.0)
+  weight = np.maximum(np.tensordot(present, counts, (2, 1)), 1e-9)
+  factor = statistics.student_factor(n, config.confidence)
+  shift = np.tensordot(centred, counts, (2, 1)) / weight
+  means = mean[..., None] + np.nan_to_num(factor)[..., None] * shift
+  dense = _moved(dense)
+  level = dense.mean(1)[:, None] - chance[:, None]
+  means = np.swapaxes(means, 1, 2)
+  there = np.broadcast_to((n > 0)[:, None], means.shape)
+  tail = (1 - config.confidence) / 2
+  last, after = bracket(sparsities, means <= config.free_margin + 1e-9, there)
+  spread = statistics.within(last, np.where(np.isinf(after), 1.0, after), rng)
+  low = statistics.quantile(last, probabilities, tail)
+  high = statistics.quantile(spread, probabilities, 1 - tail)
+  lost = (config.collapse_share * level)[..., None]
+  last, after = bracket(sparsities, means <= lost + 1e-9, there)
+  spread = statistics.within(last, after, rng)
+  low_end = statistics.quantile(spread, probabilities, tail)
+  high_end = statistics.quantile(after, probabilities, 1 - tail)
+  alone = (~np.isnan(along)).any(1).sum(1) < 2
+  bounds = (low, high, low_end, high_end)
+  return tuple(np.where(alone, np.nan, bound) for bound in bounds)  # pyright: ignore
+
+
+def redundancy_by_depth(
+  records: tables.Records,
+  config: Config = tables.DEFAULTS,
+  *,
+  phases: pl.DataFrame | None = None,
+) -> pl.DataFrame:
+  """Averages redundancy over architectures of one depth.
+
+  Returns:
+    dataset, family, depth, the setting, redundancy, redundancy_low,
+    redundancy_high (Student interval over architectures), n_architectures.
+  """
+  if phases is None:
+    phases = pruning_phases(records, config)
+  by = ("dataset", "family", "depth", *SETTING)
+  rows = []
+  for key, group in phases.drop_nulls("redundancy").sort(by).group_by(
+    by, maintain_order=True
+  ):
+    mean, low, high, n = statistics.mean_interval(
+      group["redundancy"].to_numpy(), config.confidence
+    )
+    rows.append((*key, mean, max(low, 0.0), min(high, 1.0), int(n)))
+  schema = {name: phases.schema[name] for name in by} | {
+    **dict.fromkeys(
+      ("redundancy", "redundancy_low", "redundancy_high"), pl.Float64
+    ),
+    "n_architectures": pl.Int64,
+  }
+  return pl.DataFrame(rows, schema=schema, orient="row").fill_nan(None)

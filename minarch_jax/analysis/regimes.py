@@ -1,0 +1,201 @@
+"""Regimes of architectures, and where along the parameter axis they change."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+import polars as pl
+
+from minarch_jax.analysis import outcomes as outcomes_lib
+from minarch_jax.analysis import statistics, tables
+from minarch_jax.config import Config
+
+ARCHITECTURE = ("dataset", "family", "architecture", "depth", "params")
+LABELS = ("unstable", "learning", "overfitting")
+THRESHOLDS = (
+  "eps_sigma",
+  "max_failed",
+  "chance_level",
+  "chance_margin",
+  "overfit_rise",
+  "confidence",
+)
+
+
+def regimes(
+  records: tables.Records,
+  config: Config = tables.DEFAULTS,
+  *,
+  outcomes: pl.DataFrame | None = None,
+) -> pl.DataFrame:
+  """Labels every architecture unstable, learning or overfitting.
+
+  The probabilities are over seeds, with Wilson intervals: a seed is unstable
+  when it failed, overfitting when its validation loss rose, learning
+  otherwise. The label is METHOD.md's: it also calls unstable what varies too
+  much over seeds. `label_halved` and `label_doubled` use every threshold of
+  the label halved and doubled.
+
+  Args:
+    records: the tables.
+    config: thresholds; those used are columns of the result.
+    outcomes: what `outcomes.outcomes` returns, to save a pass over curves.
+
+  Returns:
+    One row per architecture, sorted by data set, family and params.
+  """
+  rows = _outcomes(records, config, outcomes)
+  frame = label(rows, config)
+  for name, factor in (("label_halved", 0.5), ("label_doubled", 2.0)):
+    other = scaled(config, factor)
+    moved = label(outcomes_lib.judged(rows, other), other)
+    frame = frame.join(
+      moved.select(*ARCHITECTURE, pl.col("label").alias(name)),
+      on=ARCHITECTURE,
+      how="left",
+      maintain_order="left",
+    )
+  for name in LABELS:
+    low, high = statistics.wilson(
+      frame[f"n_{name}"].to_numpy(),
+      frame["n_seeds"].to_numpy(),
+      config.confidence,
+    )
+    frame = frame.with_columns(
+      (pl.col(f"n_{name}") / pl.col("n_seeds")).alias(f"p_{name}"),
+      pl.Series(f"p_{name}_low", low),
+      pl.Series(f"p_{name}_high", high),
+    )
+  return tables.with_thresholds(
+    frame.drop(*(f"n_{name}" for name in LABELS)), config, *THRESHOLDS
+  )
+
+
+def label(rows: pl.DataFrame, config: Config) -> pl.DataFrame:
+  """Counts outcomes per architecture and applies the label's rule."""
+  over = pl.col("overfits").fill_null(False) & ~pl.col("failed")
+  frame = (
+    rows.group_by(ARCHITECTURE)
+    .agg(
+      n_seeds=pl.len(),
+      mean_accuracy=pl.col("val_accuracy").mean(),
+      sigma=pl.col("val_accuracy").std(),
+      mean_test_accuracy=pl.col("test_accuracy").mean(),
+      diverged=pl.col("diverged").sum(),
+      stuck=pl.col("stuck").sum(),
+      n_unstable=pl.col("failed").sum(),
+      n_overfitting=over.sum(),
+      without_curve=pl.col("overfits").is_null().sum()
+      - pl.col("diverged").sum(),
+    )
+    .sort("dataset", "family", "params", "architecture")
+    .with_columns(
+      n_learning=pl.col("n_seeds")
+      - pl.col("n_unstable")
+      - pl.col("n_overfitting"),
+      high_variance=pl.col("sigma").fill_null(0) > config.eps_sigma,
+    )
+  )
+  failed = pl.col("n_unstable") / pl.col("n_seeds") > config.max_failed
+  return frame.with_columns(
+    label=pl.when(failed | pl.col("high_variance"))
+    .then(pl.lit("unstable"))
+    .when(2 * pl.col("n_overfitting") > pl.col("n_seeds"))
+    .then(pl.lit("overfitting"))
+    .otherwise(pl.lit("learning"))
+  )
+
+
+def scaled(config: Config, factor: float) -> Config:
+  """Multiplies every threshold of the labels, keeping shares at most 1."""
+  names = THRESHOLDS[:-1]
+  changes = {
+    name: min(1.0, getattr(config, name) * factor)
+    if name != "overfit_rise"
+    else config.overfit_rise * factor
+    for name in names
+  }
+  return dataclasses.replace(config, **changes)
+
+
+def regime_boundaries(
+  records: tables.Records,
+  config: Config = tables.DEFAULTS,
+  *,
+  by: Sequence[str] = ("dataset", "family"),
+  outcomes: pl.DataFrame | None = None,
+) -> pl.DataFrame:
+  """Finds where along log P one regime gives way to the next.
+
+  A boundary is the size at which an architecture is as likely as not on its
+  far side: logistic in log P over the architectures' labels, with a
+  likelihood-ratio interval.
+
+  Args:
+    records: the tables.
+    config: thresholds.
+    by: groups, any of dataset, family, depth.
+    outcomes: as in `regimes`.
+
+  Returns:
+    The columns of `by`, boundary, p, p_low, p_high (null = open side),
+    n_architectures, status (bracketed, below grid, above grid).
+  """
+  labels = label(_outcomes(records, config, outcomes), config)
+  rows = []
+  for key, group in labels.group_by(by, maintain_order=True):
+    x = np.log10(group["params"].to_numpy())
+    stable = (group["label"] != "unstable").to_numpy()
+    over = (group["label"] == "overfitting").to_numpy()
+    for name, used, beyond in (
+      ("unstable|learning", np.full(len(x), True), stable),
+      ("learning|overfitting", stable, over),
+    ):
+      where, low, high = statistics.threshold(
+        x[used],
+        beyond[used].astype(float),
+        np.ones(used.sum()),
+        0.5,
+        config.confidence,
+      )
+      rows.append(
+        {
+          **dict(zip(by, key, strict=True)),
+          "boundary": name,
+          **located(where, low, high, x),
+          "n_architectures": int(used.sum()),
+        }
+      )
+  schema = {name: labels.schema[name] for name in by} | {
+    "boundary": pl.String,
+    **{name: pl.Float64 for name in ("p", "p_low", "p_high")},
+    "status": pl.String,
+    "n_architectures": pl.Int64,
+  }
+  return tables.with_thresholds(
+    pl.DataFrame(rows, schema=schema), config, *THRESHOLDS
+  )
+
+
+def located(where: float, low: float, high: float, x: np.ndarray) -> dict:
+  """Turns log10 positions into sizes, and says when the grid misses them."""
+  if not len(x) or np.isnan(where):
+    status = "no data"
+  elif where < x.min():
+    status = "below grid"
+  elif where > x.max():
+    status = "above grid"
+  else:
+    status = "bracketed"
+  return {
+    "p": 10**where if status == "bracketed" else None,
+    "p_low": 10**low if np.isfinite(low) and status != "no data" else None,
+    "p_high": 10**high if np.isfinite(high) and status != "no data" else None,
+    "status": status,
+  }
+
+
+def _outcomes(records, config, outcomes):
+  if outcomes is not None:
+    return outcomes
+  return outcomes_lib.outcomes(tables.one_recipe(records)[0], config)

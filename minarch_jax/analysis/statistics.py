@@ -1,0 +1,389 @@
+"""Statistics by scipy, each function named after what it estimates.
+
+Every function is vectorised over leading axes, deterministic, and quiet on
+degenerate input (one seed, zero variance): what cannot be said is nan.
+"""
+
+import hashlib
+import itertools
+import math
+from typing import Any
+
+import numpy as np
+from scipy import optimize, special, stats
+
+Array = np.ndarray
+
+
+def generator(*content: Any) -> np.random.Generator:
+  """Seeds a generator from the content it will resample, nothing else."""
+  digest = hashlib.sha256(repr(content).encode()).digest()
+  return np.random.default_rng(int.from_bytes(digest[:8], "big"))
+
+
+# --- proportions -------------------------------------------------------------
+
+
+def wilson(
+  hits: Array, trials: Array, confidence: float
+) -> tuple[Array, Array]:
+  """Wilson score interval of each proportion hits / trials.
+
+  Args:
+    hits: [...] successes.
+    trials: [...] trials; 0 gives nan.
+    confidence: level.
+
+  Returns:
+    low, high of the shape of `hits` (Wilson 1927; scipy's binomtest).
+  """
+  hits, trials = np.broadcast_arrays(np.asarray(hits), np.asarray(trials))
+  pairs, inverse = np.unique(
+    np.stack([hits.ravel(), trials.ravel()], 1), axis=0, return_inverse=True
+  )
+  bounds = np.full((len(pairs), 2), np.nan)
+  for i, (k, n) in enumerate(pairs):
+    if n > 0:
+      bounds[i] = stats.binomtest(int(k), int(n)).proportion_ci(
+        confidence, method="wilson"
+      )
+  bounds = bounds[inverse.ravel()].reshape(*hits.shape, 2)
+  return bounds[..., 0], bounds[..., 1]
+
+
+def chance_hits(trials: int, num_classes: int, level: float) -> int:
+  """Smallest number of hits that an exact one-sided binomial test calls
+  better than guessing 1 of `num_classes` (p-value below `level`)."""
+  critical = int(stats.binom.isf(level, trials, 1 / num_classes))
+  while stats.binom.sf(critical - 1, trials, 1 / num_classes) >= level:
+    critical += 1
+  return critical
+
+
+# --- means over seeds --------------------------------------------------------
+
+
+def mean_interval(
+  values: Array, confidence: float
+) -> tuple[Array, Array, Array, Array]:
+  """Student interval of the mean along the last axis; nan = missing.
+
+  Args:
+    values: [..., N].
+    confidence: level.
+
+  Returns:
+    mean, low, high, n, each [...]. One value has a mean and no interval.
+  """
+  n, mean, deviation = moments(values)
+  with np.errstate(invalid="ignore", divide="ignore"):
+    half = deviation / np.sqrt(n) * t_quantile(n - 1, (1 + confidence) / 2)
+  return mean, mean - half, mean + half, n
+
+
+def moments(values: Array) -> tuple[Array, Array, Array]:
+  """Count, mean and standard deviation (n - 1) along the last axis.
+
+  nan entries are missing; the deviation of fewer than two values is nan.
+  """
+  values = np.asarray(values, float)
+  present = ~np.isnan(values)
+  n = present.sum(-1)
+  with np.errstate(invalid="ignore", divide="ignore"):
+    mean = np.where(present, values, 0).sum(-1) / n
+    residual = np.where(present, values - mean[..., None], 0)
+    variance = (residual**2).sum(-1) / (n - 1)
+  return n, mean, np.sqrt(np.where(n > 1, variance, np.nan))
+
+
+def t_quantile(freedom: Array, level: float) -> Array:
+  """Quantile of Student's t; nan without degrees of freedom."""
+  freedom = np.asarray(freedom, float)
+  known, inverse = np.unique(freedom, return_inverse=True)
+  quantiles = stats.t.ppf(level, np.where(known > 0, known, np.nan))
+  return quantiles[inverse.ravel()].reshape(freedom.shape)
+
+
+def one_sided_p(
+  mean: Array, deviation: Array, n: Array, below: float
+) -> Array:
+  """p-value of the t-test of H0: mean >= `below` against mean < `below`.
+
+  Without variance the p-value is 0 or 1; with one value it is 1.
+  """
+  with np.errstate(invalid="ignore", divide="ignore"):
+    t = (mean - below) / (deviation / np.sqrt(n))
+    p = special.stdtr(np.maximum(n - 1, 1), t)
+  p = np.where(deviation == 0, np.where(mean < below, 0.0, 1.0), p)
+  return np.where(np.asarray(n) > 1, p, 1.0)
+
+
+def tost(
+  mean: Array, deviation: Array, n: Array, margin: float
+) -> Array:
+  """p-value of two one-sided t-tests that |mean| < `margin`.
+
+  Schuirmann (1987): the larger of the two one-sided p-values.
+  """
+  return np.maximum(
+    one_sided_p(mean, deviation, n, margin),
+    one_sided_p(-np.asarray(mean), deviation, n, margin),
+  )
+
+
+def two_sided_p(mean: Array, deviation: Array, n: Array) -> Array:
+  """p-value of the t-test of H0: mean = 0."""
+  lower = one_sided_p(mean, deviation, n, 0.0)
+  upper = one_sided_p(-np.asarray(mean), deviation, n, 0.0)
+  both_equal = (deviation == 0) & (np.asarray(mean) == 0)
+  p = np.where(both_equal, 1.0, 2 * np.minimum(lower, upper))
+  return np.minimum(p, 1.0)
+
+
+def adjusted(p: Array) -> Array:
+  """Benjamini-Hochberg adjusted p-values (scipy's false_discovery_control)."""
+  p = np.asarray(p, float)
+  known = ~np.isnan(p)
+  result = np.full(p.shape, np.nan)
+  if known.any():
+    result[known] = stats.false_discovery_control(p[known])
+  return result
+
+
+# --- resampling --------------------------------------------------------------
+
+
+def resamples(
+  n: int, num: int, rng: np.random.Generator
+) -> tuple[Array, Array]:
+  """Bootstrap counts of n seeds and the probability of each row.
+
+  All multisets, exactly, when there are no more than `num` of them (n <= 7 at
+  2,000), so that small studies carry no Monte Carlo error; else `num` draws.
+
+  Returns:
+    counts [B, n] that sum to n, probabilities [B] that sum to 1.
+  """
+  if math.comb(2 * n - 1, n) > num:
+    counts = rng.multinomial(n, np.full(n, 1 / n), size=num)
+    return counts.astype(float), np.full(num, 1 / num)
+  bars = np.array(list(itertools.combinations(range(2 * n - 1), n - 1)), int)
+  bars = bars.reshape(-1, n - 1)
+  edges = np.pad(bars, ((0, 0), (1, 1)), constant_values=-1)
+  edges[:, -1] = 2 * n - 1
+  counts = np.diff(edges, axis=1) - 1
+  log_p = (
+    special.gammaln(n + 1)
+    - special.gammaln(counts + 1).sum(1)
+    - n * np.log(n)
+  )
+  return counts.astype(float), np.exp(log_p)
+
+
+def student_factor(n: Array, confidence: float) -> Array:
+  """How much wider Student's interval of a mean of n is than the bootstrap's.
+
+  Multiplying bootstrap deviations by it repairs the known narrowness of
+  percentile intervals for few values (Hesterberg 2015, section 3.1).
+  """
+  n = np.asarray(n, float)
+  level = (1 + confidence) / 2
+  with np.errstate(invalid="ignore", divide="ignore"):
+    return (
+      np.sqrt(n / (n - 1)) * t_quantile(n - 1, level) / stats.norm.ppf(level)
+    )
+
+
+def quantile(values: Array, probabilities: Array, level: float) -> Array:
+  """Weighted quantile along the last axis: an observed value, inf allowed."""
+  order = np.argsort(values, axis=-1, kind="stable")
+  cumulative = np.cumsum(probabilities[order], axis=-1)
+  reached = cumulative >= level * cumulative[..., -1:] - 1e-12
+  index = np.argmax(reached, axis=-1)[..., None]
+  position = np.take_along_axis(order, index, -1)
+  return np.take_along_axis(values, position, -1)[..., 0]
+
+
+def within(low: Array, high: Array, rng: np.random.Generator) -> Array:
+  """Spreads each replicate evenly over its bracket [low, high].
+
+  A grid says that a boundary lies between two of its points, not where. An
+  open bracket stays infinite on its open side.
+  """
+  shares = (np.arange(low.shape[-1]) + 0.5) / low.shape[-1]
+  shares = rng.permuted(np.broadcast_to(shares, low.shape), axis=-1)
+  closed = np.isfinite(low) & np.isfinite(high)
+  span = np.where(closed, high, 0) - np.where(closed, low, 0)
+  inside = np.where(closed, low, 0) + shares * span
+  return np.where(closed, inside, np.where(np.isfinite(low), high, low))
+
+
+# --- monotone curves ---------------------------------------------------------
+
+
+def isotonic(rows: Array, weights: Array, increasing: bool = True) -> Array:
+  """Isotonic regression of every row, in one call of scipy.
+
+  Rows are separated by an offset larger than their range, which keeps their
+  solutions apart: pooling never crosses a jump in the right direction.
+
+  Args:
+    rows: [B, A], finite.
+    weights: broadcastable to rows, positive.
+    increasing: direction.
+  """
+  rows = np.asarray(rows, float)
+  if rows.size == 0:
+    return rows
+  step = 2 * (rows.max() - rows.min()) + 1.0
+  offsets = np.arange(len(rows))[:, None] * (step if increasing else -step)
+  fit = optimize.isotonic_regression(
+    (rows + offsets).ravel(),
+    weights=np.broadcast_to(weights, rows.shape).ravel(),
+    increasing=increasing,
+  )
+  return fit.x.reshape(rows.shape) - offsets
+
+
+def threshold(
+  x: Array, successes: Array, trials: Array, level: float, confidence: float
+) -> tuple[float, float, float]:
+  """Where a logistic curve in x reaches `level`, by maximum likelihood.
+
+  The likelihood is tabulated over (position, width of the 5-95 % rise): exact
+  profiles, no iteration that separated data could send astray. The interval
+  is the likelihood-ratio one; a bootstrap of separated data would have no
+  width at all.
+
+  Args:
+    x: [A] abscissae.
+    successes, trials: [A] counts.
+    level: probability looked for.
+    confidence: level of the interval.
+
+  Returns:
+    estimate, low, high; -inf or inf where the data leave a side open.
+  """
+  used = trials > 0
+  x, k, n = _binned(x[used], successes[used], trials[used])
+  if not len(x):
+    return math.nan, -math.inf, math.inf
+  span = max(np.ptp(x), 1.0)
+  positions = np.linspace(x.min() - span, x.max() + span, 601)
+  widths = np.geomspace(0.01, 4.0, 41) * span
+  slopes = 2 * special.logit(0.95) / widths
+  eta = special.logit(level) + (
+    slopes[None, :, None] * (x - positions[:, None, None])
+  )
+  likelihood = -(np.logaddexp(0, -eta) @ k + np.logaddexp(0, eta) @ (n - k))
+  profile = likelihood.max(1)
+  inside = np.flatnonzero(
+    profile >= profile.max() - stats.chi2.ppf(confidence, 1) / 2
+  )
+  best = positions[profile >= profile.max() - 1e-6].mean()
+  low = positions[inside[0]] if inside[0] > 0 else -math.inf
+  high = positions[inside[-1]] if inside[-1] < 600 else math.inf
+  if k.sum() in (0, n.sum()):
+    best = math.inf if k.sum() == 0 else -math.inf
+  return float(best), float(low), float(high)
+
+
+_MAX_POINTS = 200
+
+
+def _binned(x: Array, k: Array, n: Array) -> tuple[Array, Array, Array]:
+  if len(x) <= _MAX_POINTS:
+    return x, k, n
+  edges = np.linspace(x.min(), x.max(), _MAX_POINTS + 1)
+  bins = np.clip(np.digitize(x, edges) - 1, 0, _MAX_POINTS - 1)
+  counts = np.bincount(bins, n, _MAX_POINTS)
+  used = counts > 0
+  middle = np.bincount(bins, n * x, _MAX_POINTS)[used] / counts[used]
+  return middle, np.bincount(bins, k, _MAX_POINTS)[used], counts[used]
+
+
+# --- association -------------------------------------------------------------
+
+
+def correlation(x: Array, y: Array) -> Array:
+  """Pearson correlation along the last axis; 0 where a side is constant."""
+  x = x - x.mean(-1, keepdims=True)
+  y = y - y.mean(-1, keepdims=True)
+  scale = np.sqrt((x**2).sum(-1) * (y**2).sum(-1))
+  return (x * y).sum(-1) / np.where(scale > 0, scale, np.inf)
+
+
+def rank_residuals(y: Array, control: Array) -> Array:
+  """Ranks of y freed of their linear dependence on the ranks of `control`.
+
+  The correlation of two such residuals is Spearman's partial correlation.
+  """
+  ranks = stats.rankdata(y) - (len(y) + 1) / 2
+  other = stats.rankdata(control) - (len(y) + 1) / 2
+  slope = (ranks @ other) / max(other @ other, 1e-300)
+  return (ranks - slope * other) / len(y)
+
+
+def bca(
+  samples: tuple[Array, ...],
+  statistic: Any,
+  confidence: float,
+  num: int,
+  rng: np.random.Generator,
+) -> tuple[float, float, float]:
+  """BCa bootstrap interval (Efron 1987) of a statistic of paired samples.
+
+  Args:
+    samples: arrays [N] resampled together.
+    statistic: maps (*samples, axis) to values, vectorised.
+    confidence: level.
+    num: resamples.
+    rng: generator.
+
+  Returns:
+    estimate, low, high; nan bounds for fewer than 4 rows; the estimate itself
+    as both bounds where no resample differs.
+  """
+  n = len(samples[0])
+  estimate = float(statistic(*samples, axis=-1)) if n else math.nan
+  if n < 4:
+    return estimate, math.nan, math.nan
+  leave_out = ~np.eye(n, dtype=bool)
+  index = np.broadcast_to(np.arange(n), (n, n))[leave_out].reshape(n, n - 1)
+  jackknife = statistic(*(s[index] for s in samples), axis=-1)
+  if np.ptp(jackknife) < 1e-12:
+    return estimate, estimate, estimate
+  interval = stats.bootstrap(
+    samples,
+    statistic,
+    paired=True,
+    vectorized=True,
+    n_resamples=num,
+    batch=max(1, 2_000_000 // n),
+    confidence_level=confidence,
+    method="BCa",
+    rng=rng,
+  ).confidence_interval
+  return estimate, float(interval.low), float(interval.high)
+
+
+def theil_sen(
+  x: Array, y: Array, confidence: float
+) -> tuple[float, float, float]:
+  """Median pairwise slope and its interval (Sen 1968), by scipy.
+
+  Returns:
+    slope, low, high; nan bounds for fewer than 4 points, nan for fewer than 2
+    distinct x. More than 2,000 points are thinned evenly along x.
+  """
+  if len(np.unique(x)) < 2:
+    return math.nan, math.nan, math.nan
+  if len(x) > 2000:
+    chosen = np.argsort(x, kind="stable")[
+      np.linspace(0, len(x) - 1, 2000).astype(int)
+    ]
+    x, y = x[chosen], y[chosen]
+  fit = stats.theilslopes(y, x, alpha=confidence)
+  if len(x) < 4:
+    return float(fit.slope), math.nan, math.nan
+  return float(fit.slope), float(fit.low_slope), float(fit.high_slope)
