@@ -70,17 +70,24 @@ class TrainState(NamedTuple):
 
 @flax.struct.dataclass
 class QTensor:
-  """A quantized array: (values - zero_point) * scale ~ the original.
+  """A quantized array: (decode(values) - zero_point) * scale ~ the original.
+
+  For integer formats `decode` is the number itself; a table format such as
+  NF4 looks it up, so `quantization.dequantize` is the way back for all. The
+  law: inside the calibrated range the error is at most scale * gap / 2, with
+  gap = 1 for integers; a number outside becomes the nearest end. Under
+  symmetric formats 0 is exactly 0.
 
   Attributes:
-    values: integer codes (int8 storage for up to 8 bits, or the format's own
-      narrow float type), the shape of the original.
-    scale: float32, broadcastable to `values`.
-    zero_point: int8 codes of the real number 0, broadcastable to `values`, or
-      None for symmetric schemes, where code 0 is exactly 0.
-    bits: bits per stored value.
-    layout: how `values` and `scale` map to the original array; owned by the
-      quantization package.
+    values: codes, the shape of the original: int8 for formats of up to 8
+      bits, or the format's own narrow float type.
+    scale: float32, broadcastable to `values` (per tensor, per channel);
+      [groups, outputs...] for groups; None for unscaled float formats.
+    zero_point: int8 code of the real number 0, shaped like `scale`; None for
+      symmetric formats.
+    bits: bits per stored value, static.
+    layout: static `quantization.tensors.Coding`: the format's name and which
+      entries share a scale.
   """
 
   values: Any

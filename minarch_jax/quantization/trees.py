@@ -1,0 +1,200 @@
+"""Quantization of a parameter tree: which leaves, with which bits each.
+
+All functions are for ONE tree; `jax.vmap` maps them over seeds and members.
+"""
+
+from collections.abc import Callable, Mapping
+import difflib
+from typing import Any
+
+import jax
+import jax.core
+import jax.numpy as jnp
+
+from minarch_jax import types
+from minarch_jax.quantization import calibration as calibrations
+from minarch_jax.quantization import formats, layouts, tensors
+
+Path = tuple[str, ...]
+Choose = Callable[[Path], bool]  # whether the leaf at a path is quantized
+# One width or format for all leaves, or one for each "path/to/leaf".
+TreeBits = formats.Bits | Mapping[str, formats.Bits]
+
+
+def is_weight(path: Path) -> bool:
+  """Chooses kernels and embeddings, and leaves biases and norms alone."""
+  return path[-1] in ("kernel", "embedding")
+
+
+def _names(keys: tuple) -> Path:
+  return tuple(str(getattr(key, "key", key)) for key in keys)
+
+
+def is_qtensor(leaf: Any) -> bool:
+  return isinstance(leaf, types.QTensor)
+
+
+def leaves_with_names(tree: types.Params) -> list[tuple[str, Any]]:
+  """Lists ("path/to/leaf", leaf); a QTensor is one leaf."""
+  found, _ = jax.tree.flatten_with_path(tree, is_leaf=is_qtensor)
+  return [("/".join(_names(keys)), leaf) for keys, leaf in found]
+
+
+def weight_names(params: types.Params, choose: Choose = is_weight) -> list[str]:
+  """Lists the leaves that quantization touches, as "path/to/leaf"."""
+  names = [name for name, _ in leaves_with_names(params)]
+  return [name for name in names if choose(tuple(name.split("/")))]
+
+
+def bits_by_leaf(
+  params: types.Params, bits: TreeBits, choose: Choose = is_weight
+) -> dict[str, formats.Bits]:
+  """Gives each quantized leaf its width or format.
+
+  Raises:
+    ValueError: a mapping that names other leaves than the quantized ones, or
+      a width that is none.
+  """
+  names = weight_names(params, choose)
+  if not isinstance(bits, Mapping):
+    bits = dict.fromkeys(names, bits)
+  for name in bits:
+    if name not in names:
+      near = difflib.get_close_matches(name, names, 1)
+      hint = f"; did you mean {near[0]!r}?" if near else ""
+      raise ValueError(
+        f"bits name {name!r}, which is not a quantized leaf; they are "
+        f"{', '.join(names)}{hint}"
+      )
+  for name in names:
+    if name not in bits:
+      raise ValueError(
+        f"bits give no width to {name}; name it (32 = as trained)"
+      )
+  return {
+    name: value if isinstance(value, jax.Array) else formats.name_of(value)
+    for name, value in bits.items()
+  }
+
+
+def _check(name: str, leaf: types.Array) -> None:
+  if not jnp.issubdtype(leaf.dtype, jnp.floating):
+    raise ValueError(
+      f"{name}: cannot quantize {leaf.dtype} values; pass float parameters "
+      "(was the tree quantized before?)"
+    )
+  known = not isinstance(leaf, jax.core.Tracer)
+  if known and not bool(jnp.all(jnp.isfinite(leaf))):
+    raise ValueError(
+      f"{name}: weights are NaN or infinite; leave diverged networks out"
+    )
+
+
+def _map(change, params, bits, granularity, within, choose):
+  """Applies change(leaf, bits, layout, within) to each quantized leaf."""
+  by_leaf = bits_by_leaf(params, bits, choose)
+  if within is None:
+    masks = [None] * len(jax.tree.leaves(params))
+  else:
+    _check_same_structure(params, within)
+    masks = jax.tree.leaves(within)
+  found, treedef = jax.tree.flatten_with_path(params)
+  changed = []
+  for (keys, leaf), mask in zip(found, masks, strict=True):
+    path = _names(keys)
+    name = "/".join(path)
+    if name in by_leaf:
+      _check(name, leaf)
+      layout = layouts.make_layout(granularity, path, leaf.shape)
+      leaf = change(leaf, by_leaf[name], layout, mask)
+    changed.append(leaf)
+  return jax.tree.unflatten(treedef, changed)
+
+
+def _check_same_structure(params, within) -> None:
+  expected, given = jax.tree.structure(params), jax.tree.structure(within)
+  if expected != given:
+    raise ValueError(
+      f"within has the structure {given}, the parameters have {expected}; "
+      "give one mask (or the scalar 1) for each leaf"
+    )
+
+
+def quantize(
+  params: types.Params,
+  bits: TreeBits,
+  granularity: str = "channel",
+  *,
+  calibration: str | calibrations.Calibration | None = None,
+  within: types.Masks | None = None,
+  choose: Choose = is_weight,
+) -> types.Params:
+  """Replaces the weights of a parameter tree by QTensors.
+
+  Symmetric integers by default: scale = max|w| / (2**(bits-1) - 1), codes
+  within +-(2**(bits-1) - 1), and a weight of exactly 0 stays exactly 0.
+
+  Args:
+    params: one network's parameters.
+    bits: 32 (as trained: leaves stay float), 8, 6, 5, 4, 3, 2, 1, a name of
+      FORMATS such as "nf4" or "uint4", or a mapping from "path/to/leaf" to
+      one of these.
+    granularity: "tensor", "channel" or "group:G": what shares a scale.
+    calibration: a name of CALIBRATIONS or a function; None = the format's
+      own (absolute maximum; mean magnitude for binary and ternary).
+    within: for a network padded inside a wider parent, masks of the entries
+      that exist, the structure of params. Only "percentile" and "kl" need
+      them: to the others, and to all scales by absolute maximum, a padded 0
+      is no number at all.
+    choose: which paths are weights; kernels and embeddings by default.
+
+  Returns:
+    The tree with QTensor leaves.
+
+  Raises:
+    ValueError: unknown bits, granularity or calibration; a group larger than
+      the inputs; an empty, integer, NaN or infinite weight (values are seen
+      outside jit only); masks of another structure.
+  """
+
+  def change(leaf, name, layout, mask):
+    if name == "float32":
+      return leaf
+    return tensors.quantize_tensor(
+      leaf, name, layout, calibration=calibration, within=mask
+    )
+
+  return _map(change, params, bits, granularity, within, choose)
+
+
+def dequantize(params: types.Params) -> types.Params:
+  """Replaces QTensors by the float32 numbers they stand for."""
+  return jax.tree.map(
+    lambda leaf: tensors.dequantize_tensor(leaf) if is_qtensor(leaf) else leaf,
+    params,
+    is_leaf=is_qtensor,
+  )
+
+
+def fake_quantize(
+  params: types.Params,
+  bits: TreeBits,
+  granularity: str = "channel",
+  *,
+  calibration: str | calibrations.Calibration | None = None,
+  within: types.Masks | None = None,
+  choose: Choose = is_weight,
+) -> types.Params:
+  """Rounds weights to what `dequantize(quantize(...))` gives, bit for bit.
+
+  Takes the arguments of `quantize`; besides, `bits` may be a traced integer
+  (2 to 8, or 32 for the identity), so that one compiled program serves a grid
+  of widths.
+  """
+
+  def change(leaf, name, layout, mask):
+    return tensors.fake_quantize_tensor(
+      leaf, name, layout, calibration=calibration, within=mask
+    )
+
+  return _map(change, params, bits, granularity, within, choose)
