@@ -36,7 +36,8 @@ def fetch(key: str, build: Callable[[], sources.Raw]) -> sources.Raw:
   if os.path.isdir(entry):
     try:
       return _read(entry)
-    except (OSError, ValueError, EOFError) as error:
+    except Exception as error:
+      # A damaged header ends in whatever numpy's parser happens to raise.
       logging.warning("cache entry %s is built again: %s", entry, error)
   images = build()
   try:

@@ -138,8 +138,7 @@ def inspect(name: str, data_dir: str | None) -> Prepared:
   about, features = (
     _json(path / file) for file in ("dataset_info.json", "features.json")
   )
-  formats = {about.get("fileFormat"), *about.get("alternativeFileFormats", ())}
-  if "array_record" not in formats:
+  if "array_record" not in formats(path):
     raise config.ConfigError(
       f"--dataset={name}: {path} is stored as {about.get('fileFormat')}, which "
       "cannot be read without TensorFlow; convert it to array_record with: "
@@ -176,6 +175,12 @@ def _test_note(name: str, test: str) -> str:
   return "there is no official test split: a fixed stratified 20 % of train"
 
 
+def formats(path: epath.Path) -> set[str]:
+  """Names the file formats a prepared directory is stored in."""
+  about = _json(path / "dataset_info.json")
+  return {about.get("fileFormat"), *about.get("alternativeFileFormats", ())}
+
+
 def _json(path: epath.Path) -> Any:
   try:
     return json.loads(path.read_text())
@@ -198,14 +203,13 @@ def _features(
   supervised = [item.get("featureKey") for item in pair]
   chosen = []
   for kind in ("image", "classLabel"):
-    keys = [key for key, feature in tree.items() if kind in feature]
-    if len(keys) > 1:
-      keys = [key for key in keys if key in supervised]
+    found = [key for key, feature in tree.items() if kind in feature]
+    keys = [key for key in found if len(found) == 1 or key in supervised]
     if len(keys) != 1:
       raise config.ConfigError(
         f"--dataset={name}: expected one {kind} feature among "
-        f"{', '.join(tree) or 'none'}, found {len(keys)}: not a set for image "
-        "classification"
+        f"{', '.join(tree) or 'none'}, found {', '.join(found) or 'none'}: not "
+        "a set for image classification"
       )
     chosen.append(keys[0])
   image, label = tree[chosen[0]]["image"], tree[chosen[1]]["classLabel"]

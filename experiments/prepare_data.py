@@ -1,0 +1,44 @@
+"""Prepares a TFDS image set for first use and decodes its images.
+
+  python -m experiments.prepare_data --dataset=mnist --data_dir=data
+
+Generating a set needs TensorFlow, once: pip install -e '.[prepare]'. Reading it
+afterwards does not.
+"""
+
+import sys
+
+from absl import app
+
+from minarch_jax import config, data
+from minarch_jax.data import preparation
+
+config.define_flags("dataset", "data_dir", "validation_fraction", "split_seed")
+
+
+def main(argv):
+  del argv
+  try:
+    settings = config.from_flags()
+    preparation.prepare(settings.dataset, settings.data_dir)
+    dataset = data.load(
+      settings.dataset,
+      settings.data_dir,
+      validation_fraction=settings.validation_fraction,
+      split_seed=settings.split_seed,
+    )
+  except (ValueError, OSError) as error:
+    sys.exit(str(error))
+  height, width, channels = dataset.input_shape
+  print(
+    f"{dataset.name}: {height}x{width}x{channels}, {dataset.num_classes} "
+    f"classes, fingerprint {dataset.fingerprint}"
+  )
+  for split in ("train", "validation", "test"):
+    print(f"{split:>12}: {len(getattr(dataset, split).y):,} images")
+  if dataset.test_note:
+    print(f"{'':>12}  test: {dataset.test_note}")
+
+
+if __name__ == "__main__":
+  app.run(main)
