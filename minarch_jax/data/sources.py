@@ -57,7 +57,7 @@ def digest(*arrays: np.ndarray) -> str:
   state = hashlib.sha256()
   for array in arrays:
     state.update(f"{array.dtype.str}{array.shape}".encode())
-    state.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+    state.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
   return state.hexdigest()
 
 
