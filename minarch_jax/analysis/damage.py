@@ -30,14 +30,16 @@ def paired_damage(
   rows = records.compression.filter(pl.col("control") == "")
   if not by:
     first = "oneshot"
-    rows = rows.filter((pl.col("sparsity") == 0) & (pl.col("schedule") == first))
+    rows = rows.filter(
+      (pl.col("sparsity") == 0) & (pl.col("schedule") == first)
+    )
   rows = rows.join(
     pruning.learned(records, config), on=tables.NETWORK, how="inner"
   )
   whole = (pl.col("bits") == 32) & (pl.col("activation_bits") == 32)
   keys = ("run_id", *ARCHITECTURE, "seed", *by)
-  dense = rows.filter(whole).group_by(keys).agg(
-    dense=pl.col("val_accuracy").mean()
+  dense = (
+    rows.filter(whole).group_by(keys).agg(dense=pl.col("val_accuracy").mean())
   )
   return (
     rows.filter(~whole)

@@ -5,8 +5,8 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 
-from minarch_jax.analysis import outcomes as outcomes_lib
-from minarch_jax.analysis import regimes, statistics, tables
+from minarch_jax.analysis import judgement, statistics, tables
+from minarch_jax.analysis import labels as labels_lib
 from minarch_jax.config import Config
 
 Array = np.ndarray
@@ -95,7 +95,7 @@ def minimal_parameters(
     largest size that is not good enough.
   """
   if outcomes is None:
-    outcomes = outcomes_lib.outcomes(tables.one_recipe(records)[0], config)
+    outcomes = judgement.outcomes(tables.one_recipe(records)[0], config)
   rows = [
     {
       "dataset": dataset,
@@ -183,7 +183,7 @@ def p_at(
   if not 0 < target <= 1:
     raise ValueError(f"target accuracy {target} is not in (0, 1]")
   if outcomes is None:
-    outcomes = outcomes_lib.outcomes(tables.one_recipe(records)[0], config)
+    outcomes = judgement.outcomes(tables.one_recipe(records)[0], config)
   rows = []
   for (dataset, family), group in outcomes.sort("dataset", "family").group_by(
     "dataset", "family", maintain_order=True
@@ -250,9 +250,7 @@ def judge(
   P_min's two conditions hold and the plateau is above chance at all.
   """
   starts = np.unique(family.classes, return_index=True)[1]
-  size = np.log10(
-    family.params[best_of_class(family, means[0])].astype(float)
-  )
+  size = np.log10(family.params[best_of_class(family, means[0])].astype(float))
   best = np.maximum.reduceat(means, starts, axis=1)
   known = ~np.isnan(variances)
   winner = means >= np.repeat(best, np.diff([*starts, means.shape[1]]), 1)
@@ -318,7 +316,10 @@ def replicates(family: Grid, config: Config, target: float | None) -> Fit:
   size_of = np.log10(family.params[point].astype(float))
   return Fit(
     size_of,
-    *(np.concatenate(column) for column in zip(*(p[1:] for p in parts))),
+    *(
+      np.concatenate(column)
+      for column in zip(*(p[1:] for p in parts), strict=True)
+    ),
   )
 
 
@@ -338,9 +339,7 @@ def shape_residuals(family: Grid, mean: Array, config: Config) -> Array:
     return zero
   centred = family.accuracy[top] - mean[top][:, None]
   with np.errstate(invalid="ignore"):
-    common = np.nan_to_num(
-      np.nansum(centred, 0) / (~np.isnan(centred)).sum(0)
-    )
+    common = np.nan_to_num(np.nansum(centred, 0) / (~np.isnan(centred)).sum(0))
   count = (~np.isnan(centred)).sum()
   own = np.nansum((centred - common) ** 2)
   seeds = count / top.sum()
@@ -358,7 +357,7 @@ def p_learn(rows: pl.DataFrame, config: Config) -> dict:
     .sort("params")
   )
   x = np.log10(counts["params"].to_numpy())
-  where = regimes.located(
+  where = labels_lib.located(
     *statistics.threshold(
       x,
       counts["learned"].to_numpy().astype(float),

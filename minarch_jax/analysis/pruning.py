@@ -5,8 +5,7 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 
-from minarch_jax.analysis import outcomes as outcomes_lib
-from minarch_jax.analysis import statistics, tables
+from minarch_jax.analysis import judgement, statistics, tables
 from minarch_jax.config import Config
 
 Array = np.ndarray
@@ -69,7 +68,9 @@ def pruning_phases(
   """
   drops = pruning_drops(records, config, control=control)
   columns = {name: [] for name in _COLUMNS}
-  size = max(1, 2_000_000 // max(1, drops.drop[0].size if len(drops.drop) else 1))
+  size = max(
+    1, 2_000_000 // max(1, drops.drop[0].size if len(drops.drop) else 1)
+  )
   size = max(1, size // 128)
   for begin in range(0, len(drops.drop), size):
     part = slice(begin, begin + size)
@@ -111,12 +112,16 @@ _COLUMNS = (
 
 def learned(records: tables.Records, config: Config) -> pl.DataFrame:
   """The networks that did not fail: keys, chance and label-free facts."""
-  return outcomes_lib.judged(
-    records.networks.with_columns(
-      rise=pl.lit(None, pl.Float64), falls=pl.lit(None, pl.Boolean)
-    ),
-    config,
-  ).filter(~pl.col("failed")).select(*tables.NETWORK, "chance")
+  return (
+    judgement.judged(
+      records.networks.with_columns(
+        rise=pl.lit(None, pl.Float64), falls=pl.lit(None, pl.Boolean)
+      ),
+      config,
+    )
+    .filter(~pl.col("failed"))
+    .select(*tables.NETWORK, "chance")
+  )
 
 
 def pruning_drops(
@@ -148,12 +153,16 @@ def pruning_drops(
   )
   groups, seeds, reference = tables.seed_matrix(rows, GROUP, "dense")
   cells = rows.with_columns(drop=pl.col("dense") - pl.col("val_accuracy"))
-  index = cells.select(GROUP).join(
-    groups.with_row_index("_group"),
-    on=GROUP,
-    how="left",
-    maintain_order="left",
-  )["_group"].to_numpy()
+  index = (
+    cells.select(GROUP)
+    .join(
+      groups.with_row_index("_group"),
+      on=GROUP,
+      how="left",
+      maintain_order="left",
+    )["_group"]
+    .to_numpy()
+  )
   drop = np.full((*reference.shape, len(sparsities)), np.nan)
   drop[
     index,
@@ -195,9 +204,7 @@ def phases(
   margin = np.full(mean.shape[:1], config.free_margin)
   last, after = bracket(sparsities, mean <= margin[:, None] + 1e-9, n > 0)
   lost = config.collapse_share * level.mean(1)
-  alive, collapse = bracket(
-    sparsities, mean <= lost[:, None] + 1e-9, n > 0
-  )
+  alive, collapse = bracket(sparsities, mean <= lost[:, None] + 1e-9, n > 0)
   del alive
   result = {
     "n_seeds": seeds,
@@ -306,8 +313,8 @@ def redundancy_by_depth(
     phases = pruning_phases(records, config)
   by = ("dataset", "family", "depth", *SETTING)
   rows = []
-  for key, group in phases.drop_nulls("redundancy").sort(by).group_by(
-    by, maintain_order=True
+  for key, group in (
+    phases.drop_nulls("redundancy").sort(by).group_by(by, maintain_order=True)
   ):
     mean, low, high, n = statistics.mean_interval(
       group["redundancy"].to_numpy(), config.confidence

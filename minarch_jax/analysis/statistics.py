@@ -25,7 +25,7 @@ def generator(*content: Any) -> np.random.Generator:
 
 
 def wilson(
-  hits: Array, trials: Array, confidence: float
+  hits: Array | int, trials: Array | int, confidence: float
 ) -> tuple[Array, Array]:
   """Wilson score interval of each proportion hits / trials.
 
@@ -104,9 +104,7 @@ def t_quantile(freedom: Array, level: float) -> Array:
   return quantiles[inverse.ravel()].reshape(freedom.shape)
 
 
-def one_sided_p(
-  mean: Array, deviation: Array, n: Array, below: float
-) -> Array:
+def one_sided_p(mean: Array, deviation: Array, n: Array, below: float) -> Array:
   """p-value of the t-test of H0: mean >= `below` against mean < `below`.
 
   Without variance the p-value is 0 or 1; with one value it is 1.
@@ -118,9 +116,7 @@ def one_sided_p(
   return np.where(np.asarray(n) > 1, p, 1.0)
 
 
-def tost(
-  mean: Array, deviation: Array, n: Array, margin: float
-) -> Array:
+def tost(mean: Array, deviation: Array, n: Array, margin: float) -> Array:
   """p-value of two one-sided t-tests that |mean| < `margin`.
 
   Schuirmann (1987): the larger of the two one-sided p-values.
@@ -173,9 +169,7 @@ def resamples(
   edges[:, -1] = 2 * n - 1
   counts = np.diff(edges, axis=1) - 1
   log_p = (
-    special.gammaln(n + 1)
-    - special.gammaln(counts + 1).sum(1)
-    - n * np.log(n)
+    special.gammaln(n + 1) - special.gammaln(counts + 1).sum(1) - n * np.log(n)
   )
   return counts.astype(float), np.exp(log_p)
 
@@ -221,7 +215,9 @@ def within(low: Array, high: Array, rng: np.random.Generator) -> Array:
 # --- monotone curves ---------------------------------------------------------
 
 
-def isotonic(rows: Array, weights: Array, increasing: bool = True) -> Array:
+def isotonic(
+  rows: Array, weights: Array | float, increasing: bool = True
+) -> Array:
   """Isotonic regression of every row, in one call of scipy.
 
   Rows are separated by an offset larger than their range, which keeps their
@@ -383,7 +379,7 @@ def theil_sen(
       np.linspace(0, len(x) - 1, 2000).astype(int)
     ]
     x, y = x[chosen], y[chosen]
-  fit = stats.theilslopes(y, x, alpha=confidence)
+  fit: Any = stats.theilslopes(y, x, alpha=confidence)
   if len(x) < 4:
     return float(fit.slope), math.nan, math.nan
   return float(fit.slope), float(fit.low_slope), float(fit.high_slope)

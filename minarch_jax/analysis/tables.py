@@ -38,7 +38,9 @@ def one_recipe(records: Records) -> tuple[Records, list[str]]:
     if (others := len(counts.filter(dataset=row["dataset"])) - 1)
   ]
   run_ids = kept["run_id"].implode()
-  return Records(*(t.filter(pl.col("run_id").is_in(run_ids)) for t in records)), notes
+  return Records(
+    *(t.filter(pl.col("run_id").is_in(run_ids)) for t in records)
+  ), notes
 
 
 def with_thresholds(
@@ -63,7 +65,9 @@ def curve_matrices(
   starts = _run_starts(curves)
   if starts is None:
     curves = curves.sort(*NETWORK, "epoch")
-    starts = _run_starts(curves, checked=False)
+    starts = _run_starts(curves)
+  if starts is None:
+    raise ValueError("two curve rows share one network and epoch")
   lengths = np.diff(np.append(starts, len(curves)))
   keys = curves.select(NETWORK)
   for epochs in np.unique(lengths):
@@ -75,30 +79,27 @@ def curve_matrices(
       part = curves.select(columns)[index]
       yield (
         keys[rows],
-        {
-          name: part[name].to_numpy().reshape(-1, epochs) for name in columns
-        },
+        {name: part[name].to_numpy().reshape(-1, epochs) for name in columns},
       )
 
 
-def _run_starts(
-  curves: pl.DataFrame, checked: bool = True
-) -> np.ndarray | None:
+def _run_starts(curves: pl.DataFrame) -> np.ndarray | None:
   """First row of each network; None when the rows are not in order."""
   change = pl.any_horizontal(
     pl.col(name).ne_missing(pl.col(name).shift()) for name in NETWORK
   )
-  marked = curves.lazy().select(
-    new=change, later=pl.col("epoch") > pl.col("epoch").shift()
-  ).collect()
+  marked = (
+    curves.lazy()
+    .select(new=change, later=pl.col("epoch") > pl.col("epoch").shift())
+    .collect()
+  )
   new = marked["new"].to_numpy().copy()
   new[0] = True
   starts = np.flatnonzero(new)
-  if checked:
-    ordered = (marked["later"].fill_null(True).to_numpy() | new).all()
-    heads = curves.select(NETWORK)[starts]
-    if not ordered or len(heads.unique()) < len(heads):
-      return None
+  ordered = (marked["later"].fill_null(True).to_numpy() | new).all()
+  heads = curves.select(NETWORK)[starts]
+  if not ordered or len(heads.unique()) < len(heads):
+    return None
   return starts
 
 

@@ -28,9 +28,7 @@ def outcomes(records: tables.Records, config: Config) -> pl.DataFrame:
 
 def chance_thresholds(networks: pl.DataFrame, config: Config) -> pl.DataFrame:
   """Per data set: chance (1 / C) and the least accuracy above it."""
-  sets = networks.select(
-    "dataset", "num_classes", "num_validation"
-  ).unique()
+  sets = networks.select("dataset", "num_classes", "num_validation").unique()
   floors = [
     max(
       statistics.chance_hits(images, classes, config.chance_level) / images,
@@ -89,7 +87,5 @@ def _empty_rises(curves: pl.DataFrame) -> pl.DataFrame:
   return (
     curves.clear()
     .select(tables.NETWORK)
-    .with_columns(
-      rise=pl.lit(None, pl.Float64), falls=pl.lit(None, pl.Boolean)
-    )
+    .with_columns(rise=pl.lit(None, pl.Float64), falls=pl.lit(None, pl.Boolean))
   )

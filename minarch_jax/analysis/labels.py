@@ -1,13 +1,12 @@
 """Regimes of architectures, and where along the parameter axis they change."""
 
-import dataclasses
 from collections.abc import Sequence
+import dataclasses
 
 import numpy as np
 import polars as pl
 
-from minarch_jax.analysis import outcomes as outcomes_lib
-from minarch_jax.analysis import statistics, tables
+from minarch_jax.analysis import judgement, statistics, tables
 from minarch_jax.config import Config
 
 ARCHITECTURE = ("dataset", "family", "architecture", "depth", "params")
@@ -48,7 +47,7 @@ def regimes(
   frame = label(rows, config)
   for name, factor in (("label_halved", 0.5), ("label_doubled", 2.0)):
     other = scaled(config, factor)
-    moved = label(outcomes_lib.judged(rows, other), other)
+    moved = label(judgement.judged(rows, other), other)
     frame = frame.join(
       moved.select(*ARCHITECTURE, pl.col("label").alias(name)),
       on=ARCHITECTURE,
@@ -198,4 +197,4 @@ def located(where: float, low: float, high: float, x: np.ndarray) -> dict:
 def _outcomes(records, config, outcomes):
   if outcomes is not None:
     return outcomes
-  return outcomes_lib.outcomes(tables.one_recipe(records)[0], config)
+  return judgement.outcomes(tables.one_recipe(records)[0], config)

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from minarch_jax.analysis import outcomes as outcomes_lib
-from minarch_jax.analysis import regimes, statistics, tables
+from minarch_jax.analysis import labels as labels_lib
+from minarch_jax.analysis import statistics, tables
 from minarch_jax.config import Config
 
 SETTING = (
@@ -65,10 +65,12 @@ def recommend(
   request = _request(
     target_accuracy, tolerance, max_bytes, max_params, max_macs, config
   )
-  own = tables.Records(*(t.filter(pl.col("dataset") == dataset) for t in records))
+  own = tables.Records(
+    *(t.filter(pl.col("dataset") == dataset) for t in records)
+  )
   if outcomes is not None:
     outcomes = outcomes.filter(pl.col("dataset") == dataset)
-  labels = regimes.regimes(own, config, outcomes=outcomes)
+  labels = labels_lib.regimes(own, config, outcomes=outcomes)
   stable = labels.filter(pl.col("label") != "unstable")
   if not len(stable):
     raise ValueError(
@@ -110,7 +112,10 @@ def recommend(
     )
   return (
     fitting.sort(
-      *COSTS, "accuracy", *SETTING, descending=[False] * 3 + [True] + [False] * 13
+      *COSTS,
+      "accuracy",
+      *SETTING,
+      descending=[False] * 3 + [True] + [False] * 13,
     )
     .head(limit)
     .with_row_index("rank", offset=1)
@@ -120,7 +125,7 @@ def recommend(
       best_accuracy=pl.lit(best["mean_accuracy"]),
       best_architecture=pl.lit(best["architecture"]),
     )
-    .pipe(tables.with_thresholds, config, *regimes.THRESHOLDS)
+    .pipe(tables.with_thresholds, config, *labels_lib.THRESHOLDS)
     .select("dataset", pl.exclude("dataset"))
   )
 
@@ -150,9 +155,7 @@ def guidance(
   if not parts:
     return pl.DataFrame(schema={"dataset": pl.String, "refused": pl.String})
   parts.sort(key=lambda part: -part.width)
-  return pl.concat(parts, how="diagonal").sort(
-    "dataset", maintain_order=True
-  )
+  return pl.concat(parts, how="diagonal").sort("dataset", maintain_order=True)
 
 
 def configurations(
@@ -228,7 +231,7 @@ def _chosen(records: tables.Records, dataset: str | None) -> str:
     raise ValueError("the records hold no trained network; run a study first")
   if dataset is None and len(known) == 1:
     return known[0]
-  if dataset not in known:
+  if dataset is None or dataset not in known:
     near = difflib.get_close_matches(str(dataset), known, 1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     raise ValueError(

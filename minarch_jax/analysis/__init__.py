@@ -1,0 +1,75 @@
+"""Analysis: pure functions from (records, thresholds) to tables. No JAX."""
+
+from typing import Any
+
+import polars as pl
+
+from minarch_jax.analysis import tables as _tables
+from minarch_jax.analysis.comparison import compare
+from minarch_jax.analysis.convergence import convergence_phases
+from minarch_jax.analysis.damage import (
+  damage_slopes,
+  joint_damage,
+  quantization_damage,
+)
+from minarch_jax.analysis.judgement import outcomes
+from minarch_jax.analysis.labels import regime_boundaries, regimes
+from minarch_jax.analysis.minimal import minimal_parameters, p_at
+from minarch_jax.analysis.pruning import pruning_phases, redundancy_by_depth
+from minarch_jax.analysis.recommendation import guidance, recommend
+from minarch_jax.analysis.summaries import summary
+from minarch_jax.analysis.tables import one_recipe
+from minarch_jax.analysis.verdicts import claims
+from minarch_jax.config import Config
+
+__all__ = [
+  "analyse",
+  "claims",
+  "compare",
+  "convergence_phases",
+  "damage_slopes",
+  "guidance",
+  "joint_damage",
+  "minimal_parameters",
+  "one_recipe",
+  "outcomes",
+  "p_at",
+  "pruning_phases",
+  "quantization_damage",
+  "recommend",
+  "redundancy_by_depth",
+  "regime_boundaries",
+  "regimes",
+  "summary",
+]
+
+
+def analyse(
+  records: _tables.Records, config: Config = _tables.DEFAULTS
+) -> dict[str, pl.DataFrame]:
+  """Runs every analysis once, sharing what they have in common.
+
+  Returns:
+    The report's tables by file name: regimes, regime_boundaries,
+    minimal_parameters, convergence_phases, pruning_phases, redundancy,
+    quantization, quantization_slopes, claims, guidance.
+  """
+  records, _ = one_recipe(records)
+  judged = outcomes(records, config)
+  found: dict[str, Any] = {
+    "regimes": regimes(records, config, outcomes=judged),
+    "regime_boundaries": regime_boundaries(records, config, outcomes=judged),
+    "minimal_parameters": minimal_parameters(records, config, outcomes=judged),
+    "convergence_phases": convergence_phases(records, config),
+    "pruning_phases": pruning_phases(records, config),
+    "quantization": quantization_damage(records, config),
+  }
+  found["redundancy"] = redundancy_by_depth(
+    records, config, phases=found["pruning_phases"]
+  )
+  found["quantization_slopes"] = damage_slopes(
+    records, config, damage=found["quantization"]
+  )
+  found["claims"] = claims(records, config, outcomes=judged, **found)
+  found["guidance"] = guidance(records, config, outcomes=judged)
+  return found

@@ -1,0 +1,142 @@
+"""The summary a study prints: about ten lines, every number with its limits."""
+
+from typing import Any
+
+import polars as pl
+
+from minarch_jax.analysis import damage as damage_lib
+from minarch_jax.analysis import labels as labels_lib
+from minarch_jax.analysis import minimal as minimal_lib
+from minarch_jax.analysis import pruning as pruning_lib
+from minarch_jax.analysis import tables, verdicts
+from minarch_jax.config import Config
+
+
+def summary(
+  records: tables.Records, config: Config = tables.DEFAULTS, **known: Any
+) -> list[str]:
+  """Says in about ten lines what a study found.
+
+  Test accuracy is that of the network with the best validation accuracy.
+
+  Args:
+    records: the tables.
+    config: thresholds.
+    **known: frames already computed, by the names of `analysis.analyse`.
+  """
+  records, notes = tables.one_recipe(records)
+  if not len(records.networks):
+    return ["no trained networks in these records"]
+
+  def frame(name, make):
+    if known.get(name) is None:
+      known[name] = make(records, config)
+    return known[name]
+
+  labels = frame("regimes", labels_lib.regimes)
+  minimal = frame("minimal_parameters", minimal_lib.minimal_parameters)
+  pruned = frame("pruning_phases", pruning_lib.pruning_phases)
+  damage = frame("quantization", damage_lib.quantization_damage)
+  if known.get("claims") is None:
+    known["claims"] = verdicts.claims(records, config, **known)
+  return [
+    *notes,
+    *_best(labels),
+    *_minimal(minimal),
+    *_redundancy(pruned, labels),
+    *_damage(damage),
+    _regimes(labels),
+    _verdicts(known["claims"]),
+  ]
+
+
+def _best(labels: pl.DataFrame) -> list[str]:
+  lines = []
+  for dataset in labels["dataset"].unique().sort():
+    rows = (
+      labels.filter(pl.col("dataset") == dataset)
+      .sort("mean_accuracy", "params", descending=[True, False])
+      .unique("family", keep="first", maintain_order=True)
+      .sort("family")
+    )
+    best = ", ".join(
+      f"{row['architecture']} {row['mean_test_accuracy']:.2%}"
+      for row in rows.iter_rows(named=True)
+    )
+    lines.append(f"{dataset}: test accuracy, chosen on validation: {best}")
+  return lines
+
+
+def _minimal(minimal: pl.DataFrame) -> list[str]:
+  return [
+    f"{dataset}: P_min "
+    + ", ".join(_size(row) for row in rows.iter_rows(named=True))
+    for (dataset,), rows in minimal.group_by("dataset", maintain_order=True)
+  ]
+
+
+def _size(row: dict[str, Any]) -> str:
+  if row["p_min"] is None:
+    return f"{row['family']} not bracketed ({row['status']})"
+  low, high = row["p_min_low"], row["p_min_high"]
+  return (
+    f"{row['family']} {row['p_min']:,.0f} "
+    f"[{f'{low:,.0f}' if low else 'below grid'}, "
+    f"{f'{high:,.0f}' if high else 'above grid'}]"
+  )
+
+
+def _redundancy(pruned: pl.DataFrame, labels: pl.DataFrame) -> list[str]:
+  by = list(labels_lib.ARCHITECTURE)
+  stable = labels.filter(pl.col("label") != "unstable").select(by)
+  rows = pruned.join(stable, on=by, how="semi").filter(
+    pl.col("criterion") != "random"
+  )
+  lines = []
+  for (schedule,), group in (
+    rows.drop_nulls("redundancy")
+    .sort("schedule", descending=True)
+    .group_by("schedule", maintain_order=True)
+  ):
+    best = group.sort("redundancy", "params", descending=[True, False]).row(
+      0, named=True
+    )
+    lines.append(
+      f"redundancy, {schedule}: median {group['redundancy'].median():.0%}, "
+      f"largest {best['redundancy']:.0%} "
+      f"[{best['redundancy_low']:.0%}, {best['redundancy_high']:.0%}] "
+      f"({best['architecture']}, {best['criterion']}, {best['scope']})"
+    )
+  return lines
+
+
+def _damage(damage: pl.DataFrame) -> list[str]:
+  groups = (
+    damage.group_by("bits", "quant_granularity")
+    .agg(
+      median=100 * pl.col("damage").median(), worst=100 * pl.col("damage").max()
+    )
+    .sort("bits", "quant_granularity", descending=[True, False])
+  )
+  parts = [
+    f"{bits} bits per {unit} {median:.2f} points (worst {worst:.2f})"
+    for bits, unit, median, worst in groups.iter_rows()
+  ]
+  return [f"quantization damage, median: {', '.join(parts)}"] if parts else []
+
+
+def _regimes(labels: pl.DataFrame) -> str:
+  counts = [
+    f"{(labels['label'] == name).sum()} {name}" for name in labels_lib.LABELS
+  ]
+  return f"regimes of {len(labels)} architectures: {', '.join(counts)}"
+
+
+def _verdicts(rows: pl.DataFrame) -> str:
+  parts = []
+  for verdict in ("supported", "contradicted", "undecided"):
+    names = rows.filter(pl.col("verdict") == verdict)["claim"].to_list()
+    parts.append(
+      f"{len(names)} {verdict}" + (f" ({' '.join(names)})" if names else "")
+    )
+  return f"claims: {', '.join(parts)}"
