@@ -148,6 +148,13 @@ def test_sets_without_a_test_split(tmp_path, official, sizes, note):
   assert note in dataset.test_note
 
 
+def test_the_official_test_split_is_preferred_to_validation(tmp_path):
+  sizes = {"train": 60, "validation": 9, "test": 12}
+  images = {split: _images(n, 1, n) for split, n in sizes.items()}
+  dataset = data.load("tiny_shapes", _prepare(tmp_path, images))
+  assert len(dataset.test.y) == 12 and dataset.test_note == ""
+
+
 def test_the_newest_version_is_read_unless_one_is_named(tiny):
   shutil.copytree(_version(tiny), tiny / "tiny_shapes" / "1.10.0")
   shutil.copytree(_version(tiny), tiny / "tiny_shapes" / "1.9.0")
@@ -235,6 +242,15 @@ def test_damaged_files_are_named(tiny, damage):
 def test_a_missing_file_is_found_before_reading(tiny):
   _shard(tiny, "test").unlink()
   with pytest.raises(config.ConfigError, match="'test' in .* has 0 files of 1"):
+    data.check("tiny_shapes", str(tiny))
+
+
+def test_a_missing_shard_of_several_is_found_before_reading(tiny):
+  file = _version(tiny) / "dataset_info.json"
+  splits = json.loads(file.read_text())["splits"]
+  splits[0]["shardLengths"] = ["30", "30"]
+  _edit(tiny, splits=splits)
+  with pytest.raises(config.ConfigError, match="has 1 files of 2"):
     data.check("tiny_shapes", str(tiny))
 
 
