@@ -86,6 +86,9 @@ class Config:
   criteria: tuple[str, ...] = _field(
     ("magnitude", "random"), "Pruning criteria compared."
   )
+  granularities: tuple[str, ...] = _field(
+    ("element",), "What is removed as one: element, unit, nm:4, block:4x4."
+  )
   scopes: tuple[str, ...] = _field(
     ("global", "layerwise"), "How the sparsity is allocated over layers."
   )

@@ -38,7 +38,6 @@ Evaluate = Callable[[Params, Chunks, Sizes], Score]
 def chunk(batch: Batch, size: int) -> Chunks:
   """Cuts [N, ...] into ceil(N / size) chunks, padding the last with zeros."""
   count = len(batch.y)
-  size = min(size, count)
   padding = -count % size
 
   def cut(array):
@@ -60,20 +59,32 @@ def losses(logits: jax.Array, y: Array) -> tuple[jax.Array, jax.Array]:
   return loss, correct
 
 
-def make_evaluate(apply: Callable[..., Any]) -> Evaluate:
-  """Makes `evaluate(params, chunks, sizes) -> Score` from a pure `apply`."""
+def make_totals(apply: Callable[..., Any]) -> Evaluate:
+  """Makes `totals(params, chunks, sizes) -> Score` of sums per chunk, [n].
 
-  def evaluate(params: Params, chunks: Chunks, sizes: Sizes) -> Score:
-    def body(total, part):
+  Sums of chunks let one program score several splits laid end to end.
+  """
+
+  def totals(params: Params, chunks: Chunks, sizes: Sizes) -> Score:
+    def body(_, part):
       loss, correct = losses(apply(params, part.x, sizes), part.y)
       # A padding image may have an infinite loss: select, never multiply.
-      loss = jnp.where(part.weight > 0, loss, 0)
-      correct = correct & (part.weight > 0)
-      return (total[0] + loss.sum(), total[1] + correct.sum()), None
+      real = part.weight > 0
+      return None, Score(jnp.where(real, loss, 0).sum(), (correct & real).sum())
 
-    zero = (jnp.zeros((), jnp.result_type(float)), jnp.zeros((), int))
-    (loss, correct), _ = jax.lax.scan(body, zero, chunks)
-    return Score(loss / chunks.weight.sum().astype(loss.dtype), correct)
+    return jax.lax.scan(body, None, chunks)[1]
+
+  return totals
+
+
+def make_evaluate(apply: Callable[..., Any]) -> Evaluate:
+  """Makes `evaluate(params, chunks, sizes) -> Score`, mean loss and hits."""
+  totals = make_totals(apply)
+
+  def evaluate(params: Params, chunks: Chunks, sizes: Sizes) -> Score:
+    loss, correct = totals(params, chunks, sizes)
+    count = chunks.weight.sum().astype(loss.dtype)
+    return Score(loss.sum() / count, correct.sum())
 
   return evaluate
 
@@ -89,7 +100,7 @@ def accuracy(model: Model, params: Params, batch: Batch) -> jax.Array:
   Returns:
     float32 [S].
   """
-  chunks = chunk(batch, 512)
+  chunks = chunk(batch, min(512, len(batch.y)))
   evaluate = make_evaluate(lambda p, x, sizes: model.apply(p, x))
   score = _accuracy(evaluate, params, chunks)
   return score.correct / len(batch.y)

@@ -4,16 +4,19 @@ A pack is described by architectures, seeds, configuration and data; running it
 touches no file. `study` decides the order and writes what comes back.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
+import itertools
 import time
 from typing import Any, NamedTuple
 
+from flax import traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from minarch_jax import evaluation, models, planning, population, training
+from minarch_jax import compression, evaluation, models, planning, population
+from minarch_jax import training
 from minarch_jax.architectures import Architecture
 from minarch_jax.config import Config
 from minarch_jax.planning import Pack, Work
@@ -24,30 +27,23 @@ CALL_SECONDS = 2.0  # epochs per call: long enough to hide dispatch, short
 # enough that progress moves and Ctrl-C is answered
 
 
-class Data(NamedTuple):
-  """The data set on the devices, replicated.
-
-  `train` is padded to whole chunks of `train_weight` [n, B]; padding images
-  are never drawn into a minibatch and weigh 0 in an evaluation.
-  """
-
-  train: Batch
-  train_weight: jax.Array
-  validation: evaluation.Chunks
-  test: evaluation.Chunks
+Splits = Mapping[str, tuple[int, int]]  # chunk range of each split
 
 
 @dataclasses.dataclass(frozen=True)
 class Session:
   """One data set on this machine's devices, and the programs compiled so far.
 
-  `programs` only ever grows; it is a cache, not a state.
+  `data` holds the three splits end to end, each padded to whole chunks with
+  images that weigh 0, replicated on every device; `splits` says which chunks
+  are whose. `programs` only ever grows; it is a cache, not a state.
   """
 
   config: Config
   dataset: Dataset
   work: Work
-  data: Data
+  data: evaluation.Chunks
+  splits: Splits
   programs: dict[Any, population.Program] = dataclasses.field(
     default_factory=dict
   )
@@ -76,17 +72,25 @@ def open_session(config: Config, dataset: Dataset) -> Session:
       f"--batch_size={config.batch_size} is larger than the training split of "
       f"{dataset.name} ({len(dataset.train.y)} images)"
     )
-  chunks = evaluation.chunk(dataset.train, EVAL_BATCH)
-  train = Batch(*(part.reshape(-1, *part.shape[2:]) for part in chunks[:2]))
-  data = Data(
-    train,
-    chunks.weight,
-    evaluation.chunk(dataset.validation, EVAL_BATCH),
-    evaluation.chunk(dataset.test, EVAL_BATCH),
-  )
+  size = min(EVAL_BATCH, len(dataset.validation.y))
+  parts = {
+    split: evaluation.chunk(getattr(dataset, split), size)
+    for split in ("train", "validation", "test")
+  }
+  ends = list(itertools.accumulate(len(part.y) for part in parts.values()))
+  splits = dict(zip(parts, zip([0, *ends], ends, strict=False), strict=True))
+  data = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts.values())
   layout = population.mapping(config, "dnn")
   data = population.place(data, "shared", layout)
-  return Session(config, dataset, work_of(config, dataset), data)
+  return Session(config, dataset, work_of(config, dataset), data, splits)
+
+
+def chunks_of(
+  data: evaluation.Chunks, splits: Splits, *names: str
+) -> evaluation.Chunks:
+  """Cuts neighbouring splits out of the resident data."""
+  first, last = splits[names[0]][0], splits[names[-1]][1]
+  return jax.tree.map(lambda leaf: leaf[first:last], data)
 
 
 class Scores(NamedTuple):
@@ -182,14 +186,12 @@ def program(
   return compiled.call, compiled.compile_seconds
 
 
-def _epochs_per_call(pack: Pack, session: Session, num_epochs: int) -> int:
-  """The largest divisor of the epochs that stays within CALL_SECONDS."""
+def _epochs_per_call(pack: Pack, session: Session) -> int:
+  """How many epochs a call may run to stay within CALL_SECONDS."""
   predicted = planning.seconds(pack.parent, pack.slots, session.work)
   predicted *= len(pack.seeds) / session.work.num_epochs
-  most = max(1, int(CALL_SECONDS / max(predicted, 1e-9)))
-  return max(
-    n for n in range(1, num_epochs + 1) if num_epochs % n == 0 and n <= most
-  )
+  most = int(CALL_SECONDS / max(predicted, 1e-9))
+  return min(max(1, most), session.work.num_epochs)
 
 
 def train(
@@ -268,8 +270,8 @@ def run_epochs(
   Returns:
     The state, the curve as host arrays [S, A, E], seconds of compilation.
   """
-  num_epochs, steps = rates.shape
-  per_call = _epochs_per_call(pack, session, num_epochs)
+  num_epochs = len(rates)
+  per_call = _epochs_per_call(pack, session)
   tx = training.make_tx(session.config)
 
   def make():
@@ -277,43 +279,57 @@ def run_epochs(
     epochs = training.make_epochs(
       training.make_step(model, tx), evaluation.make_evaluate(model.apply)
     )
+
+    def function(state, count, order, rates, sizes, masks, data):
+      train = Batch(
+        *(part.reshape(-1, *part.shape[2:]) for part in (data.x, data.y))
+      )
+      validation = chunks_of(data, session.splits, "validation")
+      return epochs(state, count, order, rates, sizes, masks, train, validation)
+
     kinds = (
-      *("network", "seed", "shared", "member", "network"),
-      *("shared", "shared"),
+      *("network", "shared", "seed", "shared"),
+      *("member", "network", "shared"),
     )
-    return epochs, kinds, (0,)
+    return function, kinds, (0,)
 
   compiling, curves = 0.0, []
   for first in range(0, num_epochs, per_call):
-    order = np.stack(
-      [
-        [
-          training.data_order(
-            seed, epoch, session.work.num_train, session.work.batch_size
-          )
-          for epoch in range(
-            first_epoch + first, first_epoch + first + per_call
-          )
-        ]
-        for seed in pack.seeds
-      ]
-    )
+    numbers = range(first, min(first + per_call, num_epochs))
+    order = _orders(session, pack.seeds, first_epoch, numbers, per_call)
+    rate = np.zeros((per_call, rates.shape[1]), np.float32)
+    rate[: len(numbers)] = rates[numbers.start : numbers.stop]
     arguments = (
       state,
+      population.place(np.int32(len(numbers)), "shared", layout),
       population.place(order, "seed", layout),
-      population.place(rates[first : first + per_call], "shared", layout),
+      population.place(rate, "shared", layout),
       sizes,
       masks,
-      session.data.train,
-      session.data.validation,
+      session.data,
     )
     call, spent = program(session, "epochs", pack, make, arguments, layout)
     compiling += spent
     state, curve = call(*arguments)
-    curves.append(jax.device_get(curve))
-    progress(per_call)
+    curve = jax.device_get(curve)
+    done = len(numbers)
+    curves.append(jax.tree.map(lambda c, n=done: c[..., :n], curve))
+    progress(done)
   curve = jax.tree.map(lambda *parts: np.concatenate(parts, axis=-1), *curves)
   return state, curve, compiling
+
+
+def _orders(session, seeds, first_epoch, numbers, length) -> np.ndarray:
+  """Minibatches of several epochs, int32 [S, length, T, B]; the rest is 0."""
+  work = session.work
+  steps = work.num_train // work.batch_size
+  order = np.zeros((len(seeds), length, steps, work.batch_size), np.int32)
+  for i, seed in enumerate(seeds):
+    for j, number in enumerate(numbers):
+      order[i, j] = training.data_order(
+        seed, first_epoch + number, work.num_train, work.batch_size
+      )
+  return order
 
 
 def score(
@@ -326,27 +342,26 @@ def score(
   """Scores placed networks on the three splits, exactly."""
 
   def make():
-    evaluate = evaluation.make_evaluate(_model(session, pack, layout).apply)
+    totals = evaluation.make_totals(_model(session, pack, layout).apply)
 
     def function(params, sizes, data):
-      chunked = Batch(
-        *(
-          part.reshape(*data.train_weight.shape, *part.shape[1:])
-          for part in data.train
-        )
-      )
-      splits = (
-        evaluation.Chunks(*chunked, data.train_weight),
-        data.validation,
-        data.test,
-      )
-      return Scores(*(evaluate(params, split, sizes) for split in splits))
+      return totals(params, data, sizes)
 
     return function, ("network", "member", "shared"), ()
 
   arguments = (params, sizes, session.data)
   call, spent = program(session, "score", pack, make, arguments, layout)
-  return jax.device_get(call(*arguments)), spent
+  loss, correct = jax.device_get(call(*arguments))
+
+  def of(split):
+    first, last = session.splits[split]
+    total = loss[..., first:last].sum(axis=-1, dtype=np.float64)
+    return evaluation.Score(
+      total / len(getattr(session.dataset, split).y),
+      correct[..., first:last].sum(axis=-1),
+    )
+
+  return Scores(*(of(split) for split in Scores._fields)), spent
 
 
 def split_members(params: Params, pack: Pack, session: Session) -> list[Params]:
@@ -374,3 +389,223 @@ def stack_members(
   ]
   padded += padded[-1:] * (pack.slots - len(padded))
   return jax.tree.map(lambda *leaves: np.stack(leaves, axis=1), *padded)
+
+
+# --- compression -------------------------------------------------------------
+
+CRITERION_CHUNKS = 4  # training chunks that data-dependent criteria look at
+
+
+def rules_of(config: Config) -> tuple[compression.Rule, ...]:
+  """Lists the pruning rules of a configuration; the first is the main one."""
+  return tuple(
+    compression.Rule(criterion, scope, granularity)
+    for granularity in config.granularities
+    for criterion in config.criteria
+    for scope in config.scopes
+  )
+
+
+def _compression_splits(session: Session):
+  def splits(data):
+    first = jax.tree.map(lambda leaf: leaf[:CRITERION_CHUNKS], data)
+    batch = Batch(
+      *(part.reshape(-1, *part.shape[2:]) for part in (first.x, first.y))
+    )
+    start, stop = session.splits["validation"]
+    chunks = chunks_of(data, session.splits, "validation", "test")
+    return batch, chunks, stop - start
+
+  return splits
+
+
+class Compressed(NamedTuple):
+  """Outcome arrays [S, A, cells(, leaves)] on the host and the seconds."""
+
+  outcome: compression.Outcome
+  compile_seconds: float
+  run_seconds: float
+
+
+def _place_networks(session, pack, params):
+  """Places what every program of a pack takes: [S, A] trees, seeds, sizes."""
+  layout = _layout(session, pack)
+  full = _padded(pack, layout)
+  extra = len(full.seeds) - len(pack.seeds)
+  stacked = stack_members(
+    params, dataclasses.replace(full, seeds=pack.seeds), session
+  )
+  stacked = jax.tree.map(
+    lambda leaf: np.concatenate([leaf, *[leaf[-1:]] * extra]), stacked
+  )
+  return (
+    full,
+    layout,
+    population.place(stacked, "network", layout),
+    population.place(np.array(full.seeds, np.int32), "seed", layout),
+    population.place(_sizes(full, session), "member", layout),
+  )
+
+
+def compress(
+  session: Session,
+  pack: Pack,
+  params: Sequence[Params],
+  cells: compression.Cells,
+  length: int,
+) -> Compressed:
+  """Scores every network of a pack in every cell of a grid.
+
+  Args:
+    params: for each architecture a host tree of its true shapes, leading S.
+    cells: the grid.
+    length: the longest grid the compiled program should serve; shorter ones
+      are padded, so several grids share one program.
+  """
+  start = time.perf_counter()
+  full, layout, *networks = _place_networks(session, pack, params)
+  outcome, compiling = _run_grid(session, full, layout, networks, cells, length)
+  keep = (slice(len(pack.seeds)), slice(len(pack.architectures)))
+  outcome = jax.tree.map(lambda leaf: leaf[keep], outcome)
+  seconds = time.perf_counter() - start
+  return Compressed(outcome, compiling, seconds - compiling)
+
+
+def _run_grid(session, pack, layout, networks, cells, length):
+  config, count = session.config, len(cells.rule)
+  spec = pack.parent.spec(session.work.input_shape, session.work.num_classes)
+
+  def make():
+    grid = compression.make_grid(
+      _model(session, pack, layout),
+      spec,
+      rules_of(config),
+      config.quant_granularities,
+      _compression_splits(session),
+    )
+    kinds = ("network", "seed", "member", "shared", "shared", "shared")
+    return grid, kinds, ()
+
+  cells = jax.tree.map(
+    lambda column: np.pad(column, (0, max(0, length - count))), cells
+  )
+  cells, limit = population.place((cells, np.int32(count)), "shared", layout)
+  arguments = (*networks, cells, limit, session.data)
+  call, spent = program(session, "grid", pack, make, arguments, layout)
+  outcome = jax.device_get(call(*arguments))
+  return jax.tree.map(lambda leaf: leaf[:, :, :count], outcome), spent
+
+
+class Variant(NamedTuple):
+  """One retraining: which member of the pack, pruned by which rule."""
+
+  member: int
+  rule: int
+  sparsity: float
+
+
+def finetune(
+  session: Session,
+  pack: Pack,
+  params: Sequence[Params],
+  variants: Sequence[Variant],
+  settings: Sequence[tuple[int, int]],
+  length: int,
+  progress: Progress = _no_progress,
+) -> Compressed:
+  """Prunes once, retrains for equal steps, and scores at each precision.
+
+  The variants take the pack's slots, as many at a time as there are, so the
+  programs that trained the pack also retrain it.
+
+  Args:
+    params: as for `compress`.
+    variants: what to retrain; sparsity 0 is the control of equal steps.
+    settings: (bits, share) pairs scored after retraining.
+    length: as for `compress`.
+
+  Returns:
+    Outcome arrays [S, variants, settings].
+  """
+  start = time.perf_counter()
+  parts, compiling = [], 0.0
+  for first in range(0, len(variants), pack.slots):
+    batch = variants[first : first + pack.slots]
+    part, spent = _finetune_slots(
+      session, pack, params, batch, settings, length, progress
+    )
+    parts.append(part)
+    compiling += spent
+  outcome = jax.tree.map(lambda *p: np.concatenate(p, axis=1), *parts)
+  seconds = time.perf_counter() - start
+  return Compressed(outcome, compiling, seconds - compiling)
+
+
+def _finetune_slots(
+  session, pack, params, variants, settings, length, progress
+):
+  config = session.config
+  chosen = dataclasses.replace(
+    pack, architectures=tuple(pack.architectures[v.member] for v in variants)
+  )
+  full, layout, networks, seeds, sizes = _place_networks(
+    session, chosen, [params[v.member] for v in variants]
+  )
+  filled = [*variants, *[variants[-1]] * (full.slots - len(variants))]
+  rule = np.array([v.rule for v in filled], np.int32)
+  sparsity = np.array([v.sparsity for v in filled], np.float32)
+  rule, sparsity = population.place((rule, sparsity), "member", layout)
+  spec = full.parent.spec(session.work.input_shape, session.work.num_classes)
+
+  def make():
+    begin = compression.make_start(
+      _model(session, full, layout),
+      spec,
+      training.make_tx(config),
+      rules_of(config),
+      _compression_splits(session),
+    )
+    kinds = ("network", "seed", "member", "member", "member", "shared")
+    return begin, kinds, ()
+
+  arguments = (networks, seeds, sizes, rule, sparsity, session.data)
+  call, begun = program(session, "start", full, make, arguments, layout)
+  state, masks = call(*arguments)
+  steps = session.work.num_train // session.work.batch_size
+  rates = np.full(
+    (config.finetune_epochs, steps), config.finetune_learning_rate, np.float32
+  )
+  state, _, trained = run_epochs(
+    session,
+    full,
+    layout,
+    state,
+    sizes,
+    masks,
+    rates,
+    first_epoch=config.num_epochs,
+    progress=progress,
+  )
+  cells = compression.make_cells([(0, 0.0)], settings)
+  outcome, scored = _run_grid(
+    session, full, layout, (state.params, seeds, sizes), cells, length
+  )
+  # The grid sees a dense network whose zeros are weights: what remains is
+  # what the masks kept.
+  kept = _kept_counts(masks, spec)
+  outcome = outcome._replace(
+    kept=np.broadcast_to(kept[:, :, None], outcome.kept.shape)
+  )
+  keep = (slice(len(chosen.seeds)), slice(len(variants)))
+  outcome = jax.tree.map(lambda leaf: leaf[keep], outcome)
+  return outcome, begun + trained + scored
+
+
+def _kept_counts(masks: Any, spec: Any) -> np.ndarray:
+  """Counts mask entries on the host: int32 [S, A, leaves]."""
+  flat = traverse_util.flatten_dict(jax.device_get(masks))
+  counts = [
+    flat[leaf.path].sum(axis=tuple(range(2, flat[leaf.path].ndim)))
+    for leaf in spec.leaves
+  ]
+  return np.stack(counts, axis=-1).astype(np.int32)

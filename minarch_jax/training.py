@@ -5,7 +5,7 @@ maps it over members, seeds and devices.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -134,36 +134,43 @@ def make_step(model: Model, tx: optax.GradientTransformation) -> Callable:
 
 
 def make_epochs(step: Callable, evaluate: Callable) -> Callable:
-  """Makes the training of several epochs as one scan over scans.
-
-  `step` and `evaluate` may be those of one network or be vmapped over members
-  that share their minibatches.
+  """Makes the training of up to E epochs as one loop over scans.
 
   Returns:
-    `epochs(state, order, learning_rate, sizes, masks, train, validation) ->
-    (state, Curve)`: order int32 [E, T, B] indexes the device-resident training
-    images, learning_rate is [E, T], the curve has a leading epoch axis.
+    `epochs(state, count, order, learning_rate, sizes, masks, train,
+    validation) -> (state, Curve)`: the first `count` of E epochs are run, so
+    one program serves training and shorter fine-tuning. order int32 [E, T, B]
+    indexes the device-resident training images, learning_rate is [E, T]; the
+    curve has a leading epoch axis, zero beyond `count`.
   """
 
   def epochs(
-    state: Any,
+    state: TrainState,
+    count: Array,
     order: Array,
     learning_rate: Array,
     sizes: Sizes,
     masks: Masks,
     train: Batch,
     validation: evaluation.Chunks,
-  ) -> tuple[Any, Curve]:
+  ) -> tuple[TrainState, Curve]:
     def one_step(state, inputs):
       indices, rate = inputs
       batch = Batch(train.x[indices], train.y[indices])
       return step(state, batch, rate, sizes, masks)
 
-    def one_epoch(state, inputs):
+    def one_epoch(epoch, carry):
+      state, curve = carry
+      inputs = (order[epoch], learning_rate[epoch])
       state, steps = jax.lax.scan(one_step, state, inputs)
       means = jax.tree.map(lambda values: values.mean(axis=0), steps)
-      return state, Curve(means, evaluate(state.params, validation, sizes))
+      point = Curve(means, evaluate(state.params, validation, sizes))
+      curve = jax.tree.map(lambda c, p: c.at[epoch].set(p), curve, point)
+      return state, curve
 
-    return jax.lax.scan(one_epoch, state, (order, learning_rate))
+    real = jnp.zeros(order.shape[0], jnp.result_type(float))
+    whole = jnp.zeros(order.shape[0], int)
+    curve = Curve(Step(real, real), evaluation.Score(real, whole))
+    return jax.lax.fori_loop(0, count, one_epoch, (state, curve))
 
   return epochs
