@@ -5,9 +5,13 @@ Four independent choices: which weights (`CRITERIA`), in what shape
 function works on one tree and maps over seeds and networks with `jax.vmap`.
 """
 
+from minarch_jax.pruning.activations import capture as capture
+from minarch_jax.pruning.context import Context as Context
 from minarch_jax.pruning.counting import kept_count as kept_count
-from minarch_jax.pruning.criteria import Context as Context
 from minarch_jax.pruning.criteria import CRITERIA as CRITERIA
+from minarch_jax.pruning.gradients import (
+  accumulate_movement as accumulate_movement,
+)
 from minarch_jax.pruning.granularity import GRANULARITIES as GRANULARITIES
 from minarch_jax.pruning.masks import apply_masks as apply_masks
 from minarch_jax.pruning.masks import count as count

@@ -1,63 +1,72 @@
 """Which weights matter: scores of importance, the higher the better."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 import difflib
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from minarch_jax import random
-from minarch_jax.pruning import trees
+from minarch_jax.pruning import activations, gradients, trees
+from minarch_jax.pruning.context import Context, Score
 from minarch_jax.types import Params
-
-
-class Context(NamedTuple):
-  """What a criterion may look at; each says in `needs` what it must be given.
-
-  Attributes:
-    params: one network's parameters, already masked.
-    key: for criteria that draw.
-  """
-
-  params: Params
-  key: jax.Array | None = None
 
 
 class Criterion(NamedTuple):
   """A way to score weights.
 
-  `score(context)` returns a tree of importances in the structure of the
-  parameters. `needs` names the fields of Context it reads besides params;
-  `pool` how the score of a group comes from its entries' (granularity.POOLS).
+  Attributes:
+    score: `score(context)` returns importances in the structure of the
+      parameters; leaves that are never pruned may hold anything.
+    when: what it is meant for: "any", "initialisation", "trained" or
+      "training" networks.
+    needs: fields of Context it reads besides params.
+    pool: how a group's score comes from its entries' (granularity.POOLS).
   """
 
-  score: Callable[[Context], Params]
+  score: Score
+  when: str
   needs: tuple[str, ...] = ()
-  pool: str = "mean"
+  pool: str = "sum"
 
 
 def magnitude(context: Context) -> Params:
-  """|w|, after training (Janowsky 1989; Han et al. 2015). Groups: mean."""
+  """|w|, for trained networks (Han et al. 2015, arXiv 1506.02626).
+
+  Groups: mean.
+  """
   return jax.tree.map(jnp.abs, context.params)
 
 
 def random_choice(context: Context) -> Params:
-  """A uniform number: the control every criterion must beat.
+  """A uniform number: the control that every criterion must beat.
 
-  Depends on (key, leaf path, coordinate) only, not on the shape of the tree.
+  Depends on (key, leaf path, coordinate), not on the shape of the tree.
   """
-  return map_named(
-    lambda path, leaf: random.uniform(
-      random.fold_path(context.key, path), leaf.shape
-    ),
-    context.params,
-  )
+  key = context.key
+  assert key is not None
+  leaves = trees.named_leaves(context.params)
+  draws = random.uniforms(key, [(path, w.shape) for path, w in leaves])
+  return jax.tree.unflatten(jax.tree.structure(context.params), draws)
 
+
+_DATA = ("loss", "batch")
 
 CRITERIA: dict[str, Criterion] = {
-  "magnitude": Criterion(magnitude),
-  "random": Criterion(random_choice, ("key",), "first"),
+  "magnitude": Criterion(magnitude, "any", pool="mean"),
+  "random": Criterion(random_choice, "any", ("key",), "first"),
+  "gradient": Criterion(gradients.saliency, "trained", _DATA),
+  "taylor": Criterion(gradients.taylor, "trained", _DATA, "absolute"),
+  "snip": Criterion(gradients.saliency, "initialisation", _DATA),
+  "grasp": Criterion(gradients.grasp, "initialisation", _DATA),
+  "synflow": Criterion(
+    gradients.synflow, "initialisation", ("apply", "input_shape")
+  ),
+  "fisher": Criterion(gradients.fisher, "trained", _DATA),
+  "obd": Criterion(gradients.obd, "trained", (*_DATA, "key")),
+  "movement": Criterion(gradients.movement, "training", ("movement",)),
+  "wanda": Criterion(activations.wanda, "trained", ("activations",), "mean"),
 }
 
 
@@ -85,11 +94,3 @@ def check_needs(name: str, context: Context) -> None:
       f"criterion {name!r} needs {', '.join(f'{n}=' for n in missing)}; it "
       f"reads {', '.join(('params', *needs))}"
     )
-
-
-def map_named(
-  function: Callable[[trees.Path, Any], Any], tree: Params
-) -> Params:
-  """Maps function(path, leaf) over a tree."""
-  leaves = [function(path, leaf) for path, leaf in trees.named_leaves(tree)]
-  return jax.tree.unflatten(jax.tree.structure(tree), leaves)

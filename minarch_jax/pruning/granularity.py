@@ -61,8 +61,9 @@ class Granularity(NamedTuple):
 
   `layers(tree, args)` lists the layers, raising ValueError where the shapes do
   not fit. `group(layer, scores, alive, pool)` gives the groups' scores and
-  which of them are alive; `expand(layer, masks)` gives the mask of each leaf
-  covered. The last axis of a group array competes alone if `rows` is true.
+  which of them are alive; `expand(layer, mask)` gives the mask of each leaf
+  covered, from marks of any shape in the groups' order. If `rows` is true,
+  groups are [rows, M] and the entries of each row compete among themselves.
   """
 
   layers: Callable[[Tree, tuple[int, ...]], list[Layer]]
@@ -122,14 +123,18 @@ def _element_layers(tree: Tree, args) -> list[Layer]:
 
 
 def _element_group(layer, scores, alive, pool):
-  del pool  # one element is its own score, whatever the pool
   (member,) = layer.members
-  return scores[member.leaf], alive[member.leaf]
+  return _single(scores[member.leaf], pool), alive[member.leaf]
+
+
+def _single(score, pool):
+  """The score of a group of one."""
+  return score if pool == FIRST else POOLS[pool](score, jnp.int32(1))
 
 
 def _element_expand(layer, mask):
   (member,) = layer.members
-  return {member.leaf: mask}
+  return {member.leaf: mask.reshape(member.shape)}
 
 
 # --- N of M ------------------------------------------------------------------
@@ -154,11 +159,10 @@ def _nm_layers(tree: Tree, args) -> list[Layer]:
 
 
 def _nm_group(layer, scores, alive, pool):
-  del pool
   (member,) = layer.members
-  return tuple(
-    _rows(tree[member.leaf], member, layer.args[0]) for tree in (scores, alive)
-  )
+  score = _single(scores[member.leaf], pool)
+  (m,) = layer.args
+  return _rows(score, member, m), _rows(alive[member.leaf], member, m)
 
 
 def _rows(x, member, m):
@@ -214,8 +218,10 @@ def _blocks(x, args):
 def _block_expand(layer, mask):
   (member,) = layer.members
   height, width = layer.args
-  mask = jnp.repeat(jnp.repeat(mask, height, -2), width, -1)
   shape = member.shape if len(member.shape) > 1 else (1, *member.shape)
+  rows, columns = -(-shape[-2] // height), -(-shape[-1] // width)
+  mask = mask.reshape(*shape[:-2], rows, columns)
+  mask = jnp.repeat(jnp.repeat(mask, height, -2), width, -1)
   mask = mask[..., : shape[-2], : shape[-1]]
   return {member.leaf: mask.reshape(member.shape)}
 
@@ -231,8 +237,9 @@ def _unit_layers(tree: Tree, args) -> list[Layer]:
   """One layer for each axis of units; its members are all leaves with it."""
   if tree.spec is None:
     raise ValueError(
-      "granularity unit needs architecture=: which leaves share a unit cannot "
-      "be seen from the shapes"
+      "granularity unit needs spec=, as architecture.spec(input_shape, "
+      "num_classes) gives it: which leaves share a unit cannot be seen from "
+      "their shapes"
     )
   index = {path: i for i, path in enumerate(tree.paths)}
   layers = []
@@ -273,7 +280,7 @@ def _by_unit(x, axis):
 
 
 def _unit_expand(layer, mask):
-  out = {}
+  out, mask = {}, mask.reshape(-1)
   for member in layer.members:
     dimensions = (member.axis,)
     out[member.leaf] = lax.broadcast_in_dim(mask, member.shape, dimensions)

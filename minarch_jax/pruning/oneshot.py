@@ -1,12 +1,15 @@
 """`prune`: score, rank and cut one tree in one call."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
+from jax import lax
+import jax.numpy as jnp
 
 from minarch_jax import architectures
-from minarch_jax.pruning import counting, criteria, masks as masking
-from minarch_jax.pruning import ranking, trees
+from minarch_jax.pruning import context, counting, criteria, ranking, trees
+from minarch_jax.pruning import masks as masking
 from minarch_jax.types import Array, Masks, Params
 
 
@@ -19,10 +22,17 @@ def prune(
   granularity: str = "element",
   within: Masks | None = None,
   masks: Masks | None = None,
-  key: jax.Array | None = None,
+  rounds: int = 1,
   exclude: Sequence[str] = (),
   names: Sequence[str] = trees.NAMES,
   spec: architectures.Spec | None = None,
+  key: jax.Array | None = None,
+  loss: context.Loss | None = None,
+  batch: Any = None,
+  apply: context.Apply | None = None,
+  input_shape: tuple[int, ...] | None = None,
+  activations: Mapping[str, Array] | None = None,
+  movement: Params | None = None,
 ) -> Masks:
   """Makes masks that remove a fraction of one tree's weights.
 
@@ -31,7 +41,10 @@ def prune(
     sparsity: fraction removed, in [0, 1); may be traced.
     criterion: one of CRITERIA.
     scope, granularity, within, masks, exclude, names, spec: as for `rank`.
-    key: for criteria that draw.
+    rounds: cuts this often, scoring what is left anew, with the kept fraction
+      falling geometrically (SynFlow: 100). No training in between.
+    key, loss, batch, apply, input_shape, activations, movement: what criteria
+      read; see Context.
 
   Returns:
     bool tree of the structure of params, 1 = kept, scalar 1 = never pruned.
@@ -40,20 +53,43 @@ def prune(
     ValueError: the value, the place and the remedy, before anything compiles.
   """
   counting.check(sparsity)
-  if masks is not None:
-    params = masking.apply_masks(params, masks)
-  context = criteria.Context(params, key)
-  criteria.check_needs(criterion, context)
+  if rounds < 1:
+    raise ValueError(f"rounds {rounds} is below 1; one cut is rounds=1")
   chosen = criteria.find(criterion)
-  order = ranking.rank(
-    chosen.score(context),
-    scope,
-    within,
-    masks=masks,
-    granularity=granularity,
-    pool=chosen.pool,
-    exclude=exclude,
-    names=names,
-    spec=spec,
+  outputs = {}
+  if spec is not None:
+    outputs = {"/".join(leaf.path): leaf.outputs for leaf in spec.leaves}
+  known = context.Context(
+    *(params, key, loss, batch, apply, input_shape, activations),
+    *(outputs, movement),
   )
-  return ranking.masks_at(order, sparsity)
+  criteria.check_needs(criterion, known)
+
+  def cut(masks, sparsity):
+    sparse = masking.apply_masks(params, masks)
+    order = ranking.rank(
+      chosen.score(known._replace(params=sparse)),
+      scope,
+      within,
+      masks=masks,
+      granularity=granularity,
+      pool=chosen.pool,
+      exclude=exclude,
+      names=names,
+      spec=spec,
+    )
+    return ranking.masks_at(order, sparsity)
+
+  if masks is None:
+    masks = jax.tree.map(lambda _: jnp.ones((), bool), params)
+  if rounds == 1:
+    return cut(masks, sparsity)
+  kept = 1.0 - jnp.asarray(sparsity, jnp.float32)
+
+  def repeat(i, masks):
+    return cut(masks, 1.0 - kept ** ((i + 1) / rounds))
+
+  # The first cut gives the masks their shapes, the last the exact sparsity.
+  masks = repeat(0, masks)
+  masks = lax.fori_loop(1, rounds - 1, repeat, masks)
+  return cut(masks, sparsity)

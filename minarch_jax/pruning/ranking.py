@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 import dataclasses
+import math
 from typing import Any
 
 import flax.struct
@@ -10,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from minarch_jax import architectures
-from minarch_jax.pruning import counting, granularity as shapes, scopes
-from minarch_jax.pruning import selection, trees
+from minarch_jax.pruning import counting, scopes, selection, trees
+from minarch_jax.pruning import granularity as shapes
 from minarch_jax.types import Array, Masks, Params
 
 Scope = str | Mapping[str, float]
@@ -26,7 +27,6 @@ class Plan:
   """
 
   treedef: Any
-  num_leaves: int
   granularity: shapes.Granularity
   layers: tuple[shapes.Layer, ...]
   scope: str
@@ -38,17 +38,16 @@ class Ranking:
   """Everything `masks_at` needs to make the masks of any sparsity.
 
   Attributes:
-    keys: uint32 order of each layer's groups, 0 = already gone.
-    sizes: int32 number of groups that exist: [L], or [rows] for each layer of
-      an N:M granularity.
+    keys: uint32 [pools, n] for each layer, the order of its groups, 0 = gone.
+    sizes: int32 number of groups that exist, in each pool of each layer.
     density: float32 [L], (sum of dimensions) / (their product), for ERK.
     alive: which entries of each leaf are there before pruning.
     plan: what is static.
   """
 
   keys: tuple[jax.Array, ...]
-  sizes: Any
-  density: jax.Array
+  sizes: Array
+  density: Array
   alive: tuple[jax.Array, ...]
   plan: Plan = flax.struct.field(pytree_node=False)
 
@@ -91,16 +90,24 @@ def rank(
   keys, sizes, densities = [], [], []
   for layer in plan.layers:
     score, here = plan.granularity.group(layer, leaves, alive, pool)
-    _, existing = plan.granularity.group(layer, leaves, exists, pool)
-    keys.append(selection.sort_keys(score, here))
-    axis = -1 if plan.granularity.rows else None
-    sizes.append(jnp.sum(existing, axis, dtype=jnp.int32))
-    densities.append(_erk_density(layer, exists))
-  if not plan.granularity.rows:
-    sizes = jnp.stack(sizes)
+    rows = score.shape[0] if plan.granularity.rows else 1
+    keys.append(selection.sort_keys(score, here).reshape(rows, -1))
+    sizes.append(np.full(rows, score.size // rows, np.int32))
+    if within is not None:
+      _, existing = plan.granularity.group(layer, leaves, exists, pool)
+      existing = existing.reshape(rows, -1)
+      sizes[-1] = jnp.sum(existing, 1, dtype=jnp.int32)
+    densities.append(_erk_density(layer, None if within is None else exists))
+  module = np if within is None else jnp
   if masks is None and within is None:
     alive = [jnp.ones((), bool) for _ in alive]
-  return Ranking(tuple(keys), sizes, jnp.stack(densities), tuple(alive), plan)
+  return Ranking(
+    tuple(keys),
+    module.concatenate(sizes),
+    module.stack(densities),
+    tuple(alive),
+    plan,
+  )
 
 
 def masks_at(ranking: Ranking, sparsity: float | Array) -> Masks:
@@ -116,10 +123,18 @@ def masks_at(ranking: Ranking, sparsity: float | Array) -> Masks:
   """
   counting.check(sparsity)
   plan = ranking.plan
-  kept = _kept_rows if plan.granularity.rows else _kept_layers
-  masks: list[Any] = [None] * plan.num_leaves
-  for layer, mask in zip(plan.layers, kept(ranking, sparsity), strict=True):
-    for leaf, cut in plan.granularity.expand(layer, mask).items():
+  shared = scopes.SCOPES[plan.scope].pooled and not plan.granularity.rows
+  kept = kept_groups(ranking, sparsity)
+  marks = selection.keep_largest(ranking.keys, kept, shared)
+  return masks_of(ranking, marks)
+
+
+def masks_of(ranking: Ranking, marks: Sequence[Array]) -> Masks:
+  """Turns marks of kept groups, [pools, n] for each layer, into masks."""
+  plan = ranking.plan
+  masks: list[Any] = [None] * len(ranking.alive)
+  for layer, mark in zip(plan.layers, marks, strict=True):
+    for leaf, cut in plan.granularity.expand(layer, mark).items():
       masks[leaf] = cut if masks[leaf] is None else masks[leaf] & cut
   masks = [
     alive if mask is None else mask & alive
@@ -128,33 +143,24 @@ def masks_at(ranking: Ranking, sparsity: float | Array) -> Masks:
   return jax.tree.unflatten(plan.treedef, masks)
 
 
-def _kept_layers(ranking: Ranking, sparsity) -> list[jax.Array]:
-  """Marks the groups kept, when each layer (or all of them) is one pool."""
+def kept_groups(ranking: Ranking, sparsity: float | Array) -> Array:
+  """Counts the groups kept by each pool."""
   plan, sizes = ranking.plan, ranking.sizes
-  scope = scopes.SCOPES[plan.scope]
-  kept = scope.kept(sizes, ranking.density, sparsity)
-  if scope.pooled:
-    return selection.keep_largest(ranking.keys, kept)
-  for i, own in enumerate(plan.sparsities):
-    if own is not None:
-      kept = kept.at[i].set(scope.kept(sizes, ranking.density, own)[i])
-  return [
-    selection.keep_largest([keys], count)[0]
-    for keys, count in zip(ranking.keys, kept, strict=True)
-  ]
-
-
-def _kept_rows(ranking: Ranking, sparsity) -> list[jax.Array]:
-  """Marks the entries kept, when each row of a layer is a pool of its own."""
-  marks = []
-  for keys, sizes, own in zip(
-    ranking.keys, ranking.sizes, ranking.plan.sparsities, strict=True
-  ):
-    kept = counting.kept_count(sparsity if own is None else own, sizes)
-    marks.append(
-      jax.vmap(lambda k, n: selection.keep_largest([k], n)[0])(keys, kept)
-    )
-  return marks
+  if plan.granularity.rows:
+    scope = scopes.pool_shares
+  else:
+    scope = scopes.SCOPES[plan.scope].kept
+  kept = scope(sizes, ranking.density, sparsity)
+  if any(own is not None for own in plan.sparsities):
+    starts = np.cumsum([0] + [len(keys) for keys in ranking.keys])
+    parts = [
+      part if own is None else scope(sizes[a:b], ranking.density[a:b], own)
+      for part, own, a, b in zip(
+        jnp.split(kept, starts[1:-1]), plan.sparsities, starts, starts[1:]
+      )
+    ]
+    kept = jnp.concatenate(parts)
+  return kept
 
 
 def _plan(tree, scope, granularity, exclude, names, spec) -> Plan:
@@ -194,7 +200,7 @@ def _plan(tree, scope, granularity, exclude, names, spec) -> Plan:
     own = _own_sparsities(scope, layers, paths)
     scope = "layerwise"
   return Plan(
-    jax.tree.structure(tree), len(paths), chosen, layers, scope, tuple(own)
+    jax.tree.structure(tree), chosen, layers, scope, tuple(own)
   )
 
 
@@ -245,26 +251,22 @@ def _entries(plan: Plan, tree, within, masks):
   return exists, alive
 
 
-def _erk_density(layer: shapes.Layer, exists) -> jax.Array:
+def _erk_density(layer: shapes.Layer, exists) -> Array:
   """(Sum of dimensions) / (their product) of what exists of a layer.
 
   Kernels of four axes are convolutions; others are matrices from all input
   axes together to all output axes together.
   """
   member = next(member for member in layer.members if member.scored)
-  axes = range(len(member.shape))
-  entries = exists[member.leaf]
-  # What exists is a product of ranges, so an axis is as long as its longest
-  # line through the entries.
-  sizes = [
-    jnp.max(jnp.sum(entries, axis, dtype=jnp.float32), initial=1.0)
-    for axis in axes
-  ]
+  sizes = [np.float32(size) for size in member.shape]
+  if exists is not None:
+    # What exists is a product of ranges, so an axis is as long as its longest
+    # line through the entries.
+    entries = exists[member.leaf].astype(jnp.float32)
+    sizes = [jnp.max(jnp.sum(entries, i)) for i in range(len(sizes))]
   if len(sizes) != 4:
-    split = max(len(sizes) - member.outputs, 0)
-    sizes = [_product(sizes[:split]), _product(sizes[split:])]
-  return sum(sizes, jnp.float32(0)) / _product(sizes)
+    split = len(sizes) - member.outputs
+    sizes = [math.prod(sizes[:split]), math.prod(sizes[split:])]
+  return sum(sizes) / math.prod(sizes)
 
 
-def _product(sizes) -> jax.Array:
-  return jnp.prod(jnp.stack([jnp.float32(1), *sizes]))

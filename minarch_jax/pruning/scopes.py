@@ -27,7 +27,7 @@ class Scope(NamedTuple):
 def _global(sizes, density, sparsity):
   """All layers together keep `round((1 - s) n)`; one layer may keep nothing."""
   del density
-  return counting.kept_count(sparsity, jnp.sum(sizes))
+  return counting.kept_count(sparsity, sizes.sum())
 
 
 def _layerwise(sizes, density, sparsity):
@@ -38,6 +38,12 @@ def _layerwise(sizes, density, sparsity):
 
 def _at_least_one(kept, sizes):
   return jnp.maximum(kept, jnp.minimum(sizes, 1))
+
+
+def pool_shares(sizes, density, sparsity):
+  """Each pool of size n keeps `round((1 - s) n)`, be it nothing: N of M."""
+  del density
+  return counting.kept_count(sparsity, sizes)
 
 
 def _erk(sizes, density, sparsity):
@@ -57,7 +63,7 @@ def _erk(sizes, density, sparsity):
 
   # The bits of positive floats are in their order; infinity is the last.
   bits, _ = selection.largest(
-    lambda bits: -jnp.sum(kept(bits)), -total, 0, 0x7F7FFFFE
+    lambda bits: -jnp.sum(kept(bits)), -jnp.asarray(total), 0, 0x7F7FFFFE
   )
   low, high = kept(bits), kept(bits + jnp.uint32(1))
   # Layers that step up between two neighbouring floats do so one by one.

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 import jax
 from jax import lax
 import jax.numpy as jnp
+import numpy as np
 
 from minarch_jax.types import Array
 
@@ -33,62 +34,80 @@ def sort_keys(scores: Array, alive: Array) -> jax.Array:
   return jnp.where(alive, keys, jnp.uint32(GONE))
 
 
-def keep_largest(keys: Sequence[Array], kept: Array) -> list[jax.Array]:
-  """Marks the `kept` largest keys of all arrays together.
+def keep_largest(
+  keys: Sequence[Array], kept: Array, shared: bool
+) -> list[jax.Array]:
+  """Marks the largest keys of every pool, as many as it keeps.
 
   Among equal keys those that come later (array by array, in row-major order)
   are kept, as after a stable ascending sort.
 
   Args:
-    keys: uint32 arrays; entries with key 0 are never kept.
-    kept: int32 scalar; all other entries are kept when there are fewer.
+    keys: uint32 [pools, n] each; entries with key 0 are never kept.
+    kept: int32, one number for each pool of each array, in order; a scalar
+      when shared. All other entries stay when a pool has fewer.
+    shared: whether all entries of all arrays are one pool.
 
   Returns:
-    bool arrays of the same shapes.
+    bool arrays of the shapes of keys.
   """
-  positions, start = [], 0
-  for array in keys:
-    iota = lax.iota(jnp.uint32, array.size).reshape(array.shape)
-    positions.append(iota + jnp.uint32(start))
-    start += array.size
+  ends = np.cumsum([len(array) for array in keys])
 
-  def at_least(threshold):
-    return _count([array >= threshold for array in keys])
+  def parts(values):
+    """Each array's own entries of a vector over all pools, as a column."""
+    if shared:
+      return [values] * len(keys)
+    return [part[:, None] for part in jnp.split(values, ends[:-1])]
 
-  threshold, reached = largest(at_least, kept, 1, 2**32 - 2)
-  tied = [array == threshold for array in keys]
-  needed = kept - (reached - _count(tied))
+  def count(marks):
+    if shared:
+      return sum(jnp.sum(mark, dtype=jnp.int32) for mark in marks)
+    return jnp.concatenate([jnp.sum(m, 1, dtype=jnp.int32) for m in marks])
 
-  def tied_from(position):
-    pairs = zip(tied, positions, strict=True)
-    return _count([t & (p >= position) for t, p in pairs])
+  def at_least(bound):
+    return [k >= b for k, b in zip(keys, parts(bound), strict=True)]
 
-  first, _ = largest(tied_from, needed, 0, start)
-  return [
-    (array > threshold) | (t & (p >= first))
-    for array, t, p in zip(keys, tied, positions, strict=True)
+  kept = jnp.asarray(kept, jnp.int32)
+  bound, reached = largest(lambda b: count(at_least(b)), kept, 1, 2**32 - 2)
+  tied = [k == b for k, b in zip(keys, parts(bound), strict=True)]
+  needed = kept - (reached - count(tied))
+  positions, size = _positions(keys, shared)
+
+  def tied_from(start):
+    both = zip(tied, positions, parts(start), strict=True)
+    return [t & (p >= s) for t, p, s in both]
+
+  start, _ = largest(lambda b: count(tied_from(b)), needed, 0, size)
+  above = [k > b for k, b in zip(keys, parts(bound), strict=True)]
+  return [a | t for a, t in zip(above, tied_from(start), strict=True)]
+
+
+def _positions(keys, shared) -> tuple[list[jax.Array], int]:
+  """The place of each entry in its pool, and a place after the last."""
+  sizes = [array.size if shared else array.shape[1] for array in keys]
+  starts = np.cumsum([0, *sizes]) if shared else np.zeros(len(keys) + 1)
+  places = [
+    lax.broadcasted_iota(jnp.uint32, array.shape, 1) + jnp.uint32(start)
+    for array, start in zip(keys, starts, strict=False)
   ]
-
-
-def _count(marks: Sequence[Array]) -> jax.Array:
-  return sum((jnp.sum(mark, dtype=jnp.int32) for mark in marks), jnp.int32(0))
+  return places, int(starts[-1]) if shared else max(sizes)
 
 
 def largest(
-  count: Callable[[jax.Array], jax.Array], needed: Array, low: int, high: int
+  count: Callable[[jax.Array], jax.Array], needed: jax.Array, low: int, high: int
 ) -> tuple[jax.Array, jax.Array]:
-  """Finds the largest bound with count(bound) >= needed, or `low`.
+  """Finds the largest bounds with count(bound) >= needed, or `low`.
 
-  `count` falls as the bound rises. Stops early at a bound that counts exactly
-  `needed`: any such bound selects the same entries.
+  `count` falls as the bound rises, elementwise. Stops early when every bound
+  counts exactly `needed`: any such bound selects the same entries.
 
   Returns:
-    the bound (uint32) and its count.
+    the bounds (uint32) and their counts, in the shape of `needed`.
   """
 
   def unfinished(state):
     low, high, reached = state
-    return (low < high) & (reached != needed)
+    return jnp.any((low < high) & (reached != needed))
 
   def halve(state):
     low, high, reached = state
@@ -101,7 +120,8 @@ def largest(
       jnp.where(enough, found, reached),
     )
 
-  start = jnp.uint32(low)
-  state = (start, jnp.uint32(high), count(start))
-  bound, _, reached = lax.while_loop(unfinished, halve, state)
-  return bound, reached
+  lows = jnp.full(needed.shape, low, jnp.uint32)
+  highs = jnp.full(needed.shape, high, jnp.uint32)
+  state = (lows, highs, count(lows))
+  bounds, _, reached = lax.while_loop(unfinished, halve, state)
+  return bounds, reached
