@@ -7,6 +7,7 @@ compiled program, and each rule ranks the weights once.
 """
 
 from collections.abc import Callable, Sequence
+import functools
 from typing import Any, NamedTuple
 
 from flax import traverse_util
@@ -17,6 +18,7 @@ import optax
 
 from minarch_jax import evaluation, models, pruning, quantization, training
 from minarch_jax.architectures import Spec
+from minarch_jax.pruning import positions
 from minarch_jax.types import Array, Batch, Masks, Model, Params, Sizes
 
 
@@ -131,11 +133,15 @@ def _rankings(
   ]
 
 
-def _masks(rankings: Sequence[pruning.Ranking], rule, sparsity) -> Masks:
+def _mask_maker(
+  rankings: Sequence[pruning.Ranking],
+) -> Callable[[Array, Array], Masks]:
+  """Makes `masks(rule, sparsity)`; each ranking is sorted once, here."""
   branches = [
-    lambda s, r=ranking: pruning.masks_at(r, s) for ranking in rankings
+    functools.partial(positions.masks_at, positions.positions(ranking))
+    for ranking in rankings
   ]
-  return jax.lax.switch(rule, branches, sparsity)
+  return lambda rule, sparsity: jax.lax.switch(rule, branches, sparsity)
 
 
 def _kept(masks: Masks, within: Masks, spec: Spec) -> jax.Array:
@@ -179,10 +185,11 @@ def make_grid(
   ) -> Outcome:
     batch, chunks, num_validation = splits(data)
     rankings = _rankings(model, spec, rules, params, sizes, seed, batch)
+    masks_of = _mask_maker(rankings)
     within = models.width_masks(spec, sizes)
 
     def one_cell(i, outcome):
-      masks = _masks(rankings, cells.rule[i], cells.sparsity[i])
+      masks = masks_of(cells.rule[i], cells.sparsity[i])
       pruned = pruning.apply_masks(params, masks)
       rounded = jax.lax.switch(
         cells.share[i],
@@ -234,7 +241,7 @@ def make_start(
   ) -> tuple[training.TrainState, Masks]:
     batch, _, _ = splits(data)
     rankings = _rankings(model, spec, rules, params, sizes, seed, batch)
-    masks = _masks(rankings, rule, sparsity)
+    masks = _mask_maker(rankings)(rule, sparsity)
     masks = jax.tree.map(
       jnp.logical_and, models.width_masks(spec, sizes), masks
     )

@@ -77,6 +77,23 @@ def normals(
     ValueError: as `bits`.
   """
   dtype = jnp.result_type(float)
+  return _each(key, leaves, lambda *words: _invert(*words, dtype))
+
+
+def uniforms(
+  key: jax.Array,
+  leaves: Sequence[tuple[tuple[str, ...], tuple[int, ...]]],
+) -> list[jax.Array]:
+  """Draws float32 values in [0, 1) of several leaves, as `normals` does."""
+  return _each(
+    key,
+    leaves,
+    lambda high, _: (high >> 8).astype(jnp.float32) * jnp.float32(2**-24),
+  )
+
+
+def _each(key, leaves, convert) -> list[jax.Array]:
+  """Draws the words of all leaves in one call; the path enters the key."""
   key = _key_words(key)
   counts = [_counts(shape) for _, shape in leaves]
   names = [zlib.crc32("/".join(path).encode()) for path, _ in leaves]
@@ -95,7 +112,7 @@ def normals(
     joined(high for high, _ in counts),
     joined(low for _, low in counts),
   )
-  values, ends = _invert(high, low, dtype), itertools.accumulate(sizes)
+  values, ends = convert(high, low), itertools.accumulate(sizes)
   return [
     values[end - size : end].reshape(shape)
     for end, size, (_, shape) in zip(ends, sizes, leaves, strict=True)
