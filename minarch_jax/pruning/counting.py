@@ -121,7 +121,10 @@ def _round(whole: jax.Array, fraction: jax.Array) -> jax.Array:
   mirrored = mirrored.at[-1].set(mirrored[-1] & _MASK >> 1)
   places = 2.0 ** (_BITS * (np.arange(_DIGITS) - _DIGITS))
   distance = jnp.tensordot(
-    places.astype(np.float32), mirrored.astype(jnp.float32), 1, precision="highest"
+    places.astype(np.float32),
+    mirrored.astype(jnp.float32),
+    1,
+    precision="highest",
   )
   distance = jnp.where(above, distance, distance + 2.0**-54)
   # The product is a float64: within half its last bit of the middle IS it.

@@ -199,9 +199,7 @@ def _plan(tree, scope, granularity, exclude, names, spec) -> Plan:
   if isinstance(scope, Mapping):
     own = _own_sparsities(scope, layers, paths)
     scope = "layerwise"
-  return Plan(
-    jax.tree.structure(tree), chosen, layers, scope, tuple(own)
-  )
+  return Plan(jax.tree.structure(tree), chosen, layers, scope, tuple(own))
 
 
 def _alias(layer: str, spec: architectures.Spec | None) -> str:
@@ -247,7 +245,8 @@ def _entries(plan: Plan, tree, within, masks):
   leaves = list(enumerate(jax.tree.leaves(tree)))
   exists = [marks(within, i, leaf) for i, leaf in leaves]
   alive = [marks(masks, i, leaf) for i, leaf in leaves]
-  alive = [a & exists[i] if i in covered else a for i, a in enumerate(alive)]
+  # A scalar mask says "not pruned" and stays a scalar.
+  alive = [a & e if a.ndim else a for a, e in zip(alive, exists, strict=True)]
   return exists, alive
 
 
@@ -268,5 +267,3 @@ def _erk_density(layer: shapes.Layer, exists) -> Array:
     split = len(sizes) - member.outputs
     sizes = [math.prod(sizes[:split]), math.prod(sizes[split:])]
   return sum(sizes) / math.prod(sizes)
-
-

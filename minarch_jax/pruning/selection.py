@@ -94,7 +94,10 @@ def _positions(keys, shared) -> tuple[list[jax.Array], int]:
 
 
 def largest(
-  count: Callable[[jax.Array], jax.Array], needed: jax.Array, low: int, high: int
+  count: Callable[[jax.Array], jax.Array],
+  needed: jax.Array,
+  low: int,
+  high: int,
 ) -> tuple[jax.Array, jax.Array]:
   """Finds the largest bounds with count(bound) >= needed, or `low`.
 
