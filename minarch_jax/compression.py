@@ -51,12 +51,13 @@ class Outcome(NamedTuple):
 
   Attributes:
     validation, test: int32 [cells], correct answers.
-    kept: int32 [cells, leaves], remaining entries of each leaf of the spec.
+    nonzeros: int32 [cells, leaves], entries of each leaf of the spec that are
+      not zero once pruned and rounded; zeros outside a member do not count.
   """
 
   validation: jax.Array
   test: jax.Array
-  kept: jax.Array
+  nonzeros: jax.Array
 
 
 def make_cells(
@@ -144,12 +145,11 @@ def _mask_maker(
   return lambda rule, sparsity: jax.lax.switch(rule, branches, sparsity)
 
 
-def _kept(masks: Masks, within: Masks, spec: Spec) -> jax.Array:
-  """Counts what remains of each leaf, int32 [leaves]."""
-  masks, within = map(traverse_util.flatten_dict, (masks, within))
-  return jnp.stack(
-    [jnp.sum(within[leaf.path] & masks[leaf.path]) for leaf in spec.leaves]
-  ).astype(jnp.int32)
+def _nonzeros(params: Params, spec: Spec) -> jax.Array:
+  """Counts what is stored of each leaf, int32 [leaves]."""
+  flat = traverse_util.flatten_dict(params)
+  counts = [jnp.count_nonzero(flat[leaf.path]) for leaf in spec.leaves]
+  return jnp.stack(counts).astype(jnp.int32)
 
 
 def make_grid(
@@ -186,7 +186,6 @@ def make_grid(
     batch, chunks, num_validation = splits(data)
     rankings = _rankings(model, spec, rules, params, sizes, seed, batch)
     masks_of = _mask_maker(rankings)
-    within = models.width_masks(spec, sizes)
 
     def one_cell(i, outcome):
       masks = masks_of(cells.rule[i], cells.sparsity[i])
@@ -204,14 +203,15 @@ def make_grid(
       found = Outcome(
         correct[:num_validation].sum().astype(jnp.int32),
         correct[num_validation:].sum().astype(jnp.int32),
-        _kept(masks, within, spec),
+        _nonzeros(rounded, spec),
       )
       return jax.tree.map(lambda o, f: o.at[i].set(f), outcome, found)
 
     length = cells.rule.shape[0]
     hits = jnp.zeros(length, jnp.int32)
-    kept = jnp.zeros((length, len(spec.leaves)), jnp.int32)
-    return jax.lax.fori_loop(0, count, one_cell, Outcome(hits, hits, kept))
+    nonzeros = jnp.zeros((length, len(spec.leaves)), jnp.int32)
+    outcome = Outcome(hits, hits, nonzeros)
+    return jax.lax.fori_loop(0, count, one_cell, outcome)
 
   return grid
 

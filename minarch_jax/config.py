@@ -26,13 +26,16 @@ def _field(default: Any, help: str, **rules: Any) -> Any:
   )
 
 
+# Criteria that a trained network alone can be scored by.
+CRITERIA = (
+  *("magnitude", "random", "gradient", "taylor", "snip", "grasp"),
+  *("synflow", "fisher", "obd", "wanda"),
+)
+
+
 @dataclasses.dataclass(frozen=True)
 class Config:
-  """Every choice of a study. Fields are flags of the same name.
-
-  Fields of `_NOT_IDENTITY` change where, how fast or how the results are
-  judged, never what is computed, and so do not enter the identity of a run.
-  """
+  """Every choice of a study. Fields are flags of the same name."""
 
   # What is studied.
   dataset: str = _field(
@@ -84,13 +87,17 @@ class Config:
 
   # Compression.
   criteria: tuple[str, ...] = _field(
-    ("magnitude", "random"), "Pruning criteria compared."
+    ("magnitude", "random"),
+    "Pruning criteria compared; bits are crossed with the first.",
+    choices=CRITERIA,
   )
   granularities: tuple[str, ...] = _field(
     ("element",), "What is removed as one: element, unit, nm:4, block:4x4."
   )
   scopes: tuple[str, ...] = _field(
-    ("global", "layerwise"), "How the sparsity is allocated over layers."
+    ("global", "layerwise"),
+    "How the sparsity is allocated over layers.",
+    choices=("global", "layerwise", "erk"),
   )
   sparsities: tuple[float, ...] = _field(
     (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98),
@@ -106,6 +113,12 @@ class Config:
   )
   finetune_learning_rate: float = _field(
     3e-4, "Constant learning rate of fine-tuning.", low=1e-9
+  )
+  finetune: str = _field(
+    "representatives",
+    "Which architectures are retrained: per family one per depth at the "
+    "minimal size, one below and one above; or all.",
+    choices=("representatives", "all"),
   )
   bits: tuple[int, ...] = _field(
     (32, 8, 4), "Weight precisions; 32 = as trained."
@@ -239,13 +252,13 @@ class Config:
         raise ConfigError(f"--architectures: {error}") from None
     return self
 
-  def identity(self) -> dict[str, Any]:
-    """Returns the fields that decide what is computed, for content hashes."""
-    return {
-      field.name: getattr(self, field.name)
-      for field in dataclasses.fields(self)
-      if field.name not in _NOT_IDENTITY
-    }
+  def recipe(self) -> dict[str, Any]:
+    """Returns the fields that decide a network's training, for its identity.
+
+    The data enter by their fingerprint; machine fields change where and how
+    fast, thresholds how results are judged, never what is computed.
+    """
+    return {name: getattr(self, name) for name in TRAINING}
 
   @property
   def seeds(self) -> range:
@@ -274,25 +287,20 @@ THRESHOLDS = (
   "num_bootstrap",
 )
 
-_NOT_IDENTITY = frozenset(
-  (
-    "data_dir",
-    "families",
-    "grid",
-    "architectures",
-    "num_seeds",
-    "first_seed",
-    "out",
-    "device_map",
-    "seed_mapping",
-    "member_mapping",
-    "convolution",
-    "memory_limit",
-    "compilation_cache_dir",
-    "dry_run",
-    *THRESHOLDS,
-  )
+TRAINING = (
+  "num_epochs",
+  "batch_size",
+  "optimizer",
+  "learning_rate",
+  "schedule",
+  "warmup_fraction",
+  "weight_decay",
+  "momentum",
+  "compute_dtype",
 )
+
+# Fields of retraining that no column of the table shows.
+RETRAINING = ("finetune_epochs", "finetune_learning_rate")
 
 
 def nearest(value: str, known: Sequence[str] | Mapping[str, Any]) -> str:

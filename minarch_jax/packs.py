@@ -10,13 +10,18 @@ import itertools
 import time
 from typing import Any, NamedTuple
 
-from flax import traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from minarch_jax import compression, evaluation, models, planning, population
-from minarch_jax import training
+from minarch_jax import (
+  compression,
+  evaluation,
+  models,
+  planning,
+  population,
+  training,
+)
 from minarch_jax.architectures import Architecture
 from minarch_jax.config import Config
 from minarch_jax.planning import Pack, Work
@@ -590,22 +595,6 @@ def _finetune_slots(
   outcome, scored = _run_grid(
     session, full, layout, (state.params, seeds, sizes), cells, length
   )
-  # The grid sees a dense network whose zeros are weights: what remains is
-  # what the masks kept.
-  kept = _kept_counts(masks, spec)
-  outcome = outcome._replace(
-    kept=np.broadcast_to(kept[:, :, None], outcome.kept.shape)
-  )
   keep = (slice(len(chosen.seeds)), slice(len(variants)))
   outcome = jax.tree.map(lambda leaf: leaf[keep], outcome)
   return outcome, begun + trained + scored
-
-
-def _kept_counts(masks: Any, spec: Any) -> np.ndarray:
-  """Counts mask entries on the host: int32 [S, A, leaves]."""
-  flat = traverse_util.flatten_dict(jax.device_get(masks))
-  counts = [
-    flat[leaf.path].sum(axis=tuple(range(2, flat[leaf.path].ndim)))
-    for leaf in spec.leaves
-  ]
-  return np.stack(counts, axis=-1).astype(np.int32)

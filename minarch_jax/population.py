@@ -11,6 +11,7 @@ minibatches), `member` [A, ...] (shared by the seeds: the true sizes) and
 from collections.abc import Callable, Sequence
 import dataclasses
 import functools
+import os
 import time
 from typing import Any
 
@@ -49,7 +50,7 @@ class Mapping:
 def mapping(
   config: Config, family: str, slots: int = 1, num_seeds: int = 1
 ) -> Mapping:
-  """Resolves a family's layout from the table and the flags that override it."""
+  """Resolves a family's layout from the table and the flags."""
   devices = tuple(jax.local_devices())
   backend = "cpu" if devices[0].platform == "cpu" else "other"
   seeds, members, convolution = MAPPING[family, backend]
@@ -150,7 +151,8 @@ def _shard(function, kinds, mapping):
 
 def _pmap(function, kinds, mapping):
   axes = _split_axes(kinds, mapping.split)
-  (out_axis,) = _split_axes(["network"], mapping.split)
+  (found,) = _split_axes(["network"], mapping.split)
+  out_axis = found or 0
   count = len(mapping.devices)
 
   def cut(value, axis):
@@ -234,8 +236,6 @@ def use_cores() -> None:
   Faster than one device with threads inside operations. Has no effect once
   JAX has started, or when XLA_FLAGS or jax_num_cpu_devices is already set.
   """
-  import os
-
   chosen = "xla_force_host_platform_device_count"
   if chosen in os.environ.get("XLA_FLAGS", ""):
     return
@@ -245,3 +245,19 @@ def use_cores() -> None:
     jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
   except (RuntimeError, AttributeError):
     pass
+
+
+def use_cache(directory: str) -> None:
+  """Keeps compiled programs between runs.
+
+  Args:
+    directory: "default" is the user's cache directory, "" turns it off.
+  """
+  if not directory:
+    return
+  if directory == "default":
+    base = os.environ.get("XDG_CACHE_HOME", os.path.expanduser("~/.cache"))
+    directory = os.path.join(base, "minarch_jax", "programs")
+  jax.config.update("jax_compilation_cache_dir", directory)
+  # The default keeps only what took a second; ours are many and small.
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

@@ -182,20 +182,24 @@ def write(out: str, table: str, id: str, frame: pl.DataFrame) -> str:
 
 def read_table(out: str, table: str) -> pl.DataFrame:
   """Reads a table: all parts, sorted by key, one row per key."""
-  folder = os.path.join(out, "records", table)
-  names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
-  parts = [
-    pl.read_parquet(os.path.join(folder, name))
-    for name in names
-    if name.endswith(".parquet")
-  ]
   empty = pl.DataFrame(schema=SCHEMAS[table])
   keys = list(_KEYS[table])
   return (
-    pl.concat([empty, *parts], how="diagonal")
+    pl.concat([empty, *(rows for _, rows in parts(out, table))], how="diagonal")
     .unique(subset=keys, keep="first", maintain_order=True)
     .sort(keys)
   )
+
+
+def parts(out: str, table: str) -> list[tuple[str, pl.DataFrame]]:
+  """Reads the parts of a table as (id, rows in the order written)."""
+  folder = os.path.join(out, "records", table)
+  names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+  return [
+    (name.removesuffix(".parquet"), pl.read_parquet(os.path.join(folder, name)))
+    for name in names
+    if name.endswith(".parquet")
+  ]
 
 
 def read(out: str) -> Records:

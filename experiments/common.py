@@ -1,0 +1,97 @@
+"""What every experiment does: flags, errors without tracebacks, the end."""
+
+from collections.abc import Callable, Sequence
+import os
+import sys
+import time
+
+from absl import app, logging
+
+from minarch_jax import config as config_lib
+from minarch_jax import data
+
+Stage = Callable[[config_lib.Config], None]
+
+
+def run(stage: Stage, *, trains: bool = True) -> None:
+  """Runs a stage on the flags.
+
+  A value that cannot be used ends the program before JAX is imported, with
+  one message and nothing written. Ctrl-C keeps what is finished.
+  """
+
+  def main(argv: Sequence[str]) -> None:
+    logging.set_verbosity(logging.WARNING)  # orbax reports every save
+    try:
+      if len(argv) > 1:
+        raise config_lib.ConfigError(
+          f"unexpected argument {argv[1]!r}; options look like --name=value"
+        )
+      config = config_lib.from_flags()
+      if trains:
+        data.check(config.dataset, config.data_dir or None)
+        config_lib.check_writable(config.out)
+      stage(config)
+    except KeyboardInterrupt:
+      sys.exit(
+        "\ninterrupted; what is finished is kept, the same command goes on"
+      )
+    except config_lib.ConfigError as error:
+      sys.exit(f"error: {error}")
+    except OSError as error:
+      sys.exit(f"error: {error}; what is finished is kept")
+
+  app.run(main)
+
+
+def study(config: config_lib.Config, *, train: bool, compress: Sequence[str]):
+  """Runs stages of the line and leaves their description in study.json."""
+  from minarch_jax import study as line  # imports JAX
+
+  line.check(config)
+  session = line.open_session(config)
+  statistics = []
+  try:
+    if train:
+      statistics += line.sweep(session, config.out)
+    if compress:
+      statistics += line.compress(
+        session,
+        config.out,
+        prune="prune" in compress,
+        quantize="quantize" in compress,
+      )
+  finally:
+    line.write_description(session, config.out, statistics)
+
+
+def dry_run(config: config_lib.Config) -> None:
+  """Prints the plan: programs, members, padding, predicted time and memory."""
+  from minarch_jax import study as line  # imports JAX
+
+  print(line.describe_plan(config))
+
+
+def report(config: config_lib.Config, start: float) -> None:
+  """Builds the report and prints the summary."""
+  from minarch_jax import analysis, records
+  from minarch_jax import report as report_lib
+
+  page = report_lib.build(config.out, config)
+  print()
+  for line in analysis.summary(records.read(config.out), config):
+    print(f"  {line}")
+  print(f"\n  records  {os.path.join(config.out, 'records')}")
+  print(f"  report   {page}")
+  print(f"  took     {time.monotonic() - start:.0f} s")
+
+
+def show(frame, config: config_lib.Config) -> None:
+  """Prints a table whole, without the columns that repeat the thresholds."""
+  import polars as pl
+
+  with pl.Config(
+    tbl_rows=-1, tbl_cols=-1, tbl_width_chars=160, float_precision=4
+  ):
+    hidden = [c for c in frame.columns if hasattr(config, c)]
+    print(frame.drop(hidden, strict=False))

@@ -1,0 +1,22 @@
+"""Prunes the networks a sweep has trained, at once and with retraining.
+
+python -m experiments.prune --out=results/digits
+"""
+
+import time
+
+from experiments import common
+from minarch_jax import config
+
+START = time.monotonic()
+
+config.define_flags()
+
+
+def stage(settings: config.Config) -> None:
+  common.study(settings, train=False, compress=("prune",))
+  common.report(settings, START)
+
+
+if __name__ == "__main__":
+  common.run(stage)

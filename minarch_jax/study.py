@@ -1,0 +1,543 @@
+"""The straight line: sweep, prune and quantize, report.
+
+The only module that knows the order of things. Each stage returns at once for
+what the results directory already holds, so a study that was interrupted goes
+on where it stopped, and any stage runs alone on what an earlier one left.
+"""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+from typing import Any
+
+import jax
+import numpy as np
+import polars as pl
+
+from minarch_jax import (
+  analysis,
+  architectures,
+  checkpoints,
+  compression,
+  data,
+  packs,
+  planning,
+  population,
+  records,
+  tabulate,
+)
+from minarch_jax.architectures import Architecture
+from minarch_jax.config import Config, ConfigError, RETRAINING
+from minarch_jax.planning import Pack
+from minarch_jax.progress import Progress
+from minarch_jax.types import Dataset, Params
+
+Key = tuple[str, int]  # architecture and seed
+
+
+def check(config: Config) -> data.Description:
+  """Refuses what cannot run, before anything heavy starts.
+
+  Raises:
+    ConfigError: a data set that is unknown or not prepared, a batch larger
+      than the training split, an architecture that does not fit the images.
+  """
+  found = data.describe(
+    config.dataset,
+    config.data_dir or None,
+    validation_fraction=config.validation_fraction,
+  )
+  if config.batch_size > found.num_train:
+    raise ConfigError(
+      f"--batch_size={config.batch_size} is larger than the training split of "
+      f"{config.dataset} ({found.num_train} images)"
+    )
+  select(config, found.input_shape, found.num_classes)
+  return found
+
+
+def select(config, input_shape, num_classes) -> list[Architecture]:
+  """Lists the architectures of a configuration.
+
+  Raises:
+    ConfigError: one does not fit the images.
+  """
+  try:
+    return architectures.select(
+      config.architectures,
+      config.grid,
+      config.families,
+      input_shape,
+      num_classes,
+    )
+  except ValueError as error:
+    raise ConfigError(f"--architectures: {error}") from None
+
+
+def load(config: Config) -> Dataset:
+  """Loads the data set of a configuration."""
+  return data.load(
+    config.dataset,
+    config.data_dir or None,
+    validation_fraction=config.validation_fraction,
+    split_seed=config.split_seed,
+  )
+
+
+def open_session(config: Config) -> packs.Session:
+  """Starts the devices, loads the data and puts them there."""
+  population.use_cores()
+  population.use_cache(config.compilation_cache_dir)
+  return packs.open_session(config, load(config))
+
+
+def recipe_id(session: packs.Session) -> str:
+  """Identifies a training recipe: configuration and bytes of the data."""
+  return records.content_id(
+    {"recipe": session.config.recipe(), "data": session.dataset.fingerprint}
+  )
+
+
+# --- training ----------------------------------------------------------------
+
+
+def _stored(out: str, recipe: str) -> dict[Key, tuple[str, int, int]]:
+  """Where each trained network is: (checkpoint, member, seed position)."""
+  found = {}
+  for id, rows in records.parts(out, "networks"):
+    rows = rows.filter(pl.col("run_id") == recipe)
+    names = rows["architecture"].unique(maintain_order=True).to_list()
+    for i, name in enumerate(names):
+      seeds = rows.filter(pl.col("architecture") == name)["seed"].to_list()
+      found |= {(name, seed): (id, i, j) for j, seed in enumerate(seeds)}
+  return found
+
+
+def plan(
+  session: packs.Session, members: Sequence[Architecture], seeds: Sequence[int]
+) -> list[Pack]:
+  """Plans the packs of a session's work."""
+  return planning.plan(
+    members,
+    seeds,
+    session.work,
+    devices=jax.local_device_count(),
+    memory_limit=session.config.memory_limit * 2**30,
+  )
+
+
+def plan_missing(
+  session: packs.Session, members: Sequence[Architecture], out: str
+) -> list[Pack]:
+  """Plans the networks that the results directory does not hold yet."""
+  done = _stored(out, recipe_id(session))
+  missing: dict[tuple[int, ...], list[Architecture]] = {}
+  for architecture in members:
+    seeds = tuple(
+      seed
+      for seed in session.config.seeds
+      if (str(architecture), seed) not in done
+    )
+    missing.setdefault(seeds, []).append(architecture)
+  return [
+    pack
+    for seeds, group in missing.items()
+    if seeds
+    for pack in plan(session, group, seeds)
+  ]
+
+
+def sweep(session: packs.Session, out: str) -> list[dict[str, Any]]:
+  """Trains every network that is missing and writes its rows and parameters.
+
+  Returns:
+    One line of engine statistics per pack.
+  """
+  work = session.work
+  members = select(session.config, work.input_shape, work.num_classes)
+  todo = plan_missing(session, members, out)
+  recipe = recipe_id(session)
+  statistics = []
+  costs = [_cost(pack, session) for pack in todo]
+  with Progress("train", sum(costs)) as progress:
+    for pack, cost in zip(todo, costs, strict=True):
+      id = records.content_id([recipe, *_names(pack)])
+      share = cost / work.num_epochs
+      trained = packs.train(
+        session, pack, lambda epochs, s=share: progress.advance(epochs * s)
+      )
+      checkpoints.save(out, id, trained.params)
+      rows = tabulate.curves(session, recipe, trained)
+      records.write(out, "curves", id, rows)
+      rows = tabulate.networks(session, recipe, trained)
+      records.write(out, "networks", id, rows)
+      statistics.append(_statistics("train", pack, trained, session))
+  return statistics
+
+
+def _names(pack: Pack) -> list:
+  return [[str(a) for a in pack.architectures], list(pack.seeds)]
+
+
+def _cost(pack: Pack, session: packs.Session) -> float:
+  run = planning.seconds(pack.parent, pack.slots, session.work)
+  return run * len(pack.seeds) / jax.local_device_count()
+
+
+def _statistics(stage: str, pack: Pack, result: Any, session) -> dict[str, Any]:
+  return {
+    "stage": stage,
+    "parent": str(pack.parent),
+    "members": len(pack.architectures),
+    "seeds": len(pack.seeds),
+    "padding": round(planning.padding(pack, session.work), 3),
+    "compile_seconds": round(result.compile_seconds, 3),
+    "run_seconds": round(result.run_seconds, 3),
+  }
+
+
+def describe_plan(config: Config) -> str:
+  """Describes the packs a sweep would train, as a table of text."""
+  population.use_cores()
+  found = check(config)
+  work = planning.Work(
+    found.input_shape,
+    found.num_classes,
+    found.num_train,
+    found.num_validation,
+    config.batch_size,
+    config.num_epochs,
+  )
+  devices = jax.local_device_count()
+  members = select(config, work.input_shape, work.num_classes)
+  todo = planning.plan(
+    members,
+    list(config.seeds),
+    work,
+    devices=devices,
+    memory_limit=config.memory_limit * 2**30,
+  )
+  lines = [
+    f"{'parent':<28}{'members':>8}{'seeds':>6}{'padding':>8}{'GiB':>7}"
+    f"{'seconds':>9}"
+  ]
+  total = 0.0
+  for pack in todo:
+    run = planning.seconds(pack.parent, pack.slots, work)
+    run *= len(pack.seeds) / devices
+    total += run
+    held = planning.memory(
+      pack.parent, pack.slots, len(pack.seeds), work, devices
+    )
+    lines.append(
+      f"{str(pack.parent):<28}{len(pack.architectures):>8}"
+      f"{len(pack.seeds):>6}{planning.padding(pack, work):>8.2f}"
+      f"{held / 2**30:>7.2f}{run:>9.1f}"
+    )
+  programs = len({pack.program for pack in todo})
+  compiling = sum(
+    planning.COMPILE_SECONDS[parent.family]
+    for parent, *_ in {pack.program for pack in todo}
+  )
+  lines.append(
+    f"{len(members)} architectures x {config.num_seeds} seeds on "
+    f"{config.dataset} ({work.num_steps:,} steps each): {len(todo)} packs, {programs} "
+    f"programs, about {total:.0f} s of training and {compiling:.0f} s of "
+    f"compilation on {devices} {jax.local_devices()[0].platform} devices"
+  )
+  return "\n".join(lines)
+
+
+# --- compression -------------------------------------------------------------
+
+
+def load_params(
+  out: str, recipe: str, members: Sequence[Architecture], seeds: Sequence[int]
+) -> list[Params]:
+  """Restores trained parameters: a tree per architecture, leading axis S.
+
+  Raises:
+    ConfigError: a network is not in the results directory.
+  """
+  where = _stored(out, recipe)
+  opened: dict[str, list[Params]] = {}
+
+  def one(architecture: Architecture, seed: int) -> Params:
+    key = (str(architecture), seed)
+    if key not in where:
+      raise ConfigError(
+        f"{architecture} with seed {seed} is not trained in {out} (with these "
+        "training flags); run `python -m experiments.sweep` with the same "
+        "flags first"
+      )
+    id, member, position = where[key]
+    if id not in opened:
+      opened[id] = checkpoints.load(out, id)
+    return jax.tree.map(lambda leaf: leaf[position], opened[id][member])
+
+  return [
+    jax.tree.map(lambda *s: np.stack(s), *(one(a, seed) for seed in seeds))
+    for a in members
+  ]
+
+
+def settings_of(config: Config) -> list[tuple[int, int]]:
+  """Lists (bits, share) pairs; 32 bits, the control, always is one."""
+  shares = range(len(config.quant_granularities))
+  narrow = [(b, s) for s in shares for b in config.bits if b != 32]
+  return [(32, 0), *narrow]
+
+
+def grid_of(config: Config, prune: bool, quantize: bool) -> compression.Cells:
+  """Lists the cells of the one-shot grid.
+
+  Bits are crossed with the sparsities of the first rule; the other rules are
+  compared at 32 bits.
+  """
+  sparsities = sorted({0.0, *config.sparsities}) if prune else [0.0]
+  settings = settings_of(config) if quantize else [(32, 0)]
+  cells = compression.make_cells([(0, s) for s in sparsities], settings)
+  others = range(1, len(packs.rules_of(config))) if prune else ()
+  if others:
+    pairs = [(rule, s) for rule in others for s in sparsities]
+    cells = compression.join(cells, compression.make_cells(pairs, [(32, 0)]))
+  return cells
+
+
+def compress(
+  session: packs.Session, out: str, *, prune: bool = True, quantize: bool = True
+) -> list[dict[str, Any]]:
+  """Scores the trained networks pruned and rounded, one-shot and retrained.
+
+  Args:
+    session: the data and programs.
+    out: the results directory with the trained networks.
+    prune, quantize: which axes of the grid to walk.
+
+  Raises:
+    ConfigError: networks are missing, or the directory holds retraining with
+      other flags.
+  """
+  config, work = session.config, session.work
+  members = select(config, work.input_shape, work.num_classes)
+  recipe, rules = recipe_id(session), packs.rules_of(config)
+  _check_retraining(out, config)
+  cells = grid_of(config, prune, quantize)
+  settings = settings_of(config) if quantize else [(32, 0)]
+  retrained = (
+    representatives(out, session, members)
+    if prune and config.finetune_epochs
+    else []
+  )
+  kind = {
+    "recipe": recipe,
+    "rules": rules,
+    "cells": [column.tolist() for column in cells],
+    "shares": config.quant_granularities,
+    "finetune": {name: getattr(config, name) for name in RETRAINING},
+  }
+  todo = []
+  for pack in plan(session, members, list(config.seeds)):
+    chosen = [a for a in pack.architectures if a in retrained]
+    id = records.content_id([kind, *_names(pack), [str(a) for a in chosen]])
+    if not records.exists(out, "compression", id):
+      todo.append((id, pack, chosen))
+  statistics = []
+  costs = [
+    _compression_cost(session, pack, chosen, cells) for _, pack, chosen in todo
+  ]
+  with Progress("compress", sum(costs)) as progress:
+    for (id, pack, chosen), cost in zip(todo, costs, strict=True):
+      params = load_params(out, recipe, pack.architectures, pack.seeds)
+      length = len(cells.rule)
+      graded = packs.compress(session, pack, params, cells, length)
+      statistics.append(_statistics("compress", pack, graded, session))
+      frames = [
+        tabulate.compressed(
+          session,
+          recipe,
+          architecture,
+          pack.seeds,
+          rules,
+          cells,
+          _member(graded.outcome, i),
+          schedule="oneshot",
+          steps=work.num_steps,
+        )
+        for i, architecture in enumerate(pack.architectures)
+      ]
+      if chosen:
+        rows, result = _retrain(
+          session, recipe, pack, params, chosen, settings, length
+        )
+        frames += rows
+        statistics.append(_statistics("finetune", pack, result, session))
+      records.write(out, "compression", id, pl.concat(frames, how="diagonal"))
+      progress.advance(cost)
+  return statistics
+
+
+def _member(outcome: compression.Outcome, index: int) -> compression.Outcome:
+  return jax.tree.map(lambda leaf: leaf[:, index], outcome)
+
+
+def _retrain(session, recipe, pack, params, chosen, settings, length):
+  """Prunes, retrains and scores the chosen members of a pack."""
+  config, rules = session.config, packs.rules_of(session.config)
+  sparsities = sorted({0.0, *config.sparsities})
+  scope = config.scopes[0]
+  variants = [
+    packs.Variant(pack.architectures.index(architecture), rule, sparsity)
+    for architecture in chosen
+    for rule, each in enumerate(rules)
+    if each.scope == scope
+    for sparsity in sparsities
+  ]
+  result = packs.finetune(session, pack, params, variants, settings, length)
+  per_epoch = session.work.num_steps // session.work.num_epochs
+  frames = []
+  for i, variant in enumerate(variants):
+    cells = compression.make_cells([(variant.rule, variant.sparsity)], settings)
+    frames.append(
+      tabulate.compressed(
+        session,
+        recipe,
+        pack.architectures[variant.member],
+        pack.seeds,
+        rules,
+        cells,
+        _member(result.outcome, i),
+        schedule="finetune",
+        steps=session.work.num_steps + per_epoch * config.finetune_epochs,
+      )
+    )
+  return frames, result
+
+
+def _compression_cost(session, pack, chosen, cells) -> float:
+  """Predicts seconds: forward passes of the grid, then the retraining."""
+  work, config = session.work, session.config
+  images = len(session.dataset.validation.y) + len(session.dataset.test.y)
+  train = _cost(pack, session)
+  forward = train / work.num_epochs * images / work.num_train / 3
+  retrained = (
+    len(chosen) / pack.slots * len(config.sparsities) * len(config.criteria)
+  )
+  return (
+    forward * len(cells.rule)
+    + train / work.num_epochs * config.finetune_epochs * retrained
+  )
+
+
+def _check_retraining(out: str, config: Config) -> None:
+  """Keeps two kinds of retraining out of one directory."""
+  before = records.read_json(os.path.join(out, "study.json")).get("config", {})
+  if not os.path.isdir(os.path.join(out, "records", "compression")):
+    return
+  for name in RETRAINING:
+    value = getattr(config, name)
+    if name in before and before[name] != value:
+      raise ConfigError(
+        f"--{name}={value}, but {out} holds retraining with "
+        f"{name}={before[name]}; use that value or another --out"
+      )
+
+
+def representatives(
+  out: str, session: packs.Session, members: Sequence[Architecture]
+) -> list[Architecture]:
+  """Chooses the architectures that are retrained, on validation alone.
+
+  Per family, along the parameter axis: the largest below the minimal
+  parameter count, the smallest at or above it of every depth, and the one
+  nearest to ten times as large (METHOD.md, step 2).
+  """
+  if session.config.finetune == "all":
+    return list(members)
+  shape = (session.work.input_shape, session.work.num_classes)
+  found = analysis.minimal_parameters(records.read(out), session.config)
+  smallest = {
+    row["family"]: row["p_min"] for row in found.iter_rows(named=True)
+  }
+  chosen = []
+  for family in dict.fromkeys(a.family for a in members):
+    group = [a for a in members if a.family == family]
+    group.sort(key=lambda a: a.num_params(*shape))
+    limit = smallest.get(family) or group[len(group) // 2].num_params(*shape)
+    below = [a for a in group if a.num_params(*shape) < limit]
+    above = [a for a in group if a.num_params(*shape) >= limit]
+    chosen += below[-1:]
+    for depth in sorted({a.depth for a in above}):
+      chosen += [a for a in above if a.depth == depth][:1]
+    distance = [abs(np.log(a.num_params(*shape) / limit / 10)) for a in above]
+    chosen += [above[int(np.argmin(distance))]] if above else []
+  return list(dict.fromkeys(chosen))
+
+
+# --- provenance --------------------------------------------------------------
+
+
+def describe(
+  session: packs.Session, statistics: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+  """Says what a results directory was made with, for study.json."""
+  dataset = session.dataset
+  return {
+    "config": dataclasses.asdict(session.config),
+    "versions": {
+      name: importlib.metadata.version(name)
+      for name in ("jax", "flax", "optax", "numpy", "polars")
+    }
+    | {"python": platform.python_version()},
+    "devices": [
+      f"{device.platform}:{device.id} {device.device_kind}"
+      for device in jax.local_devices()
+    ],
+    "git_revision": _revision(),
+    "datasets": {
+      dataset.name: {
+        "fingerprint": dataset.fingerprint,
+        "train": len(dataset.train.y),
+        "validation": len(dataset.validation.y),
+        "test": len(dataset.test.y),
+        "test_note": dataset.test_note,
+      }
+    },
+    "programs": len(session.programs),
+    "packs": list(statistics),
+  }
+
+
+def write_description(
+  session: packs.Session, out: str, statistics: Sequence[Mapping[str, Any]]
+) -> None:
+  """Writes study.json, keeping what earlier runs left there."""
+  path = os.path.join(out, "study.json")
+  before, now = records.read_json(path), describe(session, statistics)
+  if not statistics and before.get("config") == _jsonable(now["config"]):
+    return
+  now["datasets"] = {**before.get("datasets", {}), **now["datasets"]}
+  now["packs"] = [*before.get("packs", []), *statistics]
+  records.write_json(path, now)
+
+
+def _jsonable(value: Any) -> Any:
+  return json.loads(json.dumps(value, default=list))
+
+
+def _revision() -> str:
+  folder = os.path.dirname(os.path.abspath(__file__))
+  try:
+    found = subprocess.run(
+      ["git", "-C", folder, "rev-parse", "HEAD"],
+      capture_output=True,
+      text=True,
+      timeout=5,
+    )
+  except (OSError, subprocess.TimeoutExpired):
+    return ""
+  return found.stdout.strip()

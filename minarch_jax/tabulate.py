@@ -1,0 +1,243 @@
+"""Turns what packs return into rows of the three tables."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from minarch_jax import compression, packs
+from minarch_jax.architectures import Architecture, Spec
+from minarch_jax.quantization import layouts
+
+
+def _who(
+  session: packs.Session, run_id: str, architecture: Architecture
+) -> dict[str, Any]:
+  shape = (session.work.input_shape, session.work.num_classes)
+  return {
+    "run_id": run_id,
+    "dataset": session.dataset.name,
+    "family": architecture.family,
+    "architecture": str(architecture),
+    "depth": architecture.depth,
+    "params": architecture.num_params(*shape),
+  }
+
+
+def _finite(values: np.ndarray) -> pl.Series:
+  """A column of losses: what is not finite becomes null."""
+  values = np.asarray(values, np.float64)
+  return pl.Series(values).set(~pl.Series(np.isfinite(values)), None)
+
+
+def networks(
+  session: packs.Session, run_id: str, trained: packs.Trained
+) -> pl.DataFrame:
+  """Makes one row per network of a trained pack."""
+  dataset, work = session.dataset, session.work
+  scores, seeds = trained.scores, trained.pack.seeds
+  first_bad = _first_bad(trained)
+  num_networks = len(seeds) * len(trained.pack.architectures)
+  frames = []
+  for i, architecture in enumerate(trained.pack.architectures):
+    sizes = {
+      "train": len(dataset.train.y),
+      "validation": len(dataset.validation.y),
+      "test": len(dataset.test.y),
+    }
+    columns: dict[str, Any] = {"seed": list(seeds)}
+    for name, score in zip(("train", "val", "test"), scores, strict=True):
+      split = "validation" if name == "val" else name
+      columns[f"{name}_loss"] = _finite(score.loss[:, i])
+      columns[f"{name}_accuracy"] = score.correct[:, i] / sizes[split]
+    bad = first_bad[:, i]
+    final = np.isfinite(scores.train.loss[:, i])
+    columns["diverged"] = (bad > 0) | ~final
+    columns["diverged_epoch"] = [
+      int(epoch) if epoch else (None if fine else work.num_epochs)
+      for epoch, fine in zip(bad, final, strict=True)
+    ]
+    frames.append(
+      pl.DataFrame(
+        columns, schema_overrides={"diverged_epoch": pl.Int64}
+      ).with_columns(
+        pl.lit(value).alias(name)
+        for name, value in {
+          **_who(session, run_id, architecture),
+          "fingerprint": dataset.fingerprint,
+          "macs": architecture.macs(work.input_shape, work.num_classes),
+          "steps": work.num_steps,
+          "epochs": work.num_epochs,
+          "num_classes": work.num_classes,
+          "num_validation": sizes["validation"],
+          "num_test": sizes["test"],
+          "seconds": trained.run_seconds / num_networks,
+        }.items()
+      )
+    )
+  return pl.concat(frames)
+
+
+def _first_bad(trained: packs.Trained) -> np.ndarray:
+  """First epoch (from 1) with a loss that is not finite; 0 = none. [S, A]."""
+  curve = trained.curve
+  bad = ~np.isfinite(curve.train.loss) | ~np.isfinite(curve.validation.loss)
+  return np.where(bad.any(-1), bad.argmax(-1) + 1, 0)
+
+
+def curves(
+  session: packs.Session, run_id: str, trained: packs.Trained
+) -> pl.DataFrame:
+  """Makes one row per network and epoch of a trained pack."""
+  work, curve = session.work, trained.curve
+  epochs = np.arange(1, work.num_epochs + 1)
+  per_epoch = work.num_steps // work.num_epochs
+  num_validation = len(session.dataset.validation.y)
+  frames = []
+  for i, architecture in enumerate(trained.pack.architectures):
+    for j, seed in enumerate(trained.pack.seeds):
+      frames.append(
+        pl.DataFrame(
+          {
+            "epoch": epochs,
+            "step": epochs * per_epoch,
+            "train_loss": _finite(curve.train.loss[j, i]),
+            "train_accuracy": curve.train.accuracy[j, i].astype(np.float64),
+            "val_loss": _finite(curve.validation.loss[j, i]),
+            "val_accuracy": curve.validation.correct[j, i] / num_validation,
+          }
+        ).with_columns(
+          run_id=pl.lit(run_id),
+          dataset=pl.lit(session.dataset.name),
+          architecture=pl.lit(str(architecture)),
+          seed=pl.lit(seed),
+        )
+      )
+  return pl.concat(frames)
+
+
+def stored_bytes(
+  spec: Spec, nonzeros: np.ndarray, bits: np.ndarray, shares: Sequence[str]
+) -> np.ndarray:
+  """Counts the bytes of stored networks, `quantization.storage_bytes` at once.
+
+  Args:
+    spec: the network.
+    nonzeros: int [..., cells, leaves].
+    bits: int [cells].
+    shares: what shares a scale in each cell.
+
+  Returns:
+    int64 [..., cells].
+  """
+  total = np.zeros(nonzeros.shape[:-1], np.int64)
+  per_channel = np.array([share == "channel" for share in shares])
+  for i, leaf in enumerate(spec.leaves):
+    shape = spec.shape(leaf)
+    size = int(np.prod(shape))
+    if leaf.path[-1] not in ("kernel", "embedding"):
+      total += 4 * size
+      continue
+    scales = {
+      share: int(
+        np.prod(
+          layouts.scale_shape(
+            layouts.make_layout(share, leaf.path, shape), shape
+          )
+        )
+      )
+      for share in ("channel", "tensor")
+    }
+    dense = -(-size * bits // 8)
+    bitmap = -(-size // 8) + -(-nonzeros[..., i] * bits // 8)
+    total += np.minimum(dense, bitmap)
+    scale = np.where(per_channel, scales["channel"], scales["tensor"])
+    total += np.where(bits < 32, 4 * scale, 0)
+  return total
+
+
+def compressed(
+  session: packs.Session,
+  run_id: str,
+  architecture: Architecture,
+  seeds: Sequence[int],
+  rules: Sequence[compression.Rule],
+  cells: compression.Cells,
+  outcome: compression.Outcome,
+  *,
+  schedule: str,
+  steps: int,
+  control: str = "",
+) -> pl.DataFrame:
+  """Makes one row per seed and cell of one architecture.
+
+  Args:
+    outcome: arrays [S, cells, ...]; among the cells of each (rule, sparsity)
+      there is one of 32 bits.
+    schedule: oneshot or finetune.
+    steps: training steps the networks have seen.
+  """
+  config, dataset = session.config, session.dataset
+  spec = architecture.spec(session.work.input_shape, session.work.num_classes)
+  shares = [config.quant_granularities[share] for share in cells.share]
+  bits = np.asarray(cells.bits, np.int64)
+  nonzeros = np.asarray(outcome.nonzeros, np.int64)
+  pruned = _before_rounding(cells, nonzeros)
+  prunable = np.array(
+    [leaf.path[-1] in ("kernel", "embedding") for leaf in spec.leaves]
+  )
+  sizes = np.array([np.prod(spec.shape(leaf)) for leaf in spec.leaves])
+  kernels = np.array([leaf.is_kernel for leaf in spec.leaves])
+  positions = np.array([leaf.positions for leaf in spec.leaves])
+  attention = spec.macs - int((sizes * positions * kernels).sum())
+  num_cells, num_seeds = len(bits), len(seeds)
+  plain = bits == 32
+  columns: Mapping[str, Any] = {
+    "seed": np.repeat(np.asarray(seeds, np.int64), num_cells),
+    "criterion": [rules[r].criterion for r in cells.rule] * num_seeds,
+    "scope": [rules[r].scope for r in cells.rule] * num_seeds,
+    "granularity": [rules[r].granularity for r in cells.rule] * num_seeds,
+    "sparsity": np.tile(
+      np.round(cells.sparsity.astype(np.float64), 6), num_seeds
+    ),
+    "achieved_sparsity": 1
+    - pruned[..., prunable].sum(-1).ravel() / sizes[prunable].sum(),
+    "dead_layers": (pruned[..., kernels] == 0).sum(-1).ravel(),
+    "bits": np.tile(bits, num_seeds),
+    "quantizer": np.tile(np.where(plain, "none", "absmax"), num_seeds),
+    "quant_granularity": np.tile(np.where(plain, "none", shares), num_seeds),
+    "val_accuracy": outcome.validation.ravel() / len(dataset.validation.y),
+    "test_accuracy": outcome.test.ravel() / len(dataset.test.y),
+    "bytes": stored_bytes(spec, nonzeros, bits, shares).ravel(),
+    "nonzeros": nonzeros.sum(-1).ravel(),
+    "macs": (nonzeros * positions * kernels).sum(-1).ravel() + attention,
+  }
+  return pl.DataFrame(columns).with_columns(
+    pl.lit(value).alias(name)
+    for name, value in {
+      **_who(session, run_id, architecture),
+      "schedule": schedule,
+      "control": control,
+      "activation_bits": 32,
+      "steps": steps,
+    }.items()
+  )
+
+
+def _before_rounding(
+  cells: compression.Cells, nonzeros: np.ndarray
+) -> np.ndarray:
+  """The counts of each cell's 32-bit neighbour, [S, cells, leaves]."""
+  neighbour = {
+    (rule, sparsity): i
+    for i, (rule, sparsity, bits, _) in enumerate(
+      zip(*(column.tolist() for column in cells), strict=True)
+    )
+    if bits == 32
+  }
+  index = [
+    neighbour[pair]
+    for pair in zip(cells.rule.tolist(), cells.sparsity.tolist(), strict=True)
+  ]
+  return nonzeros[:, index]
