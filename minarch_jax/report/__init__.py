@@ -1,0 +1,79 @@
+"""The report: tables as CSV, figures as SVG, PNG and PDF, one HTML page."""
+
+import os
+
+from minarch_jax import config as config_lib
+from minarch_jax import records as records_lib
+from minarch_jax.report import export, page
+from minarch_jax.report import figures as figures_lib
+from minarch_jax.report import findings as findings_lib
+
+
+def build(out: str, config: config_lib.Config | None = None) -> str:
+  """Analyses the records of a results directory and writes its report.
+
+  Writes <out>/report/tables/*.csv, report/figures/*.{svg,png,pdf} and
+  report/index.html, each atomically. The same records, study.json and config
+  give the same bytes.
+
+  Args:
+    out: the results directory.
+    config: thresholds of the analyses.
+
+  Returns:
+    The path of the page.
+
+  Raises:
+    FileNotFoundError: there are no records at `out`.
+    ValueError: the records hold no networks.
+  """
+  return write(out, analyse(out, config))
+
+
+def analyse(
+  out: str,
+  config: config_lib.Config | None = None,
+  records: records_lib.Records | None = None,
+) -> findings_lib.Findings:
+  """Runs every analysis of the records of a results directory.
+
+  Args:
+    out: the results directory.
+    config: thresholds of the analyses.
+    records: the records, where they have been read already.
+
+  Raises:
+    FileNotFoundError, ValueError: as `build`.
+  """
+  return findings_lib.analyse(
+    records_lib.read(out) if records is None else records,
+    config or config_lib.Config(),
+    records_lib.read_json(os.path.join(out, "study.json")),
+  )
+
+
+def write(out: str, findings: findings_lib.Findings) -> str:
+  """Writes the report of findings to <out>/report, returns the page's path."""
+  folder = os.path.join(out, "report")
+  for name, table in findings.tables.items():
+    path = os.path.join(folder, "tables", f"{name}.csv")
+    with records_lib.atomic(path) as temporary:
+      table.write_csv(temporary)
+  figures = {
+    name: figure
+    for name, draw in figures_lib.FIGURES.items()
+    if (figure := draw(findings))
+  }
+  svgs = {name: export.svg(name, figure) for name, figure in figures.items()}
+  for name, svg in svgs.items():
+    for format, data in export.encoded(svg).items():
+      _write(os.path.join(folder, "figures", f"{name}.{format}"), data)
+  html = page.render(findings, figures, svgs)
+  index = os.path.join(folder, "index.html")
+  _write(index, html.encode())
+  return index
+
+
+def _write(path: str, data: bytes) -> None:
+  with records_lib.atomic(path) as temporary, open(temporary, "wb") as file:
+    file.write(data)

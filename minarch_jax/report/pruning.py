@@ -1,0 +1,137 @@
+"""Figures of pruning: accuracy and redundancy along sparsity, by depth."""
+
+import altair as alt
+import polars as pl
+
+from minarch_jax.report import findings as findings_lib
+from minarch_jax.report import selection, theme
+from minarch_jax.report.findings import Figure, Findings
+
+
+def sparsity(findings: Findings) -> Figure | None:
+  """Draws accuracy against sparsity by depth, with random pruning beside."""
+  if findings.records.compression.is_empty():
+    return None
+  rows, criterion, scope = selection.primary(findings)
+  rows = rows.filter(bits=32)
+  where = ["dataset", "family", "schedule", "criterion", "depth", "sparsity"]
+  per_seed = rows.group_by([*where, "seed"]).agg(pl.mean("val_accuracy"))
+  level = findings.config.confidence
+  means = findings_lib.mean_interval(
+    per_seed.sort([*where, "seed"]), where, "val_accuracy", level
+  )
+  means = selection.rows_of(findings, means).with_columns(
+    pl.col("mean", "low", "high").pipe(theme.to_error),
+    pl.col("depth").cast(pl.String),
+    layer=pl.when(pl.col("criterion") == criterion)
+    .then(pl.lit("criterion"))
+    .otherwise(pl.lit("random")),
+    note=pl.format(
+      "{}, depth {}, sparsity {}: {} %",
+      "family",
+      "depth",
+      "sparsity",
+      (pl.col("mean") * 100).round(1),
+    ),
+  )
+  x = alt.X(
+    "sparsity:Q",
+    title="sparsity (fraction removed)",
+    axis=alt.Axis(values=[0, 0.2, 0.4, 0.6, 0.8, 1], format="~g"),
+    scale=alt.Scale(domain=[-0.02, 1.02], nice=False),
+  )
+  y = theme.accuracy_y("mean", [*means["mean"]])
+  depth = theme.colour("depth", theme.depths(rows["depth"].to_list()))
+  depth_shape = theme.shape("depth", theme.depths(rows["depth"].to_list()))
+  layers = [
+    theme.only("criterion")
+    .mark_area(opacity=0.15, clip=True)
+    .encode(x=x, y="low:Q", y2="high:Q", color=depth),
+    theme.only("random")
+    .mark_line(strokeWidth=1, strokeDash=[3, 3])
+    .encode(x=x, y=y, color=depth),
+    theme.only("criterion")
+    .mark_line(strokeWidth=1.6)
+    .encode(x=x, y=y, color=depth),
+    theme.only("criterion")
+    .mark_point(aria=True, size=28)
+    .encode(x=x, y=y, color=depth, shape=depth_shape, description="note:N"),
+  ]
+  chart = theme.panels(
+    layers,
+    ("family", findings.families),
+    ("panel", selection.panels(findings, means)),
+    height=170,
+  )
+  return Figure(
+    "Accuracy against sparsity, by depth",
+    chart,
+    f"Solid: {criterion} pruning, {scope} scope, mean over the architectures "
+    f"of a depth that are not unstable; band: {level:.0%} Student t interval "
+    "over seeds. Dashed: random pruning at the same sparsity, the control. "
+    "One-shot networks are not retrained; fine-tuned ones are, for equal "
+    "steps at every sparsity, 0 included. 32 bits.",
+    theme.rows(means),
+  )
+
+
+def redundancy(findings: Findings) -> Figure | None:
+  """Draws redundancy of each architecture against its size, by depth."""
+  phases = findings.tables["pruning_phases"]
+  if phases.is_empty():
+    return None
+  _, criterion, scope = selection.primary(findings)
+  phases = phases.filter(criterion=criterion, scope=scope).drop_nulls(
+    "redundancy"
+  )
+  if phases.is_empty():
+    return None
+  named = theme.depths(phases["depth"].to_list())
+  frame = selection.rows_of(findings, phases).with_columns(
+    pl.col("depth").cast(pl.String),
+    layer=pl.lit("redundancy"),
+    note=pl.format(
+      "{}: {} parameters, redundancy {} [{}, {}]",
+      "architecture",
+      "params",
+      *(
+        pl.col(f"redundancy{end}").round(2).cast(pl.String).fill_null("?")
+        for end in ("", "_low", "_high")
+      ),
+    ),
+  )
+  x = theme.log_x("params", "params (count)", phases["params"].to_list())
+  y = alt.Y("redundancy:Q", title="redundancy (sparsity)").scale(domain=[0, 1])
+  depth = theme.colour("depth", named)
+  layers = [
+    theme.only("redundancy")
+    .mark_rule(strokeWidth=1.2, opacity=0.6)
+    .encode(x=x, y="redundancy_low:Q", y2="redundancy_high:Q", color=depth),
+    theme.only("redundancy")
+    .mark_point(aria=True)
+    .encode(
+      x=x,
+      y=y,
+      color=depth,
+      shape=theme.shape("depth", named),
+      description="note:N",
+    ),
+  ]
+  chart = theme.panels(
+    layers,
+    ("family", findings.families),
+    ("panel", selection.panels(findings, frame)),
+    height=150,
+  )
+  config = findings.config
+  return Figure(
+    "Redundancy by depth and size",
+    chart,
+    "Redundancy: the largest sparsity whose drop in accuracy is below "
+    f"{findings_lib.points(config.free_margin)} (one-sided "
+    f"{config.confidence:.0%} over seeds). One mark per architecture, "
+    f"{findings_lib.seeds(phases)}; bars: {config.confidence:.0%} "
+    f"intervals. {criterion.capitalize()} pruning, {scope} scope, "
+    "32 bits. Compare depths at equal params.",
+    theme.rows(frame),
+  )

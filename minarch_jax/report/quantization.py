@@ -1,0 +1,213 @@
+"""Figures of few bits: damage, damage beside sparsity, accuracy in bytes."""
+
+import altair as alt
+import polars as pl
+
+from minarch_jax.report import findings as findings_lib
+from minarch_jax.report import selection, theme
+from minarch_jax.report.findings import Figure, Findings
+
+
+def damage(findings: Findings) -> Figure | None:
+  """Draws the accuracy lost to few bits against size, by data set."""
+  table = findings.tables["quantization"]
+  table = table.filter(activation_bits=32).drop_nulls("damage")
+  if table.is_empty():
+    return None
+  granularity = selection.preferred(
+    table["quant_granularity"].unique().to_list(), ("channel", "tensor")
+  )
+  table = table.filter(quant_granularity=granularity)
+  known = {
+    bits: look
+    for bits, look in theme.BITS.items()
+    if int(bits) in set(table["bits"])
+  }
+  frame = table.with_columns(
+    pl.col("bits").cast(pl.String),
+    layer=pl.lit("damage"),
+    note=pl.format(
+      "{}: {} parameters, {} bits: {} points",
+      "architecture",
+      "params",
+      "bits",
+      (pl.col("damage") * 100).round(2),
+    ),
+  )
+  x = theme.log_x("params", "params (count)", table["params"].to_list())
+  bits = theme.colour("bits", known)
+  zero = frame.select("dataset", "family").unique(maintain_order=True)
+  zero = zero.with_columns(damage=0.0, layer=pl.lit("zero"))
+  y = theme.points_y("damage", "accuracy lost (points)")
+  layers = [
+    theme.only("zero").mark_rule(color=theme.GREY).encode(y=y),
+    theme.only("damage")
+    .mark_rule(strokeWidth=1.2, opacity=0.6)
+    .encode(x=x, y="damage_low:Q", y2="damage_high:Q", color=bits),
+    theme.only("damage")
+    .mark_point(aria=True)
+    .encode(
+      x=x,
+      y=y,
+      color=bits,
+      shape=theme.shape("bits", known),
+      description="note:N",
+    ),
+  ]
+  chart = theme.panels(
+    layers,
+    ("family", findings.families),
+    ("dataset", findings.datasets),
+    height=170,
+  )
+  level = findings.config.confidence
+  return Figure(
+    "Accuracy lost to few bits, by size and data set",
+    chart,
+    "Damage: validation accuracy at 32 bits minus accuracy at fewer, paired "
+    f"by seed; bars: {level:.0%} intervals, {findings_lib.seeds(table)}. "
+    "Weights only, rounded after training without retraining, one scale per "
+    f"{granularity}, sparsity 0.",
+    theme.rows(zero, frame),
+  )
+
+
+def surface(findings: Findings) -> Figure | None:
+  """Draws the accuracy left at every sparsity and bits as a map."""
+  if findings.records.compression.is_empty():
+    return None
+  rows, criterion, scope = selection.primary(findings)
+  rows = selection.finest(rows.filter(criterion=criterion))
+  if rows["bits"].n_unique() < 2:
+    return None
+  where = ["dataset", "family", "schedule", "sparsity", "bits"]
+  keys = ["dataset", "family", "schedule", "architecture", "seed"]
+  dense = rows.filter(sparsity=0.0, bits=32).select(*keys, dense="val_accuracy")
+  frame = (
+    rows.join(dense, on=keys)
+    .group_by(where)
+    .agg(lost=(pl.col("dense") - pl.col("val_accuracy")).mean())
+    .sort(where)
+    .with_columns(layer=pl.lit("cell"))
+  )
+  schedule = selection.in_order(frame)[-1]
+  short = {s: f"{s:g}".lstrip("0") or "0" for s in set(frame["sparsity"])}
+  frame = frame.filter(schedule=schedule).with_columns(
+    pl.col("sparsity").replace_strict(short, return_dtype=pl.String),
+    text=pl.when(pl.col("lost").abs() < 0.0005)
+    .then(pl.lit("0"))
+    .when(pl.col("lost") < 0.0995)
+    .then((pl.col("lost") * 100).round(1).cast(pl.String))
+    .otherwise((pl.col("lost") * 100).round(0).cast(pl.Int64).cast(pl.String))
+    .str.replace("-", "\u2212"),
+    shown=pl.col("lost").clip(0.001, 0.5),
+  )
+  x = alt.X("sparsity:O", title="sparsity (fraction removed)", sort=None).axis(
+    labelAngle=0
+  )
+  bits = sorted(set(frame["bits"]), reverse=True)
+  y = alt.Y("bits:O", title="bits", sort=bits)
+  fill = alt.Color("shown:Q", legend=None).scale(
+    type="log", domain=[0.001, 0.5], scheme="blues"
+  )
+  dark = alt.condition(
+    "datum.lost > 0.06", alt.value("white"), alt.value("#222")
+  )
+  layers = [
+    theme.only("cell").mark_rect().encode(x=x, y=y, color=fill),
+    theme.only("cell")
+    .mark_text(fontSize=9)
+    .encode(x=x, y=y, text="text:N", color=dark),
+  ]
+  chart = theme.panels(
+    layers,
+    ("family", findings.families),
+    ("dataset", findings.datasets),
+    height=24 * len(bits),
+  )
+  return Figure(
+    "Accuracy lost to sparsity and few bits together",
+    chart,
+    "Points of validation accuracy below the dense 32-bit network of the same "
+    "seed and schedule, mean over the architectures that are not unstable. "
+    f"{criterion.capitalize()} pruning, {scope} scope, "
+    f"{selection.SCHEDULES[schedule]}, then weights rounded.",
+    theme.rows(frame),
+  )
+
+
+def _front(points: pl.DataFrame, keys: list[str]) -> pl.DataFrame:
+  """Keeps the points no smaller point of the same group is as accurate as."""
+  ordered = points.sort(
+    [*keys, "bytes", "mean"], descending=[False] * (len(keys) + 1) + [True]
+  )
+  best = pl.col("mean").cum_max().shift(1).over(keys)
+  return ordered.filter(best.is_null() | (pl.col("mean") > best))
+
+
+def pareto(findings: Findings) -> Figure | None:
+  """Draws the best accuracy that fits into so many bytes, at each bits."""
+  if findings.records.compression.is_empty():
+    return None
+  rows = findings.records.compression.filter(
+    pl.col("control") == "", pl.col("bytes") > 0
+  )
+  where = ["dataset", "family", "architecture", "params", "criterion", "scope"]
+  where += ["schedule", "sparsity", "bits", "quant_granularity"]
+  points = rows.group_by(where).agg(
+    mean=pl.mean("val_accuracy"),
+    bytes=pl.mean("bytes"),
+    n_seeds=pl.len(),
+  )
+  groups = ["dataset", "family", "bits"]
+  fronts = _front(points.sort(where), groups).with_columns(
+    pl.col("bits").cast(pl.String),
+    pl.col("mean").pipe(theme.to_error),
+    layer=pl.lit("front"),
+    note=pl.format(
+      "{}, sparsity {}, {} bits, {}: {} bytes, {} %",
+      "architecture",
+      "sparsity",
+      "bits",
+      pl.col("schedule").replace(selection.SCHEDULES),
+      pl.col("bytes").round(0).cast(pl.Int64),
+      (pl.col("mean") * 100).round(1),
+    ),
+  )
+  known = {
+    bits: look
+    for bits, look in theme.BITS.items()
+    if int(bits) in set(points["bits"])
+  }
+  x = theme.log_x("bytes", "bytes", fronts["bytes"].to_list())
+  y = theme.accuracy_y("mean", fronts["mean"].to_list())
+  layers = [
+    theme.only("front")
+    .mark_line(interpolate="step-after", strokeWidth=1.6)
+    .encode(x=x, y=y, color=theme.colour("bits", known)),
+    theme.only("front")
+    .mark_point(aria=True, size=30)
+    .encode(
+      x=x,
+      y=y,
+      color=theme.colour("bits", known),
+      shape=theme.shape("bits", known),
+      description="note:N",
+    ),
+  ]
+  chart = theme.panels(
+    layers,
+    ("family", findings.families),
+    ("dataset", findings.datasets),
+    height=210,
+  )
+  return Figure(
+    "Accuracy against bytes: the Pareto fronts",
+    chart,
+    f"Best mean validation accuracy over seeds ({findings_lib.seeds(points)}) "
+    f"among all of {len(points):,} configurations "
+    "(architecture, criterion, scope, schedule, sparsity, bits) that take at "
+    "most so many bytes, one front for each bits. Chosen and drawn on the same "
+    "validation images, so slightly optimistic.",
+    theme.rows(fronts),
+  )

@@ -1,0 +1,71 @@
+"""Which compression rows a figure shows, and into which panels they go."""
+
+from collections.abc import Sequence
+
+import polars as pl
+
+from minarch_jax.report.findings import Findings
+
+SCHEDULES = {
+  "oneshot": "one-shot",
+  "finetune": "fine-tuned",
+  "iterative": "iterative",
+  "gradual": "gradual",
+}
+
+
+def preferred(values: Sequence[str], order: Sequence[str]) -> str:
+  """The first of `order` that occurs, else the first value that does."""
+  return next((v for v in order if v in values), sorted(values)[0])
+
+
+def primary(findings: Findings) -> tuple[pl.DataFrame, str, str]:
+  """Stable networks' rows of the criterion and scope the figures show.
+
+  The rows of random pruning stay, as the control; networks labelled unstable
+  go, unless nothing else is there: they have no accuracy to lose.
+  """
+  rows = findings.records.compression.filter(pl.col("control") == "")
+  criteria = rows["criterion"].unique().to_list()
+  criterion = preferred(
+    [c for c in criteria if c != "random"] or criteria,
+    ("magnitude", *findings.config.criteria),
+  )
+  scope = preferred(
+    rows["scope"].unique().to_list(), ("global", *findings.config.scopes)
+  )
+  labels = findings.tables["regimes"].select("dataset", "architecture", "label")
+  rows = rows.filter(
+    pl.col("criterion").is_in([criterion, "random"]), scope=scope
+  ).join(labels, on=["dataset", "architecture"], how="left")
+  stable = rows.filter(pl.col("label") != "unstable")
+  return (stable if len(stable) else rows), criterion, scope
+
+
+def finest(rows: pl.DataFrame) -> pl.DataFrame:
+  """Keeps one quantization granularity: per channel where there is one."""
+  granularities = set(rows["quant_granularity"]) - {"none"}
+  if not granularities:
+    return rows
+  kept = preferred(sorted(granularities), ("channel", "tensor"))
+  return rows.filter(pl.col("quant_granularity").is_in(["none", kept]))
+
+
+def in_order(rows: pl.DataFrame) -> list[str]:
+  present = set(rows["schedule"])
+  return [name for name in SCHEDULES if name in present]
+
+
+def rows_of(findings: Findings, frame: pl.DataFrame) -> pl.DataFrame:
+  """Adds `panel`, the row of panels: schedule, after data set if several."""
+  schedule = pl.col("schedule").replace(SCHEDULES)
+  if len(findings.datasets) == 1:
+    return frame.with_columns(panel=schedule)
+  return frame.with_columns(panel=pl.format("{}, {}", "dataset", schedule))
+
+
+def panels(findings: Findings, frame: pl.DataFrame) -> list[str]:
+  schedules = [SCHEDULES[name] for name in in_order(frame)]
+  if len(findings.datasets) == 1:
+    return schedules
+  return [f"{d}, {s}" for d in findings.datasets for s in schedules]
