@@ -11,6 +11,8 @@ import sys
 import jax
 import pytest
 
+from minarch_jax import data
+
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -28,16 +30,12 @@ def pytest_configure(config):
 @pytest.fixture(scope="session")
 def digits():
   """scikit-learn's real 8x8 images, ten classes."""
-  from minarch_jax import data
-
   return data.load("digits")
 
 
 @pytest.fixture(scope="session")
 def synthetic():
   """A tiny set the smallest networks can learn."""
-  from minarch_jax import data
-
   return data.load("synthetic:easy")
 
 
