@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from minarch_jax import architectures, models, pruning
-from minarch_jax.pruning import selection
+from minarch_jax.pruning import positions, selection
 
 SHAPE, CLASSES = (4, 4, 1), 3
 SPARSITIES = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 0.95)
@@ -50,7 +50,7 @@ def all_true(tree):
 
 @functools.cache
 def program(text, scope, cut, shapes):
-  """(scores, within, masks) -> (ranking, masks of every sparsity).
+  """(scores, within, masks) -> (ranking, masks by search and by sort).
 
   One program for a case, alone or in a parent, so that a case costs two
   compilations; `shapes` is the architecture whose shapes the leaves have.
@@ -67,7 +67,13 @@ def program(text, scope, cut, shapes):
     )
     sparsities = jnp.array(SPARSITIES, jnp.float32)
     at = jax.vmap(pruning.masks_at, (None, 0))
-    return ranking, at(ranking, sparsities)
+    ordered = positions.positions(ranking)
+    sorted_at = jax.vmap(positions.masks_at, (None, 0))
+    return (
+      ranking,
+      at(ranking, sparsities),
+      sorted_at(ordered, sparsities),
+    )
 
   options = {"xla_backend_optimization_level": 0}  # compiles twice as fast
   return jax.jit(function, compiler_options=options)
@@ -82,8 +88,11 @@ def grid(text, scope, cut, tied):
   """The plan, and host masks [len(SPARSITIES), ...] of every leaf."""
   scores = scores_of(text, tied)
   every = all_true(scores)
-  ranking, masks = program(text, scope, cut, text)(scores, every, every)
-  return ranking.plan, jax.device_get(masks)
+  ranking, masks, by_sort = jax.device_get(
+    program(text, scope, cut, text)(scores, every, every)
+  )
+  jax.tree.map(np.testing.assert_array_equal, masks, by_sort)
+  return ranking.plan, masks
 
 
 def pools(text, plan, masks):
@@ -152,7 +161,7 @@ def test_what_is_pruned_stays_pruned(text, scope, cut):
     params_of(text),
   )
   scores = scores_of(text, False)
-  _, again = program(text, scope, cut, text)(scores, all_true(scores), before)
+  _, *both = program(text, scope, cut, text)(scores, all_true(scores), before)
 
   def compare(after, first, before):
     # Idempotent, a lower sparsity brings nothing back, a higher one goes on.
@@ -162,7 +171,8 @@ def test_what_is_pruned_stays_pruned(text, scope, cut):
         np.broadcast_to(after[i], expected.shape), expected
       )
 
-  jax.tree.map(compare, jax.device_get(again), masks, before)
+  for again in jax.device_get(both):
+    jax.tree.map(compare, again, masks, before)
 
 
 @every_case
@@ -179,7 +189,7 @@ def test_a_network_in_a_parent_is_pruned_as_alone(text, scope, cut, tied):
     models.pad(scores, spec, parent),
     within,
   )
-  _, masks = program(text, scope, cut, PARENTS[text])(
+  _, *both = program(text, scope, cut, PARENTS[text])(
     wide, within, all_true(wide)
   )
 
@@ -188,7 +198,8 @@ def test_a_network_in_a_parent_is_pruned_as_alone(text, scope, cut, tied):
     np.testing.assert_array_equal(mask[lead], expected)
     assert not np.any(mask & ~exists)
 
-  jax.tree.map(compare, jax.device_get(masks), within, alone)
+  for masks in jax.device_get(both):
+    jax.tree.map(compare, masks, within, alone)
 
 
 def test_eager_traced_and_mapped_agree():

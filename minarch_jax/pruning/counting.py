@@ -54,20 +54,22 @@ def kept_count(sparsity: float | Array, n: int | Array) -> Array:
     removed = jnp.round(jnp.asarray(sparsity) * _DECIMALS).astype(jnp.int32)
     low, high = _kept_fraction(jnp.clip(removed, 0, _DECIMALS - 1))
   n = jnp.asarray(n, jnp.int32)
-  digits = _digits(low, 3) + _digits(high, 4)
-  factors = _digits(n, 4)
-  product = [jnp.zeros_like(n)] * (len(digits) + len(factors))
-  for i, digit in enumerate(digits):
-    for j, factor in enumerate(factors):
-      product[i + j] += digit * factor
-  product = _carry(jnp.stack(product))
-  places = (1 << _BITS * np.arange(4)).astype(np.int32)
-  whole = jnp.tensordot(places, product[_DIGITS : _DIGITS + 4], 1)
+  column = (-1,) + (1,) * n.ndim
+  digits = jnp.concatenate([_digits(low, 3), _digits(high, 8)]).reshape(column)
+  product = sum(
+    jnp.roll(digits, i, axis=0) * factor[None]
+    for i, factor in enumerate(_digits(n, 4))
+  )
+  product = _carry(jnp.asarray(product))
+  places = (1 << _BITS * np.arange(4)).astype(np.int32).reshape(column)
+  whole = jnp.sum(places * product[_DIGITS : _DIGITS + 4], axis=0)
   return _round(whole, product[:_DIGITS])
 
 
-def _digits(x: jax.Array, count: int) -> list[jax.Array]:
-  return [(x >> _BITS * i) & _MASK for i in range(count)]
+def _digits(x: jax.Array, count: int) -> jax.Array:
+  """The lowest digits of x >= 0, along a new axis 0."""
+  places = np.minimum(_BITS * np.arange(count), 31).astype(np.int32)
+  return x[None] >> places.reshape((-1,) + (1,) * x.ndim) & _MASK
 
 
 def _carry(digits: jax.Array) -> jax.Array:
@@ -117,15 +119,11 @@ def _round(whole: jax.Array, fraction: jax.Array) -> jax.Array:
   above = fraction[-1] >> _BITS - 1 == 1
   # Distance to one half; complementing the digits mirrors what is below it (a
   # unit of 2**-54 short).
-  mirrored = jnp.where(above, fraction, _MASK - fraction)
+  mirrored = jnp.where(above[None], fraction, _MASK - fraction)
   mirrored = mirrored.at[-1].set(mirrored[-1] & _MASK >> 1)
   places = 2.0 ** (_BITS * (np.arange(_DIGITS) - _DIGITS))
-  distance = jnp.tensordot(
-    places.astype(np.float32),
-    mirrored.astype(jnp.float32),
-    1,
-    precision="highest",
-  )
+  places = places.astype(np.float32).reshape((-1,) + (1,) * whole.ndim)
+  distance = jnp.sum(places * mirrored.astype(jnp.float32), axis=0)
   distance = jnp.where(above, distance, distance + 2.0**-54)
   # The product is a float64: within half its last bit of the middle IS it.
   exponent = 31 - lax.clz(jnp.maximum(whole, 1))

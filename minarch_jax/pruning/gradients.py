@@ -88,8 +88,8 @@ def obd(context: Context) -> Params:
   equation 5). The diagonal is estimated by Hutchinson's method, the mean of
   v (H v) over PROBES random signs v. For trained networks. Groups: sum.
   """
-  loss, batch = context.loss, context.batch
-  assert loss is not None and context.key is not None
+  loss, batch, key = context.loss, context.batch, context.key
+  assert loss is not None and key is not None
   gradient = jax.grad(lambda params: loss(params, batch))
 
   def add(total, key):
@@ -102,9 +102,7 @@ def obd(context: Context) -> Params:
     _, curved = jax.jvp(gradient, (context.params,), (signs,))
     return jax.tree.map(lambda t, v, h: t + v * h, total, signs, curved), None
 
-  keys = jax.vmap(lambda i: jax.random.fold_in(context.key, i))(
-    jnp.arange(PROBES)
-  )
+  keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(PROBES))
   zeros = jax.tree.map(jnp.zeros_like, context.params)
   total, _ = jax.lax.scan(add, zeros, keys)
   return jax.tree.map(

@@ -49,13 +49,13 @@ def masked(
   def init(params):
     return inner.init(apply_masks(params, masks))
 
-  def update(grads, state, params=None, **extra):
+  def update(updates, state, params=None, **extra):
     if params is None:
       raise ValueError(
         "masked(tx, masks).update needs params: call "
         "tx.update(grads, state, params)"
       )
-    grads, sparse = apply_masks(grads, masks), apply_masks(params, masks)
+    grads, sparse = apply_masks(updates, masks), apply_masks(params, masks)
     updates, state = inner.update(grads, state, sparse, **extra)
     updates = jax.tree.map(
       lambda u, p, mask: jnp.where(jnp.asarray(mask, bool), u, -p),

@@ -125,7 +125,7 @@ def masks_at(ranking: Ranking, sparsity: float | Array) -> Masks:
   plan = ranking.plan
   shared = scopes.SCOPES[plan.scope].pooled and not plan.granularity.rows
   kept = kept_groups(ranking, sparsity)
-  marks = selection.keep_largest(ranking.keys, kept, shared)
+  marks = selection.keep_largest(ranking.keys, jnp.asarray(kept), shared)
   return masks_of(ranking, marks)
 
 
@@ -152,14 +152,15 @@ def kept_groups(ranking: Ranking, sparsity: float | Array) -> Array:
     scope = scopes.SCOPES[plan.scope].kept
   kept = scope(sizes, ranking.density, sparsity)
   if any(own is not None for own in plan.sparsities):
-    starts = np.cumsum([0] + [len(keys) for keys in ranking.keys])
-    parts = [
-      part if own is None else scope(sizes[a:b], ranking.density[a:b], own)
-      for part, own, a, b in zip(
-        jnp.split(kept, starts[1:-1]), plan.sparsities, starts, starts[1:]
-      )
-    ]
-    kept = jnp.concatenate(parts)
+    ends = np.cumsum([len(keys) for keys in ranking.keys])
+    parts = jnp.split(jnp.asarray(kept), ends[:-1])
+    sizes = jnp.split(jnp.asarray(sizes), ends[:-1])
+    kept = jnp.concatenate(
+      [
+        part if own is None else scope(size, ranking.density, own)
+        for part, size, own in zip(parts, sizes, plan.sparsities, strict=True)
+      ]
+    )
   return kept
 
 
@@ -250,7 +251,7 @@ def _entries(plan: Plan, tree, within, masks):
   return exists, alive
 
 
-def _erk_density(layer: shapes.Layer, exists) -> Array:
+def _erk_density(layer: shapes.Layer, exists) -> Any:
   """(Sum of dimensions) / (their product) of what exists of a layer.
 
   Kernels of four axes are convolutions; others are matrices from all input

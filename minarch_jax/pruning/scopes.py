@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping
 import difflib
 from typing import NamedTuple
 
-import jax
 from jax import lax
 import jax.numpy as jnp
 
@@ -20,7 +19,7 @@ class Scope(NamedTuple):
   of groups kept (int32 [L]).
   """
 
-  kept: Callable[[jax.Array, jax.Array, float | Array], jax.Array]
+  kept: Callable[[Array, Array, float | Array], Array]
   pooled: bool = False
 
 

@@ -59,10 +59,11 @@ def keep_largest(
       return [values] * len(keys)
     return [part[:, None] for part in jnp.split(values, ends[:-1])]
 
-  def count(marks):
-    if shared:
-      return sum(jnp.sum(mark, dtype=jnp.int32) for mark in marks)
-    return jnp.concatenate([jnp.sum(m, 1, dtype=jnp.int32) for m in marks])
+  def count(marks) -> jax.Array:
+    counts = [jnp.sum(mark, 1, dtype=jnp.int32) for mark in marks]
+    return (
+      jnp.sum(jnp.concatenate(counts)) if shared else jnp.concatenate(counts)
+    )
 
   def at_least(bound):
     return [k >= b for k, b in zip(keys, parts(bound), strict=True)]
@@ -79,7 +80,8 @@ def keep_largest(
 
   start, _ = largest(lambda b: count(tied_from(b)), needed, 0, size)
   above = [k > b for k, b in zip(keys, parts(bound), strict=True)]
-  return [a | t for a, t in zip(above, tied_from(start), strict=True)]
+  tied = tied_from(start)
+  return [jnp.logical_or(a, t) for a, t in zip(above, tied, strict=True)]
 
 
 def _positions(keys, shared) -> tuple[list[jax.Array], int]:

@@ -1,0 +1,89 @@
+"""What a pruned network must beat before its mask means anything."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from minarch_jax import random
+from minarch_jax.architectures import Architecture, Shape
+from minarch_jax.pruning import masks as masking
+from minarch_jax.pruning import selection, trees
+from minarch_jax.types import Masks, Params
+
+
+def shuffled(
+  masks: Masks, key: jax.Array, within: Masks | None = None
+) -> Masks:
+  """Shuffles every layer's mask: as many weights, at other places.
+
+  Tells whether it matters which weights of a layer are kept, or only how many
+  (Frankle et al. 2021, arXiv 2009.08576).
+
+  Args:
+    masks: of one network; scalar masks stay as they are.
+    key: for the places.
+    within: entries that exist, for a network inside a parent (None = all).
+  """
+  if within is None:
+    within = jax.tree.map(lambda _: True, masks)
+  trees.check_like("within", within, masks)
+  out = []
+  for (path, mask), exists in zip(
+    trees.named_leaves(masks), jax.tree.leaves(within), strict=True
+  ):
+    if np.ndim(mask):
+      mask = jnp.asarray(mask, bool)
+      exists = jnp.broadcast_to(jnp.asarray(exists, bool), mask.shape)
+      drawn = random.uniform(random.fold_path(key, path), mask.shape)
+      keys = selection.sort_keys(drawn, exists).reshape(1, -1)
+      kept = jnp.sum(mask & exists, dtype=jnp.int32)
+      mask = selection.keep_largest([keys], kept, True)[0].reshape(mask.shape)
+    out.append(mask)
+  return jax.tree.unflatten(jax.tree.structure(masks), out)
+
+
+def reinitialised(initial: Params, masks: Masks) -> Params:
+  """Puts fresh initial weights under a mask found with others.
+
+  `initial` must be drawn with another key than the network the mask was found
+  on; a lottery ticket trains worse from it (Frankle & Carbin 2019).
+  """
+  return masking.apply_masks(initial, masks)
+
+
+def small_dense(
+  architecture: Architecture,
+  num_params: int,
+  input_shape: Shape,
+  num_classes: int,
+) -> Architecture:
+  """Shrinks all widths in proportion until the network has few parameters.
+
+  The dense control of a pruned network with `num_params` parameters left:
+  trained for equal steps, it says whether pruning was worth it.
+
+  Args:
+    architecture: of the network that was pruned.
+    num_params: parameters left, biases and norms included.
+    input_shape, num_classes: of the task.
+
+  Returns:
+    The largest shrunk architecture with at most `num_params` parameters, or
+    the smallest there is (all widths 1) when even that has more.
+  """
+
+  def shrunk(parts: int) -> Architecture:
+    widths = tuple(
+      max(1, width * parts // steps) for width in architecture.widths
+    )
+    return dataclasses.replace(architecture, widths=widths)
+
+  steps = 1000
+  low, high = 0, steps
+  while low < high:
+    middle = (low + high + 1) // 2
+    found = shrunk(middle).num_params(input_shape, num_classes)
+    low, high = (middle, high) if found <= num_params else (low, middle - 1)
+  return shrunk(low)
