@@ -129,7 +129,7 @@ def masks_at(ranking: Ranking, sparsity: float | Array) -> Masks:
   return masks_of(ranking, marks)
 
 
-def masks_of(ranking: Ranking, marks: Sequence[Array]) -> Masks:
+def masks_of(ranking: Ranking, marks: Sequence[jax.Array]) -> Masks:
   """Turns marks of kept groups, [pools, n] for each layer, into masks."""
   plan = ranking.plan
   masks: list[Any] = [None] * len(ranking.alive)

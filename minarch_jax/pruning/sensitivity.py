@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from minarch_jax.pruning import masks as masking
 from minarch_jax.pruning import ranking as rankings
@@ -113,7 +112,8 @@ def overlaps(masks: Masks, within: Masks | None = None) -> jax.Array:
     masks: leaves [S, ...]; [S] where a leaf was not pruned.
     within: entries that exist, without the leading axis.
   """
-  count = np.shape(jax.tree.leaves(masks)[0])[0]
+  masks = jax.tree.map(lambda leaf: jnp.asarray(leaf, bool), masks)
+  count = jax.tree.leaves(masks)[0].shape[0]
 
   def row(i):
     one = jax.tree.map(lambda leaf: leaf[i], masks)
