@@ -21,7 +21,8 @@ def run(stage: Stage, *, trains: bool = True) -> None:
   """
 
   def main(argv: Sequence[str]) -> None:
-    logging.set_verbosity(logging.WARNING)  # orbax reports every save
+    # Orbax reports every save; errors reach the user as ours.
+    logging.set_verbosity(logging.FATAL)
     try:
       if len(argv) > 1:
         raise config_lib.ConfigError(

@@ -27,8 +27,15 @@ def save(out: str, id: str, params: Sequence[Params]) -> None:
   if os.path.exists(target):
     shutil.rmtree(target)  # left by a run that ended before its part file
   tree = {str(i): tree for i, tree in enumerate(params)}
-  with ocp.StandardCheckpointer() as checkpointer:
-    checkpointer.save(target, jax.tree.map(np.asarray, tree))
+  with _checkpointer() as checkpointer:
+    checkpointer.save(
+      target, ocp.args.StandardSave(jax.tree.map(np.asarray, tree))
+    )
+
+
+def _checkpointer() -> ocp.Checkpointer:
+  # Synchronous: an asynchronous save to a full disk fails minutes later.
+  return ocp.Checkpointer(ocp.StandardCheckpointHandler())
 
 
 def load(out: str, id: str) -> list[Params]:
@@ -43,11 +50,11 @@ def load(out: str, id: str) -> list[Params]:
       f"{target} is missing: the tables are there but not the trained "
       "parameters; remove records/networks or copy the checkpoints too"
     )
-  with ocp.StandardCheckpointer() as checkpointer:
+  with _checkpointer() as checkpointer:
     structure = checkpointer.metadata(target).item_metadata.tree
     abstract = jax.tree.map(
       lambda leaf: np.empty(leaf.shape, leaf.dtype), structure
     )
-    tree = checkpointer.restore(target, abstract)
+    tree = checkpointer.restore(target, args=ocp.args.StandardRestore(abstract))
   tree = jax.tree.map(np.asarray, tree)
   return [tree[str(i)] for i in range(len(tree))]

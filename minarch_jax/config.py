@@ -8,6 +8,7 @@ import dataclasses
 import difflib
 import math
 import os
+import tempfile
 from typing import Any
 
 from absl import flags
@@ -383,7 +384,11 @@ def check_writable(path: str) -> None:
     existing = os.path.dirname(existing)
   if not os.path.isdir(existing):
     raise ConfigError(f"--out={path}: {existing} is not a directory")
-  if not os.access(existing, os.W_OK | os.X_OK):
+  try:
+    # Permissions alone do not tell: try, on a nameless file.
+    tempfile.TemporaryFile(dir=existing).close()
+  except OSError as error:
     raise ConfigError(
-      f"--out={path}: no permission to write in {existing}; choose another"
-    )
+      f"--out={path}: cannot write in {existing} ({error.strerror}); choose "
+      "another directory"
+    ) from None
