@@ -26,7 +26,7 @@ def depth_resists(found: Evidence, config: Config) -> Finding:
 
   Spearman's partial correlation of redundancy (the interpolated sparsity that
   costs the margin) with depth given params, ranks taken within (data set,
-  family), with a BCa interval over architectures.
+  family), with an interval over architectures.
   """
   unit, rests_on = "rank correlation", "pruning_phases: crossing, stable only"
   by = list(labels_lib.ARCHITECTURE)
@@ -37,27 +37,19 @@ def depth_resists(found: Evidence, config: Config) -> Finding:
     .drop_nulls("crossing")
     .sort(by)
   )
-  depths, losses = [], []
-  for _, group in rows.group_by("dataset", "family", maintain_order=True):
-    if len(group) >= 5 and group["depth"].n_unique() > 1:
-      size = group["params"].to_numpy()
-      for kept, name in ((depths, "depth"), (losses, "crossing")):
-        kept.append(statistics.rank_residuals(group[name].to_numpy(), size))
-  if not depths:
+  groups = [
+    tuple(group[name].to_numpy() for name in ("depth", "crossing", "params"))
+    for _, group in rows.group_by("dataset", "family", maintain_order=True)
+    if len(group) >= 5 and group["depth"].n_unique() > 1
+  ]
+  if not groups:
     return findings.nothing(
       unit,
       rests_on,
       "no (data set, family) has five stable architectures of several depths, "
       "pruned with two seeds",
     )
-  x, y = np.concatenate(depths), np.concatenate(losses)
-  effect, low, high = statistics.bca(
-    (x, y),
-    _correlate,
-    config.confidence,
-    config.num_bootstrap,
-    statistics.generator("C5", x.tolist()),
-  )
+  effect, low, high, n = statistics.partial_spearman(groups, config.confidence)
   verdict = findings.decided(low, high, 0.0)
   note = (
     findings.seeds_needed(effect, low, high, 0.0, findings.num_seeds(found))
@@ -65,12 +57,7 @@ def depth_resists(found: Evidence, config: Config) -> Finding:
     if verdict == findings.UNDECIDED
     else ""
   )
-  return Finding(effect, low, high, len(x), verdict, unit, rests_on, note)
-
-
-def _correlate(x, y, axis=-1):
-  del axis
-  return statistics.correlation(x, y)
+  return Finding(effect, low, high, n, verdict, unit, rests_on, note)
 
 
 def redundancy_reached(found: Evidence, config: Config) -> Finding:

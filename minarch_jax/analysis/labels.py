@@ -126,9 +126,10 @@ def regime_boundaries(
 ) -> pl.DataFrame:
   """Finds where along log P one regime gives way to the next.
 
-  A boundary is the size at which an architecture is as likely as not on its
-  far side: logistic in log P over the architectures' labels, with a
-  likelihood-ratio interval.
+  Logistic in log P, with likelihood-ratio intervals: `unstable|learning` is
+  the size at which an architecture is as likely as not labelled unstable,
+  `learning|overfitting` the size at which half of the seeds of stable
+  architectures overfit. Few architectures make the intervals conservative.
 
   Args:
     records: the tables.
@@ -142,26 +143,24 @@ def regime_boundaries(
   """
   labels = label(_outcomes(records, config, outcomes), config)
   rows = []
-  for key, group in labels.group_by(by, maintain_order=True):
-    x = np.log10(group["params"].to_numpy())
+  for key, group in labels.sort(by).group_by(by, maintain_order=True):
+    who = dict(zip(by, key, strict=True))
     stable = (group["label"] != "unstable").to_numpy()
-    over = (group["label"] == "overfitting").to_numpy()
-    for name, used, beyond in (
-      ("unstable|learning", np.full(len(x), True), stable),
-      ("learning|overfitting", stable, over),
+    seeds = group["n_seeds"].to_numpy().astype(float)
+    over = group["n_overfitting"].to_numpy().astype(float)
+    x = np.log10(group["params"].to_numpy())
+    for name, used, beyond, trials in (
+      ("unstable|learning", stable | True, stable * 1.0, np.ones(len(x))),
+      ("learning|overfitting", stable, over, seeds),
     ):
-      where, low, high = statistics.threshold(
-        x[used],
-        beyond[used].astype(float),
-        np.ones(used.sum()),
-        0.5,
-        config.confidence,
+      place = statistics.threshold(
+        x[used], beyond[used], trials[used], 0.5, config.confidence
       )
       rows.append(
         {
-          **dict(zip(by, key, strict=True)),
+          **who,
           "boundary": name,
-          **located(where, low, high, x),
+          **located(*place, x[used]),
           "n_architectures": int(used.sum()),
         }
       )

@@ -50,10 +50,11 @@ def pruning_phases(
   grow with the grid. Redundancy is the largest free sparsity. Collapse begins
   where `collapse_share` of the accuracy above chance is lost in the mean.
 
-  The intervals are bootstrapped over seeds, deviations widened to Student's
-  (`statistics.student_factor`): where the mean drop passes the margin, and
-  where it passes the collapse. Between two sparsities of the grid the place
-  is anywhere. Seeds that did not learn have nothing to lose and are left out.
+  The intervals are bootstrapped over seeds: where the mean drop passes the
+  margin, and where it passes the collapse. Between two sparsities of the grid
+  the place is anywhere, so on a coarse grid they are wider than seed noise.
+  Both contain the tested value. Seeds that did not learn have nothing to lose
+  and are left out.
 
   Args:
     records: the tables.
@@ -275,9 +276,10 @@ def _intervals(
   mean = np.nansum(along, -1) / np.maximum(n, 1)
   centred = np.where(present > 0, along - mean[..., None], 0.0)
   weight = np.maximum(np.tensordot(present, counts, (2, 1)), 1e-9)
-  factor = statistics.student_factor(n, config.confidence)
+  # A bootstrapped mean of n seeds varies too little by (n - 1) / n.
+  factor = np.sqrt(n / np.maximum(n - 1, 1))
   shift = np.tensordot(centred, counts, (2, 1)) / weight
-  means = mean[..., None] + np.nan_to_num(factor)[..., None] * shift
+  means = mean[..., None] + factor[..., None] * shift
   dense = _moved(dense)
   level = dense.mean(1)[:, None] - chance[:, None]
   means = np.swapaxes(means, 1, 2)
@@ -285,7 +287,7 @@ def _intervals(
   tail = (1 - config.confidence) / 2
   last, after = bracket(sparsities, means <= config.free_margin + 1e-9, there)
   spread = statistics.within(last, np.where(np.isinf(after), 1.0, after), rng)
-  low = statistics.quantile(last, probabilities, tail)
+  low = statistics.quantile(spread, probabilities, tail)
   high = statistics.quantile(spread, probabilities, 1 - tail)
   lost = (config.collapse_share * level)[..., None]
   last, after = bracket(sparsities, means <= lost + 1e-9, there)

@@ -4,6 +4,7 @@ Every function is vectorised over leading axes, deterministic, and quiet on
 degenerate input (one seed, zero variance): what cannot be said is nan.
 """
 
+from collections.abc import Sequence
 import hashlib
 import itertools
 import math
@@ -174,20 +175,6 @@ def resamples(
   return counts.astype(float), np.exp(log_p)
 
 
-def student_factor(n: Array, confidence: float) -> Array:
-  """How much wider Student's interval of a mean of n is than the bootstrap's.
-
-  Multiplying bootstrap deviations by it repairs the known narrowness of
-  percentile intervals for few values (Hesterberg 2015, section 3.1).
-  """
-  n = np.asarray(n, float)
-  level = (1 + confidence) / 2
-  with np.errstate(invalid="ignore", divide="ignore"):
-    return (
-      np.sqrt(n / (n - 1)) * t_quantile(n - 1, level) / stats.norm.ppf(level)
-    )
-
-
 def quantile(values: Array, probabilities: Array, level: float) -> Array:
   """Weighted quantile along the last axis: an observed value, inf allowed."""
   order = np.argsort(values, axis=-1, kind="stable")
@@ -265,7 +252,7 @@ def threshold(
   if not len(x):
     return math.nan, -math.inf, math.inf
   span = max(np.ptp(x), 1.0)
-  positions = np.linspace(x.min() - span, x.max() + span, 601)
+  positions = np.linspace(x.min() - span, x.max() + span, _POSITIONS)
   widths = np.geomspace(0.01, 4.0, 41) * span
   slopes = 2 * special.logit(0.95) / widths
   eta = special.logit(level) + (
@@ -273,17 +260,21 @@ def threshold(
   )
   likelihood = -(np.logaddexp(0, -eta) @ k + np.logaddexp(0, eta) @ (n - k))
   profile = likelihood.max(1)
-  inside = np.flatnonzero(
-    profile >= profile.max() - stats.chi2.ppf(confidence, 1) / 2
-  )
+  critical = stats.chi2.ppf(confidence, 1) / 2
+  inside = np.flatnonzero(profile >= profile.max() - critical)
+  # One step outwards, so that the table's resolution costs no coverage.
+  first, last = inside[0] - 1, inside[-1] + 1
   best = positions[profile >= profile.max() - 1e-6].mean()
-  low = positions[inside[0]] if inside[0] > 0 else -math.inf
-  high = positions[inside[-1]] if inside[-1] < 600 else math.inf
   if k.sum() in (0, n.sum()):
     best = math.inf if k.sum() == 0 else -math.inf
-  return float(best), float(low), float(high)
+  return (
+    float(best),
+    float(positions[first]) if first > 0 else -math.inf,
+    float(positions[last]) if last < _POSITIONS - 1 else math.inf,
+  )
 
 
+_POSITIONS = 801
 _MAX_POINTS = 200
 
 
@@ -318,6 +309,36 @@ def rank_residuals(y: Array, control: Array) -> Array:
   other = stats.rankdata(control) - (len(y) + 1) / 2
   slope = (ranks @ other) / max(other @ other, 1e-300)
   return (ranks - slope * other) / len(y)
+
+
+def partial_spearman(
+  groups: Sequence[tuple[Array, Array, Array]], confidence: float
+) -> tuple[float, float, float, int]:
+  """Spearman's correlation of x and y given z, pooled over strata.
+
+  Ranks are taken within strata and freed of the ranks of z. The interval is
+  Fisher's with the variance of Bonett and Wright (2000) for ranks, each
+  stratum costing two degrees of freedom.
+
+  Args:
+    groups: (x, y, z) of each stratum, [N] each.
+    confidence: level.
+
+  Returns:
+    correlation, low, high, rows.
+  """
+  x = np.concatenate([rank_residuals(x, z) for x, _, z in groups])
+  y = np.concatenate([rank_residuals(y, z) for _, y, z in groups])
+  freedom = len(x) - 2 * len(groups) - 2
+  effect = float(correlation(x, y))
+  if freedom < 1:
+    return effect, math.nan, math.nan, len(x)
+  centre = np.arctanh(np.clip(effect, -1 + 1e-9, 1 - 1e-9))
+  half = stats.norm.ppf((1 + confidence) / 2) * np.sqrt(
+    (1 + effect**2 / 2) / freedom
+  )
+  low, high = np.tanh([centre - half, centre + half])
+  return effect, float(low), float(high), len(x)
 
 
 def bca(
