@@ -38,7 +38,11 @@ def depth_resists(found: Evidence, config: Config) -> Finding:
     .sort(by)
   )
   groups = [
-    tuple(group[name].to_numpy() for name in ("depth", "crossing", "params"))
+    (
+      group["depth"].to_numpy(),
+      group["crossing"].to_numpy(),
+      group["params"].to_numpy(),
+    )
     for _, group in rows.group_by("dataset", "family", maintain_order=True)
     if len(group) >= 5 and group["depth"].n_unique() > 1
   ]

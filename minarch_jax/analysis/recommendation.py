@@ -1,7 +1,6 @@
 """Guidance: the smallest stable configurations that records support."""
 
 import difflib
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -16,6 +15,11 @@ SETTING = (
   *("bits", "activation_bits", "quantizer", "quant_granularity"),
 )
 COSTS = ("bytes", "nonzeros", "macs")
+SHOWN = (
+  *("rank", "architecture", "criterion", "scope", "schedule", "sparsity"),
+  *("bits", "quant_granularity", *COSTS, "n_seeds"),
+  *("accuracy", "accuracy_low", "accuracy_high", "test_accuracy", "pareto"),
+)
 
 
 def recommend(
@@ -45,16 +49,19 @@ def recommend(
     dataset: name; may be left out when the records hold one data set.
     target_accuracy: validation accuracy that a new seed must reach, or
     tolerance: how far it may stay below the best stable architecture's mean.
+      With a budget and neither of them, the most accurate that fit.
     max_bytes: largest model size in bytes.
     max_params: largest number of weights that are not zero.
     max_macs: largest number of multiply-accumulates per image.
     limit: rows returned.
+    outcomes: as in `regimes`.
 
   Returns:
-    Configurations by bytes, then weights, then MACs, with rank, predicted
-    accuracy (mean, low, high), n_seeds, test_accuracy, pareto (no other
-    offered or rejected stable configuration is at least as accurate and as
-    small, and better in one) and the request.
+    Configurations with rank (by bytes, then weights, then MACs; by the lower
+    end of the accuracy where only a budget is given), predicted accuracy
+    (mean, low, high), n_seeds, test_accuracy, pareto (no stable configuration
+    of as few bytes is as accurate), target_accuracy (null where there is
+    none), and the best stable architecture.
 
   Raises:
     ValueError: the records do not support any recommendation; says why and
@@ -62,66 +69,33 @@ def recommend(
   """
   records, _ = tables.one_recipe(records)
   dataset = _chosen(records, dataset)
-  request = _request(
-    target_accuracy, tolerance, max_bytes, max_params, max_macs, config
-  )
+  budgets = _budgets(bytes=max_bytes, nonzeros=max_params, macs=max_macs)
+  _check_accuracy(target_accuracy=target_accuracy, tolerance=tolerance)
   own = tables.Records(
     *(t.filter(pl.col("dataset") == dataset) for t in records)
   )
   if outcomes is not None:
     outcomes = outcomes.filter(pl.col("dataset") == dataset)
-  labels = labels_lib.regimes(own, config, outcomes=outcomes)
-  stable = labels.filter(pl.col("label") != "unstable")
-  if not len(stable):
-    raise ValueError(
-      f"no architecture of {dataset} is stable in these records "
-      f"({len(labels)} are unstable); train larger ones, longer, or relax "
-      "--eps_sigma or --max_failed"
-    )
-  best = stable.sort("mean_accuracy", "params", descending=[True, False]).row(
-    0, named=True
-  )
-  target = request["target_accuracy"]
+  stable = _stable(labels_lib.regimes(own, config, outcomes=outcomes))
+  best = stable.row(0, named=True)
+  target = target_accuracy
+  if target is None and (tolerance is not None or not budgets):
+    allowed = config.eps_accuracy if tolerance is None else tolerance
+    target = best["mean_accuracy"] - allowed
+  frame = _predictable(configurations(own, stable, config), dataset)
+  offered = _reaching(frame, target, dataset)
+  fitting = _within(offered, budgets, dataset)
+  order = [*COSTS, "accuracy", *SETTING]
+  descending = [name == "accuracy" for name in order]
   if target is None:
-    target = best["mean_accuracy"] - request["tolerance"]
-  frame = configurations(own, stable, config)
-  if not len(frame.filter(pl.col("n_seeds") > 1)):
-    raise ValueError(
-      f"{dataset} has one seed per architecture, which cannot say what a new "
-      "seed would reach; train with --num_seeds=2 or more (5 advised)"
-    )
-  frame = frame.with_columns(pareto=pareto(frame))
-  offered = frame.filter(pl.col("accuracy_low") >= target - 1e-9)
-  if not len(offered):
-    top = frame.sort("accuracy_low", descending=True, nulls_last=True).row(
-      0, named=True
-    )
-    raise ValueError(
-      f"no configuration of {dataset} is predicted to reach {target:.4f}; the "
-      f"surest is {top['architecture']} with {top['accuracy']:.4f} "
-      f"(at least {top['accuracy_low']:.4f}); lower the target or add seeds"
-    )
-  fitting = _within(offered, request)
-  if not len(fitting):
-    least = offered.sort(COSTS).row(0, named=True)
-    raise ValueError(
-      f"no configuration of {dataset} that reaches {target:.4f} fits the "
-      f"budget; the smallest is {least['architecture']} at sparsity "
-      f"{least['sparsity']} and {least['bits']} bits: {least['bytes']} bytes, "
-      f"{least['nonzeros']} weights, {least['macs']} MACs"
-    )
+    order, descending = ["accuracy_low", *order], [True, *descending]
   return (
-    fitting.sort(
-      *COSTS,
-      "accuracy",
-      *SETTING,
-      descending=[False] * 3 + [True] + [False] * 13,
-    )
+    fitting.sort(order, descending=descending)
     .head(limit)
     .with_row_index("rank", offset=1)
     .with_columns(
       dataset=pl.lit(dataset),
-      target_accuracy=pl.lit(target),
+      target_accuracy=pl.lit(target, pl.Float64),
       best_accuracy=pl.lit(best["mean_accuracy"]),
       best_architecture=pl.lit(best["architecture"]),
     )
@@ -178,13 +152,16 @@ def configurations(
     )
     .sort(SETTING)
   )
+  # Of thousands of settings the smallest that reach a target are those whose
+  # few seeds agree by luck: none is taken to vary less than its architecture.
+  usual = pl.col("deviation").median().over("family", "architecture")
+  deviation = frame.select(pl.max_horizontal("deviation", usual)).to_series()
   n = frame["n_seeds"].to_numpy()
-  with np.errstate(invalid="ignore"):
-    half = (
-      frame["deviation"].to_numpy()
-      * np.sqrt(1 + 1 / n)
-      * statistics.t_quantile(n - 1, (1 + config.confidence) / 2)
-    )
+  half = (
+    deviation.to_numpy()
+    * np.sqrt(1 + 1 / n)
+    * statistics.t_quantile(n - 1, (1 + config.confidence) / 2)
+  )
   mean = frame["accuracy"].to_numpy()
   return frame.drop("deviation").with_columns(
     accuracy_low=pl.Series(np.maximum(mean - half, 0)).fill_nan(None),
@@ -241,32 +218,75 @@ def _chosen(records: tables.Records, dataset: str | None) -> str:
   return dataset
 
 
-def _request(
-  target_accuracy, tolerance, max_bytes, max_params, max_macs, config: Config
-) -> dict[str, Any]:
-  if target_accuracy is not None and tolerance is not None:
+def _check_accuracy(**given: float | None) -> None:
+  asked = {name: v for name, v in given.items() if v is not None}
+  if len(asked) > 1:
     raise ValueError(
-      f"give target_accuracy={target_accuracy} or tolerance={tolerance}, "
-      "not both"
+      f"give either of {' and '.join(f'{k}={v}' for k, v in asked.items())}"
     )
-  for name, value in (
-    ("target_accuracy", target_accuracy),
-    ("tolerance", tolerance),
-  ):
-    if value is not None and not 0 <= value <= 1:
+  for name, value in asked.items():
+    if not 0 <= value <= 1:
       raise ValueError(f"{name}={value} is not in [0, 1]; 1 stands for 100 %")
-  budgets = {"bytes": max_bytes, "nonzeros": max_params, "macs": max_macs}
-  for name, value in budgets.items():
-    if value is not None and value <= 0:
+
+
+def _budgets(**most: int | None) -> dict[str, int]:
+  given = {name: value for name, value in most.items() if value is not None}
+  for name, value in given.items():
+    if value <= 0:
       raise ValueError(f"the budget of {name} is {value}; give a positive one")
-  return {
-    "target_accuracy": target_accuracy,
-    "tolerance": config.eps_accuracy if tolerance is None else tolerance,
-    "budgets": {k: v for k, v in budgets.items() if v is not None},
-  }
+  return given
 
 
-def _within(frame: pl.DataFrame, request: dict[str, Any]) -> pl.DataFrame:
-  for name, most in request["budgets"].items():
-    frame = frame.filter(pl.col(name) <= most)
-  return frame
+def _stable(labels: pl.DataFrame) -> pl.DataFrame:
+  """The architectures that are not unstable, the most accurate first."""
+  stable = labels.filter(pl.col("label") != "unstable")
+  if not len(stable):
+    raise ValueError(
+      f"no architecture of {labels['dataset'][0]} is stable in these records "
+      f"({len(labels)} are unstable); train larger ones, longer, or relax "
+      "--eps_sigma or --max_failed"
+    )
+  return stable.sort("mean_accuracy", "params", descending=[True, False])
+
+
+def _predictable(frame: pl.DataFrame, dataset: str) -> pl.DataFrame:
+  known = frame.filter(pl.col("n_seeds") > 1)
+  if not len(known):
+    raise ValueError(
+      f"{dataset} has one seed per architecture, which cannot say what a new "
+      "seed would reach; train with --num_seeds=2 or more (5 advised)"
+    )
+  return known.with_columns(pareto=pareto(known))
+
+
+def _reaching(
+  frame: pl.DataFrame, target: float | None, dataset: str
+) -> pl.DataFrame:
+  if target is None:
+    return frame
+  offered = frame.filter(pl.col("accuracy_low") >= target - 1e-9)
+  if not len(offered):
+    top = frame.sort("accuracy_low", descending=True).row(0, named=True)
+    raise ValueError(
+      f"no configuration of {dataset} is predicted to reach {target:.4f}; the "
+      f"surest is {top['architecture']} with {top['accuracy']:.4f} "
+      f"(at least {top['accuracy_low']:.4f}); lower the target or add seeds"
+    )
+  return offered
+
+
+def _within(
+  offered: pl.DataFrame, budgets: dict[str, int], dataset: str
+) -> pl.DataFrame:
+  fitting = offered
+  for name, most in budgets.items():
+    fitting = fitting.filter(pl.col(name) <= most)
+  if not len(fitting):
+    least = offered.sort(COSTS).row(0, named=True)
+    raise ValueError(
+      f"no configuration of {dataset} that is accurate enough fits the "
+      f"budget; the smallest is {least['architecture']} at sparsity "
+      f"{least['sparsity']} and {least['bits']} bits: {least['bytes']} bytes, "
+      f"{least['nonzeros']} weights, {least['macs']} MACs"
+    )
+  return fitting
