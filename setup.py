@@ -1,14 +1,15 @@
 """Metadata of minarch_jax; tool settings are in pyproject.toml.
 
-Lower bounds are the oldest versions the tests have passed on (what Python 3.11
-resolves to); there are no upper bounds.
+Lower bounds are the oldest versions the tests have passed on, under Python
+3.11; there are no upper bounds. To lower one, install that very version and
+run the tests.
 """
 
 import setuptools
 
 REQUIRED = [
   "absl-py>=2.5",
-  "altair>=6.0",
+  "altair>=6.3",
   "array_record>=0.8.3",
   "chex>=0.1.92",
   "flax>=0.12.8",
@@ -19,13 +20,13 @@ REQUIRED = [
   "optax>=0.2.8",
   "orbax-checkpoint>=0.12.8",
   "pillow>=11",  # tfds decodes PNG with it where TensorFlow is absent
-  "polars>=1.30",
-  "pyarrow>=20",
-  "rich>=14",
+  "polars>=2.1",
+  "pyarrow>=26",
+  "rich>=15",
   "scikit-learn>=1.7",
   "scipy>=1.17",
   "tensorflow-datasets>=4.9.10",
-  "vl-convert-python>=1.8",
+  "vl-convert-python>=1.9",
 ]
 
 NOTEBOOK = ["ipykernel>=7", "nbclient>=0.10", "nbformat>=5.10"]
