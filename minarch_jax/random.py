@@ -37,11 +37,6 @@ def uniform(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
   return (bits(key, shape) >> 8).astype(jnp.float32) * jnp.float32(2**-24)
 
 
-def rademacher(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-  """Draws float32 [*shape], -1 or 1 with equal probability."""
-  return 1.0 - 2.0 * (bits(key, shape) >> 31).astype(jnp.float32)
-
-
 def normal(
   key: jax.Array,
   shape: tuple[int, ...],
@@ -77,7 +72,7 @@ def normals(
     ValueError: as `bits`.
   """
   dtype = jnp.result_type(float)
-  return _each(key, leaves, lambda *words: _invert(*words, dtype))
+  return _each(key, leaves, lambda high, low: _invert(high, low, dtype))
 
 
 def uniforms(
@@ -130,11 +125,6 @@ def _invert(high, low, dtype) -> jax.Array:
     cell = (high >> 9).astype(jnp.float32)
     u = (cell + 0.5) * jnp.float32(2**-22) - 1.0
   return (math.sqrt(2) * lax.erf_inv(u)).astype(dtype)
-
-
-def fold_path(key: jax.Array, path: tuple[str, ...]) -> jax.Array:
-  """Derives the key of one leaf from its names, in whatever tree it stands."""
-  return jax.random.fold_in(key, zlib.crc32("/".join(path).encode()))
 
 
 def _words(key, shape) -> tuple[jax.Array, jax.Array]:

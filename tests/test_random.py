@@ -11,7 +11,6 @@ from minarch_jax import random
 DRAWS = {
   "bits": random.bits,
   "uniform": random.uniform,
-  "rademacher": random.rademacher,
   "normal": random.normal,
 }
 
@@ -58,7 +57,6 @@ def test_distributions():
   uniform = np.asarray(random.uniform(key, (300, 300))).ravel()
   assert stats.kstest(normal, "norm").pvalue > 1e-3
   assert stats.kstest(uniform, "uniform").pvalue > 1e-3
-  assert abs(random.rademacher(key, (300, 300)).mean()) < 0.02
 
 
 def test_float64_normals_refine_float32_ones():
@@ -71,13 +69,14 @@ def test_float64_normals_refine_float32_ones():
     assert (fine != coarse).mean() > 0.9
 
 
-def test_leaf_keys_depend_on_the_path_only():
+@pytest.mark.parametrize("draw", [random.normals, random.uniforms])
+def test_leaves_draw_by_path_and_coordinate_alone(draw):
   key = jax.random.key(0)
-  paths = [("hidden_0", "kernel"), ("hidden_1", "kernel"), ("output", "kernel")]
-  drawn = {
-    random.bits(random.fold_path(key, path), ()).item() for path in paths
-  }
-  assert len(drawn) == 3
+  small = draw(key, [(("a", "kernel"), (2, 3)), (("b", "kernel"), (4,))])
+  large = draw(key, [(("b", "kernel"), (9,)), (("a", "kernel"), (5, 4))])
+  np.testing.assert_array_equal(small[0], large[1][:2, :3])
+  np.testing.assert_array_equal(small[1], large[0][:4])
+  assert len(np.unique(np.concatenate([x.ravel() for x in large]))) == 29
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1, 1, 1), (70_000,)])

@@ -29,14 +29,15 @@ def shuffled(
   if within is None:
     within = jax.tree.map(lambda _: True, masks)
   trees.check_like("within", within, masks)
+  named = trees.named_leaves(masks)
+  draws = random.uniforms(key, [(path, np.shape(mask)) for path, mask in named])
   out = []
-  for (path, mask), exists in zip(
-    trees.named_leaves(masks), jax.tree.leaves(within), strict=True
+  for (_, mask), exists, drawn in zip(
+    named, jax.tree.leaves(within), draws, strict=True
   ):
     if np.ndim(mask):
       mask = jnp.asarray(mask, bool)
       exists = jnp.broadcast_to(jnp.asarray(exists, bool), mask.shape)
-      drawn = random.uniform(random.fold_path(key, path), mask.shape)
       keys = selection.sort_keys(drawn, exists).reshape(1, -1)
       kept = jnp.sum(mask & exists, dtype=jnp.int32)
       mask = selection.keep_largest([keys], kept, True)[0].reshape(mask.shape)

@@ -32,7 +32,7 @@ Growth = Callable[
 def _at_random(path, weights, gradient, key):
   """SET (Mocanu et al. 2018, arXiv 1707.04780, algorithm 1)."""
   del gradient
-  return random.uniform(random.fold_path(key, path), weights.shape)
+  return random.uniforms(key, [(path, weights.shape)])[0]
 
 
 def _by_gradient(path, weights, gradient, key):

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from minarch_jax import random
-from minarch_jax.pruning.context import Context, map_named
+from minarch_jax.pruning import trees
+from minarch_jax.pruning.context import Context
 from minarch_jax.types import Params
 
 PROBES = 32  # random directions of the Hessian's diagonal
@@ -93,12 +94,7 @@ def obd(context: Context) -> Params:
   gradient = jax.grad(lambda params: loss(params, batch))
 
   def add(total, key):
-    signs = map_named(
-      lambda path, w: random.rademacher(
-        random.fold_path(key, path), w.shape
-      ).astype(w.dtype),
-      context.params,
-    )
+    signs = _signs(key, context.params)
     _, curved = jax.jvp(gradient, (context.params,), (signs,))
     return jax.tree.map(lambda t, v, h: t + v * h, total, signs, curved), None
 
@@ -108,6 +104,18 @@ def obd(context: Context) -> Params:
   return jax.tree.map(
     lambda w, h: w * w * h / (2 * PROBES), context.params, total
   )
+
+
+def _signs(key: jax.Array, params: Params) -> Params:
+  """Draws -1 or 1 for every weight, by its path and coordinate."""
+  shapes = [(path, w.shape) for path, w in trees.named_leaves(params)]
+  leaves = [
+    jnp.where(draw < 0.5, -1, 1).astype(w.dtype)
+    for draw, w in zip(
+      random.uniforms(key, shapes), jax.tree.leaves(params), strict=True
+    )
+  ]
+  return jax.tree.unflatten(jax.tree.structure(params), leaves)
 
 
 def synflow(context: Context) -> Params:

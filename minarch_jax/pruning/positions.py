@@ -20,7 +20,7 @@ class Positions:
 
   Attributes:
     places: int32 [pools, n] for each layer, 0 = the first of its pool to go.
-    order: the ranking.
+    order: the ranking, without its keys.
   """
 
   places: tuple[jax.Array, ...]
@@ -57,23 +57,22 @@ def positions(order: ranking.Ranking) -> Positions:
   parts = jnp.split(places - starts, first[1:-1])
   shapes = (key.shape for key in keys)
   return Positions(
-    tuple(p.reshape(s) for p, s in zip(parts, shapes, strict=True)), order
+    tuple(p.reshape(s) for p, s in zip(parts, shapes, strict=True)),
+    order.replace(keys=()),
   )
 
 
 def masks_at(sorted_order: Positions, sparsity: float | Array) -> Masks:
   """Makes the masks that `ranking.masks_at` makes, by comparison alone."""
-  order = sorted_order.order
+  order, every = sorted_order.order, sorted_order.places
   kept = ranking.kept_groups(order, sparsity)
   if _shared(order.plan):
-    total = sum(key.size for key in order.keys)
-    marks = [places >= total - kept for places in sorted_order.places]
+    total = sum(places.size for places in every)
+    marks = [places >= total - kept for places in every]
   else:
-    pools = np.cumsum([len(key) for key in order.keys])[:-1]
+    pools = np.cumsum([len(places) for places in every])[:-1]
     marks = [
-      places >= key.shape[1] - part[:, None]
-      for places, key, part in zip(
-        sorted_order.places, order.keys, jnp.split(kept, pools), strict=True
-      )
+      places >= places.shape[1] - part[:, None]
+      for places, part in zip(every, jnp.split(kept, pools), strict=True)
     ]
   return ranking.masks_of(order, marks)
