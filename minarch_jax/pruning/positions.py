@@ -4,6 +4,8 @@ One sort per ranking; afterwards the masks of any sparsity are one comparison
 per leaf, where bisection would search again every time.
 """
 
+import dataclasses
+
 import flax.struct
 import jax
 from jax import lax
@@ -58,7 +60,7 @@ def positions(order: ranking.Ranking) -> Positions:
   shapes = (key.shape for key in keys)
   return Positions(
     tuple(p.reshape(s) for p, s in zip(parts, shapes, strict=True)),
-    order.replace(keys=()),
+    dataclasses.replace(order, keys=()),
   )
 
 

@@ -42,7 +42,7 @@ class Ranking:
     sizes: int32 number of groups that exist, in each pool of each layer.
     density: float32 [L], (sum of dimensions) / (their product), for ERK.
     alive: which entries of each leaf are there before pruning.
-    plan: what is static.
+    plan, pools: what is static; how many pools each layer has.
   """
 
   keys: tuple[jax.Array, ...]
@@ -50,6 +50,7 @@ class Ranking:
   density: Array
   alive: tuple[jax.Array, ...]
   plan: Plan = flax.struct.field(pytree_node=False)
+  pools: tuple[int, ...] = flax.struct.field(pytree_node=False)
 
 
 def rank(
@@ -107,6 +108,7 @@ def rank(
     module.stack(densities),
     tuple(alive),
     plan,
+    tuple(len(key) for key in keys),
   )
 
 
@@ -152,7 +154,7 @@ def kept_groups(ranking: Ranking, sparsity: float | Array) -> Array:
     scope = scopes.SCOPES[plan.scope].kept
   kept = scope(sizes, ranking.density, sparsity)
   if any(own is not None for own in plan.sparsities):
-    ends = np.cumsum([len(keys) for keys in ranking.keys])
+    ends = np.cumsum(ranking.pools)
     parts = jnp.split(jnp.asarray(kept), ends[:-1])
     sizes = jnp.split(jnp.asarray(sizes), ends[:-1])
     kept = jnp.concatenate(

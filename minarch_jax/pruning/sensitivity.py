@@ -63,10 +63,7 @@ def sensitivity(
 
 def only(ranking: rankings.Ranking, layer: int) -> rankings.Ranking:
   """Restricts a ranking to its layer number `layer`; the others stay whole."""
-  if ranking.plan.granularity.rows:
-    pools = [len(keys) for keys in ranking.keys]
-  else:
-    pools = [1] * len(ranking.keys)
+  pools = ranking.pools
   start = sum(pools[:layer])
   plan = dataclasses.replace(
     ranking.plan,
@@ -80,6 +77,7 @@ def only(ranking: rankings.Ranking, layer: int) -> rankings.Ranking:
     sizes=ranking.sizes[start : start + pools[layer]],
     density=ranking.density[layer : layer + 1],
     plan=plan,
+    pools=pools[layer : layer + 1],
   )
 
 
