@@ -101,6 +101,7 @@ _KEYS = {
     "quantizer",
     "quant_granularity",
     "bits",
+    "activation_bits",
     "sparsity",
   ),
 }

@@ -1,0 +1,237 @@
+"""The Config: rules of every field, flags of every field, what identifies."""
+
+import dataclasses
+import os
+
+from absl import flags
+import pytest
+
+from minarch_jax import config, records
+from minarch_jax.config import Config, ConfigError
+
+FIELDS = {field.name: field for field in dataclasses.fields(Config)}
+RULES = {
+  name: rules
+  for name, field in FIELDS.items()
+  if (rules := field.metadata["rules"])
+}
+
+
+def holding(name, item):
+  """The item as the field would hold it."""
+  return (item,) if isinstance(FIELDS[name].default, tuple) else item
+
+
+def test_defaults_obey_their_own_rules():
+  assert Config().check() == Config()
+
+
+def test_a_config_is_a_value():
+  assert hash(Config()) == hash(Config())
+  with pytest.raises(dataclasses.FrozenInstanceError):
+    Config().num_seeds = 3  # pyright: ignore
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_every_field_says_what_it_is(name):
+  assert FIELDS[name].metadata["help"].endswith(".")
+
+
+# --- rules -------------------------------------------------------------------
+
+BOUNDS = [
+  (name, rule)
+  for name, rules in RULES.items()
+  for rule in ("low", "high", "below")
+  if rule in rules
+]
+
+
+@pytest.mark.parametrize("name, rule", BOUNDS)
+def test_bounds_are_inclusive_but_below(name, rule):
+  bound = RULES[name][rule]
+  step = 1 if isinstance(bound, int) else 1e-6 * (abs(bound) or 1.0)
+  beyond = bound - step if rule == "low" else bound + step
+  if rule == "below":
+    beyond = bound
+  else:
+    assert getattr(
+      Config().replace(**{name: holding(name, bound)}), name
+    ) == holding(name, bound)
+  with pytest.raises(ConfigError, match=f"--{name}=.*{bound}"):
+    Config().replace(**{name: holding(name, beyond)})
+
+
+@pytest.mark.parametrize("name", [n for n in RULES if "choices" in RULES[n]])
+def test_choices_are_taken_and_others_refused_with_the_nearest(name):
+  for choice in RULES[name]["choices"]:
+    Config().replace(**{name: holding(name, choice)})
+    with pytest.raises(ConfigError) as error:
+      Config().replace(**{name: holding(name, choice + "x")})
+    message = str(error.value)
+    assert f"--{name}={choice}x is not one of" in message
+    assert "did you mean" in message
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_numbers_must_be_finite(value):
+  for name, field in FIELDS.items():
+    if isinstance(field.default, float):
+      with pytest.raises(ConfigError, match=f"--{name}="):
+        Config().replace(**{name: value})
+
+
+@pytest.mark.parametrize(
+  "changes, message",
+  [
+    ({"bits": (32, 0)}, "--bits=0 is not one of 32, 8, 4"),
+    ({"sparsities": (1.5,)}, "--sparsities=1.5 must be below 1.0"),
+    ({"families": ("dnn", "cmn")}, "--families=cmn .* did you mean 'cnn'"),
+    ({"families": ()}, "--families is empty"),
+    ({"sparsities": ()}, "--sparsities is empty"),
+    ({"bits": ()}, "--bits is empty"),
+    ({"criteria": ()}, "--criteria is empty"),
+    ({"scopes": ()}, "--scopes is empty"),
+    ({"scopes": ("global", "global")}, "--scopes names a value twice"),
+    ({"architectures": ("dnn:3", "cn:3")}, "--architectures: .*'cn:3'"),
+    ({"num_seed": 3}, "unknown option 'num_seed'; did you mean 'num_seeds'"),
+  ],
+)
+def test_wrong_values_name_value_and_remedy(changes, message):
+  with pytest.raises(ConfigError, match=message):
+    Config().replace(**changes)
+
+
+def test_replace_changes_only_what_is_named():
+  changed = Config().replace(num_seeds=2)
+  assert changed.num_seeds == 2
+  assert changed.replace(num_seeds=Config.num_seeds) == Config()
+
+
+def test_seeds_are_consecutive():
+  assert list(Config(first_seed=3, num_seeds=2).seeds) == [3, 4]
+
+
+# --- flags -------------------------------------------------------------------
+
+
+@pytest.fixture
+def parse(monkeypatch):
+  """Defines flags in a fresh registry and parses a command line."""
+
+  def parse(*arguments, names=()):
+    values = flags.FlagValues()
+    monkeypatch.setattr(flags, "FLAGS", values)
+    for kind in ("boolean", "integer", "float", "list", "string"):
+      define = getattr(flags, f"DEFINE_{kind}")
+      monkeypatch.setattr(
+        config.flags,
+        f"DEFINE_{kind}",
+        lambda *a, define=define: define(*a, flag_values=values),
+      )
+    config.define_flags(*names)
+    values(["program", *arguments])
+    monkeypatch.undo()
+    monkeypatch.setattr(flags, "FLAGS", values)
+    return config.from_flags()
+
+  return parse
+
+
+def test_without_flags_the_config_is_the_default(parse):
+  assert parse() == Config()
+
+
+def test_every_field_can_be_given_as_a_flag(parse):
+  def other(name, field):
+    default, rules = field.default, RULES.get(name, {})
+    if name == "architectures":
+      return ("dnn:3", "cnn:4-4")
+    if isinstance(default, tuple):
+      return default[-1:]
+    if isinstance(default, bool):
+      return not default
+    if "choices" in rules:
+      return rules["choices"][-1]
+    if isinstance(default, int | float):
+      return rules["low"] if default != rules["low"] else default + 1
+    return "elsewhere"
+
+  changes = {name: other(name, field) for name, field in FIELDS.items()}
+  arguments = [
+    f"--{name}={','.join(map(str, v)) if isinstance(v, tuple) else v}"
+    for name, v in changes.items()
+  ]
+  assert parse(*arguments) == Config(**changes)
+
+
+def test_a_binary_may_define_some_flags_only(parse):
+  found = parse("--eps_sigma=0.1", names=("out", "eps_sigma"))
+  assert found == Config(eps_sigma=0.1)
+  with pytest.raises(flags.UnrecognizedFlagError):
+    parse("--num_seeds=3", names=("out",))
+
+
+@pytest.mark.parametrize(
+  "argument, message",
+  [
+    ("--sparsities=0.1,a", "--sparsities=0.1,a is not a list of numbers"),
+    ("--bits=8,4.5", "--bits=8,4.5 is not a list of integers"),
+    ("--bits=0", "--bits=0 is not one of"),
+    ("--grid=papr", "--grid=papr is not one of .* did you mean 'paper'"),
+  ],
+)
+def test_flags_are_checked(parse, argument, message):
+  with pytest.raises(ConfigError, match=message):
+    parse(argument)
+
+
+# --- identity ----------------------------------------------------------------
+
+
+def test_the_recipe_is_what_decides_training():
+  recipe = Config().recipe()
+  assert recipe.keys() == set(config.TRAINING)
+  for name in config.TRAINING:
+    default = getattr(Config(), name)
+    rules = RULES.get(name, {})
+    value = rules["choices"][-1] if "choices" in rules else default / 2 + 1
+    if value == default:
+      value = rules["choices"][0]
+    other = dataclasses.replace(Config(), **{name: value}).recipe()
+    assert records.content_id(other) != records.content_id(recipe), name
+
+
+def test_where_and_how_judged_is_not_in_the_recipe():
+  machine = {"out", "device_map", "seed_mapping", "member_mapping"}
+  machine |= {"convolution", "memory_limit", "compilation_cache_dir", "dry_run"}
+  assert not machine & set(config.TRAINING)
+  assert not set(config.THRESHOLDS) & set(config.TRAINING)
+  assert set(config.THRESHOLDS) | set(config.TRAINING) <= FIELDS.keys()
+
+
+# --- places ------------------------------------------------------------------
+
+
+def test_a_directory_to_be_made_is_writable_and_left_unmade(tmp_path):
+  config.check_writable(str(tmp_path / "a" / "b"))
+  assert not list(tmp_path.iterdir())
+
+
+def test_a_file_in_the_way_is_named(tmp_path):
+  (tmp_path / "a").write_text("")
+  with pytest.raises(ConfigError, match=f"--out={tmp_path}/a/b: .*not a dir"):
+    config.check_writable(str(tmp_path / "a" / "b"))
+
+
+def test_a_link_to_nowhere_is_named(tmp_path):
+  (tmp_path / "a").symlink_to(tmp_path / "gone")
+  with pytest.raises(ConfigError, match="not a directory"):
+    config.check_writable(str(tmp_path / "a"))
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc"), reason="needs /proc")
+def test_a_directory_nobody_may_write_is_named():
+  # Trying tells; permissions alone do not stop a privileged user.
+  with pytest.raises(ConfigError, match="cannot write in /proc .*another dir"):
+    config.check_writable("/proc/results")
