@@ -1,13 +1,13 @@
-"""Compression of one network on a grid: prune by a rule, round to bits, score.
+"""Compression of one network: rank once, cut, round, look.
 
-A *rule* is (criterion, scope, granularity). A *cell* of the grid is (rule,
-sparsity, bits, what shares a scale); dense and 32 bits are its neutral values.
-Sparsity, bits and the rule's number are data, so a grid of any cells is one
-compiled program, and each rule ranks the weights once.
+Transforms applied between compiled programs. A *rule* is (criterion, scope,
+granularity); ranking by a rule is done once, cutting at a sparsity and rounding
+to bits take them as data, and scoring is the program that scored the trained
+network. So any grid of cells costs a constant number of compilations, and
+dense and 32 bits are its neutral values, not special cases.
 """
 
 from collections.abc import Callable, Sequence
-import functools
 from typing import Any, NamedTuple
 
 from flax import traverse_util
@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from minarch_jax import evaluation, models, pruning, quantization, training
+from minarch_jax import models, pruning, quantization, training
 from minarch_jax.architectures import Spec
 from minarch_jax.pruning import positions
 from minarch_jax.types import Array, Batch, Masks, Model, Params, Sizes
@@ -31,33 +31,33 @@ class Rule(NamedTuple):
 
 
 class Cells(NamedTuple):
-  """A grid's cells as arrays of one length.
+  """A grid's cells as columns of one length.
 
   Attributes:
-    rule: int32, index into the rules.
-    sparsity: float32, fraction removed.
-    bits: int32, 32 = as trained.
-    share: int32, index into the quantization granularities.
+    rule: int, index into the rules.
+    sparsity: float, fraction removed.
+    bits: int, 32 = as trained.
+    share: int, index into the quantization granularities.
   """
 
-  rule: Array
-  sparsity: Array
-  bits: Array
-  share: Array
+  rule: np.ndarray
+  sparsity: np.ndarray
+  bits: np.ndarray
+  share: np.ndarray
 
 
 class Outcome(NamedTuple):
-  """What became of one network in each cell.
+  """What became of networks in each cell, on the host.
 
   Attributes:
-    validation, test: int32 [cells], correct answers.
-    nonzeros: int32 [cells, leaves], entries of each leaf of the spec that are
-      not zero once pruned and rounded; zeros outside a member do not count.
+    validation, test: int [S, A, cells], correct answers.
+    nonzeros: int [S, A, cells, leaves], entries of each leaf of the spec that
+      are not zero once pruned and rounded; zeros outside a member do not count.
   """
 
-  validation: jax.Array
-  test: jax.Array
-  nonzeros: jax.Array
+  validation: np.ndarray
+  test: np.ndarray
+  nonzeros: np.ndarray
 
 
 def make_cells(
@@ -79,172 +79,102 @@ def join(*parts: Cells) -> Cells:
   return Cells(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
-def _rankings(
-  model: Model,
-  spec: Spec,
-  rules: Sequence[Rule],
-  params: Params,
-  sizes: Sizes,
-  seed: Array,
-  batch: Batch,
-) -> list[pruning.Ranking]:
-  """Orders the weights once for each rule."""
-
-  def apply(params, x, **hooks):
-    return model.apply(params, x, sizes, **hooks)
-
-  def loss(params, batch):
-    logits = apply(params, batch.x)
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch.y)
-    return losses.mean()
-
-  needs = {
-    need for rule in rules for need in pruning.CRITERIA[rule.criterion].needs
-  }
-  context = pruning.Context(
-    params,
-    key=training.key_for(seed, training.PRUNE),
-    loss=loss,
-    batch=batch,
-    apply=apply,
-    input_shape=batch.x.shape[1:],
-    activations=(
-      pruning.capture(apply, params, batch.x)
-      if "activations" in needs
-      else None
-    ),
-    outputs={"/".join(leaf.path): leaf.outputs for leaf in spec.leaves},
-  )
-  within = models.width_masks(spec, sizes)
-  scores = {}
-  for rule in rules:
-    if rule.criterion not in scores:
-      criterion = pruning.CRITERIA[rule.criterion]
-      scores[rule.criterion] = criterion.score(context)
-  return [
-    pruning.rank(
-      scores[rule.criterion],
-      rule.scope,
-      within,
-      granularity=rule.granularity,
-      pool=pruning.CRITERIA[rule.criterion].pool,
-      spec=spec,
-    )
-    for rule in rules
-  ]
-
-
-def _mask_maker(
-  rankings: Sequence[pruning.Ranking],
-) -> Callable[[Array, Array], Masks]:
-  """Makes `masks(rule, sparsity)`; each ranking is sorted once, here."""
-  branches = [
-    functools.partial(positions.masks_at, positions.positions(ranking))
-    for ranking in rankings
-  ]
-  return lambda rule, sparsity: jax.lax.switch(rule, branches, sparsity)
-
-
-def _nonzeros(params: Params, spec: Spec) -> jax.Array:
-  """Counts what is stored of each leaf, int32 [leaves]."""
-  flat = traverse_util.flatten_dict(params)
-  counts = [jnp.count_nonzero(flat[leaf.path]) for leaf in spec.leaves]
-  return jnp.stack(counts).astype(jnp.int32)
-
-
-def make_grid(
-  model: Model,
-  spec: Spec,
-  rules: Sequence[Rule],
-  shares: Sequence[str],
-  splits: Callable[[Any], tuple[Batch, evaluation.Chunks, int]],
-) -> Callable[..., Outcome]:
-  """Makes the evaluation of one network on a grid of cells.
+def make_rank(
+  model: Model, spec: Spec, rules: Sequence[Rule]
+) -> Callable[..., tuple[positions.Positions, ...]]:
+  """Makes the ranking of one network's weights by every rule.
 
   Args:
     model, spec: the (parent) network.
-    rules: the pruning rules that cells may name.
-    shares: the quantization granularities that cells may name.
-    splits: maps the resident data to (training images that criteria may look
-      at, validation and test chunks end to end, number of validation chunks).
+    rules: each ranks once; rules of one criterion share its scores.
 
   Returns:
-    `grid(params, seed, sizes, cells, count, data) -> Outcome`: the first
-    `count` cells are scored; the rest of the outcome is zero.
+    `rank(params, seed, sizes, batch) -> one Positions per rule`; `batch` is
+    what data-dependent criteria may look at.
+  """
+  criteria = {
+    rule.criterion: pruning.CRITERIA[rule.criterion] for rule in rules
+  }
+  needs = {need for each in criteria.values() for need in each.needs}
+
+  def rank(params: Params, seed: Array, sizes: Sizes, batch: Batch):
+    def apply(params, x, **hooks):
+      return model.apply(params, x, sizes, **hooks)
+
+    def loss(params, batch):
+      logits = apply(params, batch.x)
+      each = optax.softmax_cross_entropy_with_integer_labels(logits, batch.y)
+      return each.mean()
+
+    seen = None
+    if "activations" in needs:
+      seen = pruning.capture(apply, params, batch.x)
+    context = pruning.Context(
+      params,
+      key=training.key_for(seed, training.PRUNE),
+      loss=loss,
+      batch=batch,
+      apply=apply,
+      input_shape=batch.x.shape[1:],
+      activations=seen,
+      outputs={"/".join(leaf.path): leaf.outputs for leaf in spec.leaves},
+    )
+    scores = {name: each.score(context) for name, each in criteria.items()}
+    within = models.width_masks(spec, sizes)
+    return tuple(
+      positions.positions(
+        pruning.rank(
+          scores[rule.criterion],
+          rule.scope,
+          within,
+          granularity=rule.granularity,
+          pool=criteria[rule.criterion].pool,
+          spec=spec,
+        )
+      )
+      for rule in rules
+    )
+
+  return rank
+
+
+# `cut(order, sparsity) -> masks`; leaves that are not pruned get the scalar 1.
+cut: Callable[[positions.Positions, Array], Masks] = positions.masks_at
+
+
+def make_round(
+  spec: Spec, share: str
+) -> Callable[[Params, Masks, Array], tuple[Params, jax.Array]]:
+  """Makes `round(params, masks, bits) -> (params, int32 [leaves] not zero)`.
+
+  The parameters are those that the pruned, quantized network stands for:
+  `dequantize(quantize(apply_masks(params, masks), bits, share))`.
   """
 
-  totals = evaluation.make_totals(model.apply)
+  def round(params, masks, bits):
+    rounded = quantization.fake_quantize(
+      pruning.apply_masks(params, masks), bits, share
+    )
+    flat = traverse_util.flatten_dict(rounded)
+    counts = [jnp.count_nonzero(flat[leaf.path]) for leaf in spec.leaves]
+    return rounded, jnp.stack(counts).astype(jnp.int32)
 
-  def grid(
-    params: Params,
-    seed: Array,
-    sizes: Sizes,
-    cells: Cells,
-    count: Array,
-    data: Any,
-  ) -> Outcome:
-    batch, chunks, num_validation = splits(data)
-    rankings = _rankings(model, spec, rules, params, sizes, seed, batch)
-    masks_of = _mask_maker(rankings)
-
-    def one_cell(i, outcome):
-      masks = masks_of(cells.rule[i], cells.sparsity[i])
-      pruned = pruning.apply_masks(params, masks)
-      rounded = jax.lax.switch(
-        cells.share[i],
-        [
-          lambda p, b, s=share: quantization.fake_quantize(p, b, s)
-          for share in shares
-        ],
-        pruned,
-        cells.bits[i],
-      )
-      correct = totals(rounded, chunks, sizes).correct
-      found = Outcome(
-        correct[:num_validation].sum().astype(jnp.int32),
-        correct[num_validation:].sum().astype(jnp.int32),
-        _nonzeros(rounded, spec),
-      )
-      return jax.tree.map(lambda o, f: o.at[i].set(f), outcome, found)
-
-    length = cells.rule.shape[0]
-    hits = jnp.zeros(length, jnp.int32)
-    nonzeros = jnp.zeros((length, len(spec.leaves)), jnp.int32)
-    outcome = Outcome(hits, hits, nonzeros)
-    return jax.lax.fori_loop(0, count, one_cell, outcome)
-
-  return grid
+  return round
 
 
 def make_start(
-  model: Model,
-  spec: Spec,
-  tx: optax.GradientTransformation,
-  rules: Sequence[Rule],
-  splits: Callable[[Any], tuple[Batch, evaluation.Chunks, int]],
-) -> Callable[..., tuple[training.TrainState, Masks]]:
-  """Makes the pruning that fine-tuning starts from.
+  spec: Spec, tx: optax.GradientTransformation
+) -> Callable[[Params, Masks, Sizes], tuple[training.TrainState, Masks]]:
+  """Makes what retraining starts from.
 
   Returns:
-    `start(params, seed, sizes, rule, sparsity, data) -> (state, masks)`: the
-    pruned parameters with a fresh optimizer state, and full-shape masks that
-    are 0 outside the member.
+    `start(params, masks, sizes) -> (state, masks)`: the pruned parameters with
+    a fresh optimizer state, and full-shape masks that are 0 outside the member.
   """
 
-  def start(
-    params: Params,
-    seed: Array,
-    sizes: Sizes,
-    rule: Array,
-    sparsity: Array,
-    data: Any,
-  ) -> tuple[training.TrainState, Masks]:
-    batch, _, _ = splits(data)
-    rankings = _rankings(model, spec, rules, params, sizes, seed, batch)
-    masks = _mask_maker(rankings)(rule, sparsity)
-    masks = jax.tree.map(
-      jnp.logical_and, models.width_masks(spec, sizes), masks
-    )
+  def start(params: Params, masks: Masks, sizes: Sizes):
+    inside = models.width_masks(spec, sizes)
+    masks = jax.tree.map(jnp.logical_and, inside, masks)
     params = pruning.apply_masks(params, masks)
     return training.TrainState(params, tx.init(params)), masks
 

@@ -59,20 +59,32 @@ def losses(logits: jax.Array, y: Array) -> tuple[jax.Array, jax.Array]:
   return loss, correct
 
 
-def make_totals(apply: Callable[..., Any]) -> Evaluate:
-  """Makes `totals(params, chunks, sizes) -> Score` of sums per chunk, [n].
+def make_totals(apply: Callable[..., Any]) -> Callable[..., Score]:
+  """Makes the sums per chunk of one network, for any range of chunks.
 
-  Sums of chunks let one program score several splits laid end to end.
+  Returns:
+    `totals(params, sizes, chunks, first, last) -> Score` of arrays [n], zero
+    outside [first, last): one program scores any neighbouring splits.
   """
 
-  def totals(params: Params, chunks: Chunks, sizes: Sizes) -> Score:
-    def body(_, part):
+  def totals(
+    params: Params, sizes: Sizes, chunks: Chunks, first: Array, last: Array
+  ) -> Score:
+    def body(i, score):
+      part = jax.tree.map(lambda leaf: leaf[i], chunks)
       loss, correct = losses(apply(params, part.x, sizes), part.y)
       # A padding image may have an infinite loss: select, never multiply.
       real = part.weight > 0
-      return None, Score(jnp.where(real, loss, 0).sum(), (correct & real).sum())
+      return Score(
+        score.loss.at[i].set(jnp.where(real, loss, 0).sum()),
+        score.correct.at[i].set((correct & real).sum()),
+      )
 
-    return jax.lax.scan(body, None, chunks)[1]
+    count = chunks.y.shape[0]
+    zero = Score(
+      jnp.zeros(count, jnp.result_type(float)), jnp.zeros(count, int)
+    )
+    return jax.lax.fori_loop(first, last, body, zero)
 
   return totals
 
@@ -82,7 +94,7 @@ def make_evaluate(apply: Callable[..., Any]) -> Evaluate:
   totals = make_totals(apply)
 
   def evaluate(params: Params, chunks: Chunks, sizes: Sizes) -> Score:
-    loss, correct = totals(params, chunks, sizes)
+    loss, correct = totals(params, sizes, chunks, 0, chunks.y.shape[0])
     count = chunks.weight.sum().astype(loss.dtype)
     return Score(loss.sum() / count, correct.sum())
 

@@ -15,7 +15,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from minarch_jax import (
-  compression,
   evaluation,
   models,
   planning,
@@ -132,13 +131,14 @@ def _no_progress(epochs: int) -> None:
   del epochs
 
 
-def _layout(session: Session, pack: Pack) -> population.Mapping:
+def layout_of(session: Session, pack: Pack) -> population.Mapping:
+  """Says how a pack is laid out on this machine."""
   return population.mapping(
     session.config, pack.parent.family, pack.slots, len(pack.seeds)
   )
 
 
-def _padded(pack: Pack, layout: population.Mapping) -> Pack:
+def padded(pack: Pack, layout: population.Mapping) -> Pack:
   """Repeats the last seed or member until the split axis divides."""
   missing = -(len(pack.seeds) if layout.split == "seed" else pack.slots)
   missing %= len(layout.devices)
@@ -149,7 +149,8 @@ def _padded(pack: Pack, layout: population.Mapping) -> Pack:
   return dataclasses.replace(pack, slots=pack.slots + missing)
 
 
-def _model(session: Session, pack: Pack, layout: population.Mapping):
+def model_of(session: Session, pack: Pack, layout: population.Mapping):
+  """Makes the model of a pack's parent."""
   bfloat16 = session.config.compute_dtype == "bfloat16"
   return models.make_model(
     pack.parent,
@@ -160,7 +161,7 @@ def _model(session: Session, pack: Pack, layout: population.Mapping):
   )
 
 
-def _sizes(pack: Pack, session: Session) -> dict[str, np.ndarray]:
+def sizes_of(pack: Pack, session: Session) -> dict[str, np.ndarray]:
   """True sizes of every member: int32 [A] for each unit axis."""
   shape = (session.work.input_shape, session.work.num_classes)
   members = [a.sizes(*shape) for a in pack.members]
@@ -168,6 +169,12 @@ def _sizes(pack: Pack, session: Session) -> dict[str, np.ndarray]:
     axis: np.array([sizes[axis] for sizes in members], np.int32)
     for axis in members[0]
   }
+
+
+def num_params(pack: Pack, session: Session) -> int:
+  """Counts the parameters of a pack's slots for one seed."""
+  work = session.work
+  return pack.slots * pack.parent.num_params(work.input_shape, work.num_classes)
 
 
 def program(
@@ -182,11 +189,20 @@ def program(
   shapes = tuple(
     (leaf.shape, str(leaf.dtype)) for leaf in jax.tree.leaves(arguments)
   )
-  key = (name, pack.parent, layout, shapes)
+  key = (name, pack.parent, layout, shapes, jax.tree.structure(arguments))
   if key in session.programs:
     return session.programs[key].call, 0.0
   function, kinds, donate = make()
-  compiled = population.compile(function, kinds, layout, arguments, donate)
+  compiled = population.compile(
+    function,
+    kinds,
+    layout,
+    arguments,
+    donate,
+    # Transforms touch each weight a few times; a step touches it for each
+    # image. Only in large networks do they take longer than their compilation.
+    hot=name in ("epochs", "score") or num_params(pack, session) > 300_000,
+  )
   session.programs[key] = compiled
   return compiled.call, compiled.compile_seconds
 
@@ -204,12 +220,12 @@ def train(
 ) -> Trained:
   """Trains a pack from initialisation and scores the final networks."""
   start = time.perf_counter()
-  layout = _layout(session, pack)
-  full = _padded(pack, layout)
-  model = _model(session, full, layout)
+  layout = layout_of(session, pack)
+  full = padded(pack, layout)
+  model = model_of(session, full, layout)
   tx = training.make_tx(session.config)
   spec = full.parent.spec(session.work.input_shape, session.work.num_classes)
-  sizes = population.place(_sizes(full, session), "member", layout)
+  sizes = population.place(sizes_of(full, session), "member", layout)
   seeds = population.place(np.array(full.seeds, np.int32), "seed", layout)
 
   def make_init():
@@ -238,7 +254,10 @@ def train(
     first_epoch=0,
     progress=progress,
   )
-  scores, last = score(session, full, layout, state.params, sizes)
+  parts, last = score(
+    session, full, layout, state.params, sizes, *Scores._fields
+  )
+  scores = Scores(*parts)
   params = jax.device_get(state.params)
   seconds = time.perf_counter() - start
   compiling += more + last
@@ -280,7 +299,7 @@ def run_epochs(
   tx = training.make_tx(session.config)
 
   def make():
-    model = _model(session, pack, layout)
+    model = model_of(session, pack, layout)
     epochs = training.make_epochs(
       training.make_step(model, tx), evaluation.make_evaluate(model.apply)
     )
@@ -343,18 +362,23 @@ def score(
   layout: population.Mapping,
   params: Params,
   sizes: Any,
-) -> tuple[Scores, float]:
-  """Scores placed networks on the three splits, exactly."""
+  *splits: str,
+) -> tuple[list[evaluation.Score], float]:
+  """Scores placed networks exactly on splits that are neighbours in the data.
+
+  Returns:
+    For each split mean loss and hits, host arrays [S, A]; seconds of
+    compilation.
+  """
 
   def make():
-    totals = evaluation.make_totals(_model(session, pack, layout).apply)
+    totals = evaluation.make_totals(model_of(session, pack, layout).apply)
+    kinds = ("network", "member", "shared", "shared", "shared")
+    return totals, kinds, ()
 
-    def function(params, sizes, data):
-      return totals(params, data, sizes)
-
-    return function, ("network", "member", "shared"), ()
-
-  arguments = (params, sizes, session.data)
+  first, last = session.splits[splits[0]][0], session.splits[splits[-1]][1]
+  ends = population.place((np.int32(first), np.int32(last)), "shared", layout)
+  arguments = (params, sizes, session.data, *ends)
   call, spent = program(session, "score", pack, make, arguments, layout)
   loss, correct = jax.device_get(call(*arguments))
 
@@ -366,7 +390,7 @@ def score(
       correct[..., first:last].sum(axis=-1),
     )
 
-  return Scores(*(of(split) for split in Scores._fields)), spent
+  return [of(split) for split in splits], spent
 
 
 def split_members(params: Params, pack: Pack, session: Session) -> list[Params]:
@@ -394,207 +418,3 @@ def stack_members(
   ]
   padded += padded[-1:] * (pack.slots - len(padded))
   return jax.tree.map(lambda *leaves: np.stack(leaves, axis=1), *padded)
-
-
-# --- compression -------------------------------------------------------------
-
-CRITERION_CHUNKS = 4  # training chunks that data-dependent criteria look at
-
-
-def rules_of(config: Config) -> tuple[compression.Rule, ...]:
-  """Lists the pruning rules of a configuration; the first is the main one."""
-  return tuple(
-    compression.Rule(criterion, scope, granularity)
-    for granularity in config.granularities
-    for criterion in config.criteria
-    for scope in config.scopes
-  )
-
-
-def _compression_splits(session: Session):
-  def splits(data):
-    first = jax.tree.map(lambda leaf: leaf[:CRITERION_CHUNKS], data)
-    batch = Batch(
-      *(part.reshape(-1, *part.shape[2:]) for part in (first.x, first.y))
-    )
-    start, stop = session.splits["validation"]
-    chunks = chunks_of(data, session.splits, "validation", "test")
-    return batch, chunks, stop - start
-
-  return splits
-
-
-class Compressed(NamedTuple):
-  """Outcome arrays [S, A, cells(, leaves)] on the host and the seconds."""
-
-  outcome: compression.Outcome
-  compile_seconds: float
-  run_seconds: float
-
-
-def _place_networks(session, pack, params):
-  """Places what every program of a pack takes: [S, A] trees, seeds, sizes."""
-  layout = _layout(session, pack)
-  full = _padded(pack, layout)
-  extra = len(full.seeds) - len(pack.seeds)
-  stacked = stack_members(
-    params, dataclasses.replace(full, seeds=pack.seeds), session
-  )
-  stacked = jax.tree.map(
-    lambda leaf: np.concatenate([leaf, *[leaf[-1:]] * extra]), stacked
-  )
-  return (
-    full,
-    layout,
-    population.place(stacked, "network", layout),
-    population.place(np.array(full.seeds, np.int32), "seed", layout),
-    population.place(_sizes(full, session), "member", layout),
-  )
-
-
-def compress(
-  session: Session,
-  pack: Pack,
-  params: Sequence[Params],
-  cells: compression.Cells,
-  length: int,
-) -> Compressed:
-  """Scores every network of a pack in every cell of a grid.
-
-  Args:
-    params: for each architecture a host tree of its true shapes, leading S.
-    cells: the grid.
-    length: the longest grid the compiled program should serve; shorter ones
-      are padded, so several grids share one program.
-  """
-  start = time.perf_counter()
-  full, layout, *networks = _place_networks(session, pack, params)
-  outcome, compiling = _run_grid(session, full, layout, networks, cells, length)
-  keep = (slice(len(pack.seeds)), slice(len(pack.architectures)))
-  outcome = jax.tree.map(lambda leaf: leaf[keep], outcome)
-  seconds = time.perf_counter() - start
-  return Compressed(outcome, compiling, seconds - compiling)
-
-
-def _run_grid(session, pack, layout, networks, cells, length):
-  config, count = session.config, len(cells.rule)
-  spec = pack.parent.spec(session.work.input_shape, session.work.num_classes)
-
-  def make():
-    grid = compression.make_grid(
-      _model(session, pack, layout),
-      spec,
-      rules_of(config),
-      config.quant_granularities,
-      _compression_splits(session),
-    )
-    kinds = ("network", "seed", "member", "shared", "shared", "shared")
-    return grid, kinds, ()
-
-  cells = jax.tree.map(
-    lambda column: np.pad(column, (0, max(0, length - count))), cells
-  )
-  cells, limit = population.place((cells, np.int32(count)), "shared", layout)
-  arguments = (*networks, cells, limit, session.data)
-  call, spent = program(session, "grid", pack, make, arguments, layout)
-  outcome = jax.device_get(call(*arguments))
-  return jax.tree.map(lambda leaf: leaf[:, :, :count], outcome), spent
-
-
-class Variant(NamedTuple):
-  """One retraining: which member of the pack, pruned by which rule."""
-
-  member: int
-  rule: int
-  sparsity: float
-
-
-def finetune(
-  session: Session,
-  pack: Pack,
-  params: Sequence[Params],
-  variants: Sequence[Variant],
-  settings: Sequence[tuple[int, int]],
-  length: int,
-  progress: Progress = _no_progress,
-) -> Compressed:
-  """Prunes once, retrains for equal steps, and scores at each precision.
-
-  The variants take the pack's slots, as many at a time as there are, so the
-  programs that trained the pack also retrain it.
-
-  Args:
-    params: as for `compress`.
-    variants: what to retrain; sparsity 0 is the control of equal steps.
-    settings: (bits, share) pairs scored after retraining.
-    length: as for `compress`.
-
-  Returns:
-    Outcome arrays [S, variants, settings].
-  """
-  start = time.perf_counter()
-  parts, compiling = [], 0.0
-  for first in range(0, len(variants), pack.slots):
-    batch = variants[first : first + pack.slots]
-    part, spent = _finetune_slots(
-      session, pack, params, batch, settings, length, progress
-    )
-    parts.append(part)
-    compiling += spent
-  outcome = jax.tree.map(lambda *p: np.concatenate(p, axis=1), *parts)
-  seconds = time.perf_counter() - start
-  return Compressed(outcome, compiling, seconds - compiling)
-
-
-def _finetune_slots(
-  session, pack, params, variants, settings, length, progress
-):
-  config = session.config
-  chosen = dataclasses.replace(
-    pack, architectures=tuple(pack.architectures[v.member] for v in variants)
-  )
-  full, layout, networks, seeds, sizes = _place_networks(
-    session, chosen, [params[v.member] for v in variants]
-  )
-  filled = [*variants, *[variants[-1]] * (full.slots - len(variants))]
-  rule = np.array([v.rule for v in filled], np.int32)
-  sparsity = np.array([v.sparsity for v in filled], np.float32)
-  rule, sparsity = population.place((rule, sparsity), "member", layout)
-  spec = full.parent.spec(session.work.input_shape, session.work.num_classes)
-
-  def make():
-    begin = compression.make_start(
-      _model(session, full, layout),
-      spec,
-      training.make_tx(config),
-      rules_of(config),
-      _compression_splits(session),
-    )
-    kinds = ("network", "seed", "member", "member", "member", "shared")
-    return begin, kinds, ()
-
-  arguments = (networks, seeds, sizes, rule, sparsity, session.data)
-  call, begun = program(session, "start", full, make, arguments, layout)
-  state, masks = call(*arguments)
-  steps = session.work.num_train // session.work.batch_size
-  rates = np.full(
-    (config.finetune_epochs, steps), config.finetune_learning_rate, np.float32
-  )
-  state, _, trained = run_epochs(
-    session,
-    full,
-    layout,
-    state,
-    sizes,
-    masks,
-    rates,
-    first_epoch=config.num_epochs,
-    progress=progress,
-  )
-  cells = compression.make_cells([(0, 0.0)], settings)
-  outcome, scored = _run_grid(
-    session, full, layout, (state.params, seeds, sizes), cells, length
-  )
-  keep = (slice(len(chosen.seeds)), slice(len(variants)))
-  outcome = jax.tree.map(lambda leaf: leaf[keep], outcome)
-  return outcome, begun + trained + scored

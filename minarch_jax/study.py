@@ -22,6 +22,7 @@ from minarch_jax import (
   analysis,
   architectures,
   checkpoints,
+  compressing,
   compression,
   data,
   packs,
@@ -245,8 +246,8 @@ def describe_plan(config: Config) -> str:
   )
   lines.append(
     f"{len(members)} architectures x {config.num_seeds} seeds on "
-    f"{config.dataset} ({work.num_steps:,} steps each): {len(todo)} packs, {programs} "
-    f"programs, about {total:.0f} s of training and {compiling:.0f} s of "
+    f"{config.dataset} ({work.num_steps:,} steps each): {len(todo)} packs, "
+    f"{programs} programs, about {total:.0f} s of training and {compiling:.0f} s of "
     f"compilation on {devices} {jax.local_devices()[0].platform} devices"
   )
   return "\n".join(lines)
@@ -301,7 +302,7 @@ def grid_of(config: Config, prune: bool, quantize: bool) -> compression.Cells:
   sparsities = sorted({0.0, *config.sparsities}) if prune else [0.0]
   settings = settings_of(config) if quantize else [(32, 0)]
   cells = compression.make_cells([(0, s) for s in sparsities], settings)
-  others = range(1, len(packs.rules_of(config))) if prune else ()
+  others = range(1, len(compressing.rules_of(config))) if prune else ()
   if others:
     pairs = [(rule, s) for rule in others for s in sparsities]
     cells = compression.join(cells, compression.make_cells(pairs, [(32, 0)]))
@@ -324,7 +325,7 @@ def compress(
   """
   config, work = session.config, session.work
   members = select(config, work.input_shape, work.num_classes)
-  recipe, rules = recipe_id(session), packs.rules_of(config)
+  recipe, rules = recipe_id(session), compressing.rules_of(config)
   _check_retraining(out, config)
   cells = grid_of(config, prune, quantize)
   settings = settings_of(config) if quantize else [(32, 0)]
@@ -353,8 +354,7 @@ def compress(
   with Progress("compress", sum(costs)) as progress:
     for (id, pack, chosen), cost in zip(todo, costs, strict=True):
       params = load_params(out, recipe, pack.architectures, pack.seeds)
-      length = len(cells.rule)
-      graded = packs.compress(session, pack, params, cells, length)
+      graded = compressing.grid(session, pack, params, cells)
       statistics.append(_statistics("compress", pack, graded, session))
       frames = [
         tabulate.compressed(
@@ -371,9 +371,7 @@ def compress(
         for i, architecture in enumerate(pack.architectures)
       ]
       if chosen:
-        rows, result = _retrain(
-          session, recipe, pack, params, chosen, settings, length
-        )
+        rows, result = _retrain(session, recipe, pack, params, chosen, settings)
         frames += rows
         statistics.append(_statistics("finetune", pack, result, session))
       records.write(out, "compression", id, pl.concat(frames, how="diagonal"))
@@ -382,22 +380,22 @@ def compress(
 
 
 def _member(outcome: compression.Outcome, index: int) -> compression.Outcome:
-  return jax.tree.map(lambda leaf: leaf[:, index], outcome)
+  return compression.Outcome(*(part[:, index] for part in outcome))
 
 
-def _retrain(session, recipe, pack, params, chosen, settings, length):
+def _retrain(session, recipe, pack, params, chosen, settings):
   """Prunes, retrains and scores the chosen members of a pack."""
-  config, rules = session.config, packs.rules_of(session.config)
+  config, rules = session.config, compressing.rules_of(session.config)
   sparsities = sorted({0.0, *config.sparsities})
   scope = config.scopes[0]
   variants = [
-    packs.Variant(pack.architectures.index(architecture), rule, sparsity)
-    for architecture in chosen
+    compressing.Variant(pack.architectures.index(architecture), rule, sparsity)
     for rule, each in enumerate(rules)
     if each.scope == scope
+    for architecture in chosen
     for sparsity in sparsities
   ]
-  result = packs.finetune(session, pack, params, variants, settings, length)
+  result = compressing.finetune(session, pack, params, variants, settings)
   per_epoch = session.work.num_steps // session.work.num_epochs
   frames = []
   for i, variant in enumerate(variants):
