@@ -6,32 +6,29 @@ Reads <out>/records, writes <out>/report; needs no accelerator and no JAX.
 Every threshold of the analysis is a flag.
 """
 
-import sys
+import time
 
-from absl import app
-
+from experiments import common
 from minarch_jax import config, records
+
+START = time.monotonic()
 
 config.define_flags("out", *config.THRESHOLDS)
 
 
-def main(argv):
-  del argv
+def stage(settings: config.Config) -> None:
   try:
-    settings = config.from_flags()
     tables = records.read(settings.out)
-  except (ValueError, OSError) as error:
-    sys.exit(str(error))
-
-  from minarch_jax import report  # 1 s that an error should not wait for
-
-  try:
-    findings = report.analyse(settings.out, settings, tables)
-    page = report.write(settings.out, findings)
-  except (ValueError, OSError) as error:
-    sys.exit(str(error))
-  print("\n".join((*findings.summary, f"report: {page}")))
+  except FileNotFoundError as error:
+    raise config.ConfigError(f"--out: {error}") from None
+  if tables.networks.is_empty():
+    raise config.ConfigError(
+      f"--out={settings.out}: the records hold no trained network; run "
+      f"`python -m experiments.study --out={settings.out}`"
+    )
+  config.check_writable(settings.out)
+  common.report(settings, START)
 
 
 if __name__ == "__main__":
-  app.run(main)
+  common.run(stage, trains=False)

@@ -1,5 +1,7 @@
 """The report: tables as CSV, figures as SVG, PNG and PDF, one HTML page."""
 
+import contextlib
+import itertools
 import os
 
 from minarch_jax import config as config_lib
@@ -25,35 +27,31 @@ def build(out: str, config: config_lib.Config | None = None) -> str:
 
   Raises:
     FileNotFoundError: there are no records at `out`.
-    ValueError: the records hold no networks.
+    ConfigError: the records hold no networks.
   """
   return write(out, analyse(out, config))
 
 
 def analyse(
-  out: str,
-  config: config_lib.Config | None = None,
-  records: records_lib.Records | None = None,
+  out: str, config: config_lib.Config | None = None
 ) -> findings_lib.Findings:
-  """Runs every analysis of the records of a results directory.
-
-  Args:
-    out: the results directory.
-    config: thresholds of the analyses.
-    records: the records, where they have been read already.
+  """Reads the records of a results directory and runs every analysis.
 
   Raises:
-    FileNotFoundError, ValueError: as `build`.
+    FileNotFoundError, ConfigError: as `build`.
   """
   return findings_lib.analyse(
-    records_lib.read(out) if records is None else records,
+    records_lib.read(out),
     config or config_lib.Config(),
     records_lib.read_json(os.path.join(out, "study.json")),
   )
 
 
 def write(out: str, findings: findings_lib.Findings) -> str:
-  """Writes the report of findings to <out>/report, returns the page's path."""
+  """Writes the report of findings to <out>/report, returns the page's path.
+
+  Figures of an earlier report that have nothing to show any more are removed.
+  """
   folder = os.path.join(out, "report")
   for name, table in findings.tables.items():
     path = os.path.join(folder, "tables", f"{name}.csv")
@@ -65,6 +63,10 @@ def write(out: str, findings: findings_lib.Findings) -> str:
     if (figure := draw(findings))
   }
   svgs = {name: export.svg(name, figure) for name, figure in figures.items()}
+  for name, format in itertools.product(figures_lib.FIGURES, export.FORMATS):
+    if name not in figures:
+      with contextlib.suppress(FileNotFoundError):
+        os.remove(os.path.join(folder, "figures", f"{name}.{format}"))
   for name, svg in svgs.items():
     for format, data in export.encoded(svg).items():
       _write(os.path.join(folder, "figures", f"{name}.{format}"), data)

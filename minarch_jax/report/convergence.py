@@ -87,7 +87,8 @@ def accuracy(findings: Findings) -> Figure | None:
       description="note:N",
     ),
   ]
-  chart = theme.panels(
+  chart, drawn = theme.panels(
+    [minimal, seeds, means],
     layers,
     ("family", findings.families),
     ("dataset", findings.datasets),
@@ -104,7 +105,7 @@ def accuracy(findings: Findings) -> Figure | None:
     f"standard deviation at most {config.eps_sigma:g}); band: its "
     f"{level:.0%} bootstrap interval; none where the grid does not bracket it. "
     "Dashed line: plateau. The accuracy axis is logarithmic in the error.",
-    theme.rows(minimal, seeds, means),
+    drawn,
   )
 
 
@@ -140,7 +141,14 @@ def _curves(findings: Findings, column: str) -> tuple[pl.DataFrame, str]:
 def _learning_curves(
   findings: Findings, spread: pl.DataFrame, row: str, y: alt.Y, what: str
 ) -> Figure:
-  x = alt.X("epoch:Q", title="epoch", scale=alt.Scale(nice=False))
+  last = int(max(spread["epoch"]))
+  step = max(1, round(last / 6))
+  x = alt.X(
+    "epoch:Q",
+    title="epoch",
+    axis=alt.Axis(values=list(range(step, last + 1, step)), format="d"),
+    scale=alt.Scale(nice=False),
+  )
   split = theme.colour("split", theme.SPLITS)
   layers = [
     theme.only("curve")
@@ -152,7 +160,9 @@ def _learning_curves(
   ]
   labels = [label for label in theme.REGIMES if label in set(spread["label"])]
   lines = findings.families if row == "family" else findings.datasets
-  chart = theme.panels(layers, ("label", labels), (row, lines), height=120)
+  chart, drawn = theme.panels(
+    [spread], layers, ("label", labels), (row, lines), height=120
+  )
   counts = findings.tables["regimes"].group_by("label").agg(pl.sum("n_seeds"))
   number = dict(counts.iter_rows())
   networks = ", ".join(f"{number[label]} {label}" for label in labels)
@@ -161,7 +171,7 @@ def _learning_curves(
     chart,
     f"Lines: median over networks ({networks}); bands: quartiles. Training "
     "values are means over the minibatches of an epoch, taken while training.",
-    theme.rows(spread),
+    drawn,
   )
 
 

@@ -47,10 +47,10 @@ def analyse(
   """Runs every analysis of the records.
 
   Raises:
-    ValueError: there are no networks in the records.
+    ConfigError: there are no networks in the records.
   """
   if records.networks.is_empty():
-    raise ValueError(
+    raise config_lib.ConfigError(
       "the records hold no trained network; run "
       "`python -m experiments.study` with the same --out first"
     )
@@ -62,6 +62,7 @@ def analyse(
   tables["selected"] = selected(records.networks, sizes, config.confidence)
   if study.get("packs"):
     tables["packs"] = listed(study["packs"])
+    tables["stages"] = stages(tables["packs"])
   return Findings(
     records,
     config,
@@ -85,6 +86,16 @@ def listed(rows: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
       for row in rows
     ],
     infer_schema_length=None,
+  )
+
+
+def stages(packs: pl.DataFrame) -> pl.DataFrame:
+  """Adds up the times of the packs of each stage."""
+  times = [name for name in packs.columns if name.endswith("_seconds")]
+  if "stage" not in packs.columns:
+    return pl.DataFrame()
+  return packs.group_by("stage", maintain_order=True).agg(
+    pl.len().alias("packs"), pl.col(times).sum()
   )
 
 

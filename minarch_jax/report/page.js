@@ -30,11 +30,12 @@ tip.id = "tip";
 tip.hidden = true;
 document.body.append(tip);
 document.addEventListener("pointermove", (event) => {
-  const mark = event.target.closest("figure [aria-label][role=graphics-symbol]");
-  const text = mark && mark.querySelector("text") ? null : mark;
-  tip.hidden = !text || text.getAttribute("aria-hidden") === "true";
-  if (tip.hidden) return;
-  tip.textContent = text.getAttribute("aria-label");
+  const mark = event.target.closest(
+    "[aria-roledescription=point], [aria-roledescription=bar]",
+  );
+  tip.hidden = !mark;
+  if (!mark) return;
+  tip.textContent = mark.getAttribute("aria-label");
   const right = event.clientX > innerWidth / 2;
   tip.style.left = right ? "" : `${event.clientX + 14}px`;
   tip.style.right = right ? `${innerWidth - event.clientX + 14}px` : "";

@@ -102,7 +102,7 @@ SECTIONS = (
     "What it cost to compute",
     "Networks were trained in packs, each by one compiled program.",
     (),
-    {"packs": "Packs with their times."},
+    {"stages": "Time by stage.", "packs": "Time by pack."},
   ),
 )
 

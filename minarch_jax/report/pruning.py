@@ -57,7 +57,8 @@ def sparsity(findings: Findings) -> Figure | None:
     .mark_point(aria=True, size=28)
     .encode(x=x, y=y, color=depth, shape=depth_shape, description="note:N"),
   ]
-  chart = theme.panels(
+  chart, drawn = theme.panels(
+    [means],
     layers,
     ("family", findings.families),
     ("panel", selection.panels(findings, means)),
@@ -67,11 +68,12 @@ def sparsity(findings: Findings) -> Figure | None:
     "Accuracy against sparsity, by depth",
     chart,
     f"Solid: {criterion} pruning, {scope} scope, mean over the architectures "
-    f"of a depth that are not unstable; band: {level:.0%} Student t interval "
-    "over seeds. Dashed: random pruning at the same sparsity, the control. "
-    "One-shot networks are not retrained; fine-tuned ones are, for equal "
-    "steps at every sparsity, 0 included. 32 bits.",
-    theme.rows(means),
+    f"of a depth that are not unstable ({selection.architectures(rows)}); "
+    f"band: {level:.0%} Student t interval over seeds. Dashed: random pruning "
+    "at the same sparsity, the control. One-shot networks are not retrained; "
+    "fine-tuned ones are, for equal steps at every sparsity, 0 included. "
+    "32 bits.",
+    drawn,
   )
 
 
@@ -81,9 +83,9 @@ def redundancy(findings: Findings) -> Figure | None:
   if phases.is_empty():
     return None
   _, criterion, scope = selection.primary(findings)
-  phases = phases.filter(criterion=criterion, scope=scope).drop_nulls(
-    "redundancy"
-  )
+  phases = phases.filter(
+    criterion=criterion, scope=scope, granularity=selection.granularity(phases)
+  ).drop_nulls("redundancy")
   if phases.is_empty():
     return None
   named = theme.depths(phases["depth"].to_list())
@@ -117,7 +119,8 @@ def redundancy(findings: Findings) -> Figure | None:
       description="note:N",
     ),
   ]
-  chart = theme.panels(
+  chart, drawn = theme.panels(
+    [frame],
     layers,
     ("family", findings.families),
     ("panel", selection.panels(findings, frame)),
@@ -133,5 +136,5 @@ def redundancy(findings: Findings) -> Figure | None:
     f"{findings_lib.seeds(phases)}; bars: {config.confidence:.0%} "
     f"intervals. {criterion.capitalize()} pruning, {scope} scope, "
     "32 bits. Compare depths at equal params.",
-    theme.rows(frame),
+    drawn,
   )

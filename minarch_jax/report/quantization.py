@@ -54,7 +54,8 @@ def damage(findings: Findings) -> Figure | None:
       description="note:N",
     ),
   ]
-  chart = theme.panels(
+  chart, drawn = theme.panels(
+    [zero, frame],
     layers,
     ("family", findings.families),
     ("dataset", findings.datasets),
@@ -68,7 +69,7 @@ def damage(findings: Findings) -> Figure | None:
     f"by seed; bars: {level:.0%} intervals, {findings_lib.seeds(table)}. "
     "Weights only, rounded after training without retraining, one scale per "
     f"{granularity}, sparsity 0.",
-    theme.rows(zero, frame),
+    drawn,
   )
 
 
@@ -78,7 +79,7 @@ def surface(findings: Findings) -> Figure | None:
     return None
   rows, criterion, scope = selection.primary(findings)
   rows = selection.finest(rows.filter(criterion=criterion))
-  if rows["bits"].n_unique() < 2:
+  if rows["bits"].min() == 32:
     return None
   where = ["dataset", "family", "schedule", "sparsity", "bits"]
   keys = ["dataset", "family", "schedule", "architecture", "seed"]
@@ -90,7 +91,8 @@ def surface(findings: Findings) -> Figure | None:
     .sort(where)
     .with_columns(layer=pl.lit("cell"))
   )
-  schedule = selection.in_order(frame)[-1]
+  combined = rows.filter(pl.col("bits") < 32)
+  schedule = selection.in_order(combined)[-1]
   short = {s: f"{s:g}".lstrip("0") or "0" for s in set(frame["sparsity"])}
   frame = frame.filter(schedule=schedule).with_columns(
     pl.col("sparsity").replace_strict(short, return_dtype=pl.String),
@@ -119,7 +121,8 @@ def surface(findings: Findings) -> Figure | None:
     .mark_text(fontSize=9)
     .encode(x=x, y=y, text="text:N", color=dark),
   ]
-  chart = theme.panels(
+  chart, drawn = theme.panels(
+    [frame],
     layers,
     ("family", findings.families),
     ("dataset", findings.datasets),
@@ -129,10 +132,11 @@ def surface(findings: Findings) -> Figure | None:
     "Accuracy lost to sparsity and few bits together",
     chart,
     "Points of validation accuracy below the dense 32-bit network of the same "
-    "seed and schedule, mean over the architectures that are not unstable. "
+    "seed and schedule, mean over the architectures that are not unstable "
+    f"({selection.architectures(combined.filter(schedule=schedule))}). "
     f"{criterion.capitalize()} pruning, {scope} scope, "
-    f"{selection.SCHEDULES[schedule]}, then weights rounded.",
-    theme.rows(frame),
+    "then weights rounded.",
+    drawn,
   )
 
 
@@ -195,7 +199,8 @@ def pareto(findings: Findings) -> Figure | None:
       description="note:N",
     ),
   ]
-  chart = theme.panels(
+  chart, drawn = theme.panels(
+    [fronts],
     layers,
     ("family", findings.families),
     ("dataset", findings.datasets),
@@ -209,5 +214,5 @@ def pareto(findings: Findings) -> Figure | None:
     "(architecture, criterion, scope, schedule, sparsity, bits) that take at "
     "most so many bytes, one front for each bits. Chosen and drawn on the same "
     "validation images, so slightly optimistic.",
-    theme.rows(fronts),
+    drawn,
   )

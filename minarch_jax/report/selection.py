@@ -22,10 +22,12 @@ def preferred(values: Sequence[str], order: Sequence[str]) -> str:
 def primary(findings: Findings) -> tuple[pl.DataFrame, str, str]:
   """Stable networks' rows of the criterion and scope the figures show.
 
-  The rows of random pruning stay, as the control; networks labelled unstable
-  go, unless nothing else is there: they have no accuracy to lose.
+  One granularity, weights only. The rows of random pruning stay, as the
+  control; networks labelled unstable go, unless nothing else is there: they
+  have no accuracy to lose.
   """
-  rows = findings.records.compression.filter(pl.col("control") == "")
+  rows = findings.records.compression.filter(control="", activation_bits=32)
+  rows = rows.filter(granularity=granularity(rows))
   criteria = rows["criterion"].unique().to_list()
   criterion = preferred(
     [c for c in criteria if c != "random"] or criteria,
@@ -40,6 +42,25 @@ def primary(findings: Findings) -> tuple[pl.DataFrame, str, str]:
   ).join(labels, on=["dataset", "architecture"], how="left")
   stable = rows.filter(pl.col("label") != "unstable")
   return (stable if len(stable) else rows), criterion, scope
+
+
+def granularity(rows: pl.DataFrame) -> str:
+  """The pruning granularity the figures show."""
+  return preferred(rows["granularity"].unique().to_list(), ("element",))
+
+
+def architectures(rows: pl.DataFrame) -> str:
+  """Says how many architectures each schedule rests on."""
+  counts = dict(
+    rows.group_by("schedule")
+    .agg(pl.struct("dataset", "architecture").n_unique())
+    .iter_rows()
+  )
+  return ", ".join(
+    f"{counts[name]} architecture{'' if counts[name] == 1 else 's'} {words}"
+    for name, words in SCHEDULES.items()
+    if name in counts
+  )
 
 
 def finest(rows: pl.DataFrame) -> pl.DataFrame:

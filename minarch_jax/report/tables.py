@@ -187,6 +187,21 @@ COLUMNS: Mapping[str, tuple[Column, ...]] = {
     Column("n_seeds", "seeds", "count"),
     Column("refused", "why none"),
   ),
+  "stages": (
+    Column("stage", "stage"),
+    Column("packs", "packs", "count"),
+    Column("compile_seconds", "compilation (s)", "number"),
+    Column("run_seconds", "running (s)", "number"),
+  ),
+  "packs": (
+    Column("stage", "stage"),
+    Column("parent", "parent"),
+    Column("members", "members", "count"),
+    Column("seeds", "seeds", "count"),
+    Column("padding", "padding (ratio)", "number"),
+    Column("compile_seconds", "compilation (s)", "number"),
+    Column("run_seconds", "running (s)", "number"),
+  ),
   "claims": (
     Column("claim", "claim"),
     Column("statement", "statement"),
@@ -206,7 +221,12 @@ def shown(findings: Findings, name: str, caption: str) -> Shown | None:
   frame = findings.tables.get(name)
   if frame is None or frame.is_empty():
     return None
-  columns = [c for c in _columns(name, frame) if c.field in frame.columns]
+  columns = [
+    column
+    for column in _columns(name, frame)
+    if column.field in frame.columns
+    and (column.form != "text" or frame[column.field].count())
+  ]
   rows = tuple(
     tuple(_cell(row, column) for column in columns)
     for row in frame.head(MOST_ROWS).iter_rows(named=True)

@@ -174,28 +174,40 @@ def only(layer: str) -> alt.Chart:
 
 
 def panels(
+  frames: Sequence[pl.DataFrame],
   layers: Sequence[Any],
   columns: tuple[str, Sequence[str]],
-  lines: tuple[str, Sequence[str]] | None = None,
-  height: int | alt.Step = 210,
-) -> Any:
+  lines: tuple[str, Sequence[str]],
+  height: int = 210,
+) -> tuple[Any, list[dict[str, Any]]]:
   """Repeats layers over the panels of a grid, which share their axes.
 
   Args:
+    frames: the rows of all layers, told apart by the column `layer`.
     layers: charts without data, bottom first.
     columns: the field that gives the columns, and its values in order.
-    lines: the same for the rows; rows of one value get no header.
+    lines: the same for the rows; a single row gets no header.
     height: of one panel, in pixels.
+
+  Returns:
+    The chart, and its rows.
   """
-  field, values = columns
-  width = min(PANELS_WIDTH // max(1, len(values)), 420)
+  across, down = (
+    (field, [v for v in values if any(v in set(f[field]) for f in frames)])
+    for field, values in (columns, lines)
+  )
+  # Vega-Lite mixes up the panels when one of the grid has no row at all.
+  every = pl.DataFrame({across[0]: across[1]}).join(
+    pl.DataFrame({down[0]: down[1]}), how="cross"
+  )
   facets: dict[str, Any] = {
-    "column": alt.Column(f"{field}:N", sort=list(values), title=None)
+    "column": alt.Column(f"{across[0]}:N", sort=across[1], title=None)
   }
-  if lines and len(lines[1]) > 1:
-    facets["row"] = alt.Row(f"{lines[0]}:N", sort=list(lines[1]), title=None)
+  if len(down[1]) > 1:
+    facets["row"] = alt.Row(f"{down[0]}:N", sort=down[1], title=None)
+  width = min(PANELS_WIDTH // max(1, len(across[1])), 420)
   chart = alt.layer(*layers, data=ROWS).properties(width=width, height=height)
-  return chart.facet(**facets, spacing=14)
+  return chart.facet(**facets, spacing=14), rows(every, *frames)
 
 
 def style() -> dict[str, Any]:
@@ -215,7 +227,7 @@ def style() -> dict[str, Any]:
       "labelColor": BLACK,
       "titleColor": BLACK,
       "gridColor": "#ececec",
-      "domainColor": "#6b6b6b",
+      "domain": False,  # the panel's frame is the line
       "tickColor": "#6b6b6b",
       "labelFlush": False,
       "titlePadding": 8,

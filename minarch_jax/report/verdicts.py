@@ -24,7 +24,7 @@ def claims(findings: Findings) -> Figure | None:
   x = alt.X(
     "effect:Q",
     title=None,
-    axis=alt.Axis(tickCount=6, format="~g", labelFontSize=10),
+    axis=alt.Axis(tickCount=6, format="~g", labelFontSize=10, domain=True),
     scale=alt.Scale(zero=True, nice=False, padding=14),
   )
   colour = theme.colour("verdict", theme.VERDICTS).legend(None)
