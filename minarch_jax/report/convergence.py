@@ -56,6 +56,7 @@ def accuracy(findings: Findings) -> Figure | None:
   )
   x = theme.log_x("params", "params (count)", networks["params"].to_list())
   y = theme.accuracy_y("mean", [*seeds["mean"], *means["mean"]])
+  light = theme.lightness(len(means))
   layers = [
     theme.only("minimal")
     .mark_rect(color=theme.PALE, opacity=0.5, clip=True)
@@ -70,7 +71,7 @@ def accuracy(findings: Findings) -> Figure | None:
     .mark_point(color=theme.GREY, size=10, opacity=0.45)
     .encode(x=x, y=y),
     theme.only("mean")
-    .mark_rule(strokeWidth=1.4, clip=True)
+    .mark_rule(strokeWidth=1.4, clip=True, opacity=light)
     .encode(
       x=x,
       y="low:Q",
@@ -78,7 +79,7 @@ def accuracy(findings: Findings) -> Figure | None:
       color=theme.colour("label", theme.REGIMES, "regime"),
     ),
     theme.only("mean")
-    .mark_point(aria=True)
+    .mark_point(aria=True, size=45 * light)
     .encode(
       x=x,
       y=y,

@@ -105,12 +105,13 @@ def redundancy(findings: Findings) -> Figure | None:
   x = theme.log_x("params", "params (count)", phases["params"].to_list())
   y = alt.Y("redundancy:Q", title="redundancy (sparsity)").scale(domain=[0, 1])
   depth = theme.colour("depth", named)
+  light = theme.lightness(len(phases))
   layers = [
     theme.only("redundancy")
-    .mark_rule(strokeWidth=1.2, opacity=0.6)
+    .mark_rule(strokeWidth=1.2, opacity=0.6 * light)
     .encode(x=x, y="redundancy_low:Q", y2="redundancy_high:Q", color=depth),
     theme.only("redundancy")
-    .mark_point(aria=True)
+    .mark_point(aria=True, size=45 * light)
     .encode(
       x=x,
       y=y,

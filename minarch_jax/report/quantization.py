@@ -39,13 +39,14 @@ def damage(findings: Findings) -> Figure | None:
   zero = frame.select("dataset", "family").unique(maintain_order=True)
   zero = zero.with_columns(damage=0.0, layer=pl.lit("zero"))
   y = theme.points_y("damage", "accuracy lost (points)")
+  light = theme.lightness(len(table))
   layers = [
     theme.only("zero").mark_rule(color=theme.GREY).encode(y=y),
     theme.only("damage")
-    .mark_rule(strokeWidth=1.2, opacity=0.6)
+    .mark_rule(strokeWidth=1.2, opacity=0.6 * light)
     .encode(x=x, y="damage_low:Q", y2="damage_high:Q", color=bits),
     theme.only("damage")
-    .mark_point(aria=True)
+    .mark_point(aria=True, size=45 * light)
     .encode(
       x=x,
       y=y,

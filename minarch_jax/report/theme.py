@@ -168,6 +168,11 @@ def rows(*frames: pl.DataFrame) -> list[dict[str, Any]]:
   return frame.with_columns(finite).to_dicts()
 
 
+def lightness(count: int) -> float:
+  """Factor of the size and opacity of marks, so that many stay readable."""
+  return 1.0 if count <= 150 else max(0.2, 150 / count)
+
+
 def only(layer: str) -> alt.Chart:
   """Returns a chart of the rows whose column `layer` is `layer`."""
   return alt.Chart().transform_filter(alt.datum.layer == layer)
