@@ -423,3 +423,74 @@ def draw(world: World, seed: int = 0) -> records.Records:
 def simulate(seed: int = 0, **changes: Any) -> records.Records:
   """Plays one study in the default world with some fields changed."""
   return draw(World(**changes), seed)
+
+
+def handmade(
+  accuracy: dict[int, list[float]],
+  *,
+  dataset: str = "easy",
+  family: str = "dnn",
+  losses: list[float] | None = None,
+  **columns: Any,
+) -> records.Records:
+  """Records whose accuracies are written out: parameter count -> per seed.
+
+  Args:
+    accuracy: final validation accuracies of the seeds of each size.
+    dataset: name.
+    family: name.
+    losses: validation losses after each epoch, the same for every network;
+      training loss falls by a tenth per epoch.
+    **columns: overrides of network columns.
+  """
+  world = World(datasets=(dataset,), plateaus=(1.0,), families=(family,))
+  wide = [
+    {
+      "run_id": "run-handmade",
+      "dataset": dataset,
+      "family": family,
+      "architecture": f"{family}:{params}",
+      "depth": 1,
+      "params": params,
+      "seed": seed,
+      "fingerprint": "handmade",
+      "macs": params,
+      "steps": 100,
+      "epochs": 10,
+      "train_loss": 0.1,
+      "train_accuracy": value,
+      "val_loss": 0.1,
+      "val_accuracy": value,
+      "test_loss": 0.1,
+      "test_accuracy": value,
+      "diverged": False,
+      "diverged_epoch": None,
+      "num_classes": CLASSES,
+      "num_validation": world.num_validation,
+      "num_test": 10000,
+      "seconds": 1.0,
+    }
+    | columns
+    for params, values in accuracy.items()
+    for seed, value in enumerate(values)
+  ]
+  networks = pl.DataFrame(wide, schema=records.SCHEMAS["networks"])
+  names = ("run_id", "dataset", "architecture", "seed")
+  curves = pl.DataFrame(
+    [
+      {name: row[name] for name in names}
+      | {
+        "epoch": epoch,
+        "step": 10 * epoch,
+        "train_loss": 1.0 - 0.1 * epoch,
+        "train_accuracy": row["val_accuracy"],
+        "val_loss": loss,
+        "val_accuracy": row["val_accuracy"],
+      }
+      for row in wide
+      for epoch, loss in enumerate(losses or [], start=1)
+    ],
+    schema=records.SCHEMAS["curves"],
+  )
+  compression = pl.DataFrame(schema=records.SCHEMAS["compression"])
+  return records.Records(networks, curves, compression)

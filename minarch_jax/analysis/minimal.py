@@ -207,7 +207,7 @@ def p_at(
 def _status(fit: Fit, b: int) -> tuple[str, float | None, float | None]:
   """Says where the boundary of replicate b is: status, P, the size below."""
   good, bad = fit.first_good[b], fit.last_bad[b]
-  below = None if np.isneginf(bad) else float(10**bad)
+  below = None if np.isneginf(bad) else float(round(10**bad))
   if np.isposinf(good):
     return "above grid", None, below
   if np.isneginf(bad):

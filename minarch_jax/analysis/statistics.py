@@ -164,8 +164,8 @@ def resamples(
   if math.comb(2 * n - 1, n) > num:
     counts = rng.multinomial(n, np.full(n, 1 / n), size=num)
     return counts.astype(float), np.full(num, 1 / num)
-  bars = np.array(list(itertools.combinations(range(2 * n - 1), n - 1)), int)
-  bars = bars.reshape(-1, n - 1)
+  bars = list(itertools.combinations(range(2 * n - 1), n - 1))
+  bars = np.array(bars, int).reshape(len(bars), n - 1)
   edges = np.pad(bars, ((0, 0), (1, 1)), constant_values=-1)
   edges[:, -1] = 2 * n - 1
   counts = np.diff(edges, axis=1) - 1
@@ -252,30 +252,49 @@ def threshold(
   if not len(x):
     return math.nan, -math.inf, math.inf
   span = max(np.ptp(x), 1.0)
-  positions = np.linspace(x.min() - span, x.max() + span, _POSITIONS)
+  positions = np.linspace(x.min() - span, x.max() + span, 121)
   widths = np.geomspace(0.01, 4.0, 41) * span
-  slopes = 2 * special.logit(0.95) / widths
-  eta = special.logit(level) + (
-    slopes[None, :, None] * (x - positions[:, None, None])
-  )
-  likelihood = -(np.logaddexp(0, -eta) @ k + np.logaddexp(0, eta) @ (n - k))
-  profile = likelihood.max(1)
-  critical = stats.chi2.ppf(confidence, 1) / 2
-  inside = np.flatnonzero(profile >= profile.max() - critical)
+  edges = positions[0], positions[-1]
+  for zooms_left in (2, 1, 0):
+    table = _likelihood(x, k, n, level, positions, widths)
+    kept = table >= table.max() - stats.chi2.ppf(confidence, 1) / 2
+    if zooms_left:
+      positions = _zoomed(positions, kept.any(1))
+      widths = _zoomed(widths, kept.any(0))
+  inside = np.flatnonzero(kept.any(1))
   # One step outwards, so that the table's resolution costs no coverage.
-  first, last = inside[0] - 1, inside[-1] + 1
-  best = positions[profile >= profile.max() - 1e-6].mean()
+  low = positions[max(inside[0] - 1, 0)]
+  high = positions[min(inside[-1] + 1, len(positions) - 1)]
+  best = positions[table.max(1) >= table.max() - 1e-6].mean()
   if k.sum() in (0, n.sum()):
     best = math.inf if k.sum() == 0 else -math.inf
   return (
     float(best),
-    float(positions[first]) if first > 0 else -math.inf,
-    float(positions[last]) if last < _POSITIONS - 1 else math.inf,
+    float(low) if low > edges[0] else -math.inf,
+    float(high) if high < edges[1] else math.inf,
   )
 
 
-_POSITIONS = 801
-_MAX_POINTS = 200
+def _likelihood(
+  x: Array, k: Array, n: Array, level: float, positions: Array, widths: Array
+) -> Array:
+  """Log-likelihood [positions, widths] of k of n along logistic curves."""
+  slopes = 2 * special.logit(0.95) / widths
+  eta = special.logit(level) + (
+    slopes[:, None] * (x - positions[:, None, None])
+  )
+  return -(np.logaddexp(0, -eta) @ k + np.logaddexp(0, eta) @ (n - k))
+
+
+def _zoomed(values: Array, kept: Array) -> Array:
+  """As many values over the kept stretch and one more on either side."""
+  inside = np.flatnonzero(kept)
+  low = values[max(inside[0] - 1, 0)]
+  high = values[min(inside[-1] + 1, len(values) - 1)]
+  return np.linspace(low, high, len(values))
+
+
+_MAX_POINTS = 120
 
 
 def _binned(x: Array, k: Array, n: Array) -> tuple[Array, Array, Array]:
