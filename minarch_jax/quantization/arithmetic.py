@@ -34,7 +34,9 @@ def step_size(
   scale = jnp.where(real, width, 1.0) / jnp.where(real, codes, 1.0)
   if format.symmetric:
     return scale, None
-  zero_point = jnp.round(format.low - low / scale)
+  # A range as wide below 0 as above puts its zero point halfway between two
+  # integers: lean upwards, so that the last bit of the scale cannot decide.
+  zero_point = jnp.floor(format.low - low / scale + (0.5 + 2**-10))
   return scale, jnp.clip(zero_point, format.low, format.high)
 
 

@@ -51,9 +51,9 @@ def count_nonzeros(
 ) -> dict[str, jax.Array]:
   """Counts the entries other than 0 of each weight leaf, int32 scalars."""
   return {
-    name: jnp.count_nonzero(leaf)
-    for name, leaf in trees.leaves_with_names(params)
-    if choose(tuple(name.split("/")))
+    "/".join(path): jnp.count_nonzero(leaf)
+    for path, leaf in trees.paths_and_leaves(params)
+    if choose(path)
   }
 
 

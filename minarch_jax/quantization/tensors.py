@@ -31,14 +31,27 @@ def _existing(
   return layouts.to_blocks(jnp.broadcast_to(mask, shape), layout)
 
 
-def _calibrate(x, layout, format, calibration, within):
-  """Returns blocks of x with the range of each, as the format sees it."""
+def calibrate(
+  x: types.Array,
+  layout: layouts.Layout,
+  format: formats.Format,
+  calibration: str | calibrations.Calibration | None,
+  within: types.Array | None,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """Returns the blocks of x and the (low, high) that each is coded over."""
   blocks = layouts.to_blocks(jnp.asarray(x, jnp.float32), layout)
   existing = _existing(x.shape, layout, within)
   if existing is not None:
     blocks = jnp.where(existing, blocks, 0.0)
   rule = calibrations.resolve(calibration, format)
   return blocks, *rule(blocks, existing, format)
+
+
+def resolve_format(bits: formats.Bits) -> formats.Format:
+  """Returns the format of a width or name, or of a traced width."""
+  if isinstance(bits, jax.Array):
+    return formats.traced_integer(jnp.clip(bits, 2, 8))
+  return formats.FORMATS[formats.name_of(bits)]
 
 
 def quantize_tensor(
@@ -65,15 +78,27 @@ def quantize_tensor(
   if not format.scaled:
     codes = format.encode(jnp.asarray(x, jnp.float32))
     return types.QTensor(codes, None, None, format.bits, coding)
-  blocks, low, high = _calibrate(x, layout, format, calibration, within)
+  blocks, low, high = calibrate(x, layout, format, calibration, within)
   scale, zero_point = arithmetic.step_size(low, high, format)
   codes = arithmetic.encode(blocks, scale, zero_point, format)
-  shape = layouts.scale_shape(layout, x.shape)
+  return pack_blocks(codes, scale, zero_point, coding, x.shape)
+
+
+def pack_blocks(
+  codes: jax.Array,
+  scale: jax.Array,
+  zero_point: jax.Array | None,
+  coding: Coding,
+  shape: tuple[int, ...],
+) -> types.QTensor:
+  """Makes a QTensor of `shape` from blocks of codes, scales and zero points."""
+  format, layout = formats.FORMATS[coding.format], coding.blocks
+  stored = layouts.scale_shape(layout, shape)
   if zero_point is not None:
-    zero_point = zero_point.astype(jnp.int8).reshape(shape)
+    zero_point = zero_point.astype(jnp.int8).reshape(stored)
   return types.QTensor(
-    layouts.from_blocks(codes, layout, x.shape),
-    scale.reshape(shape),
+    layouts.from_blocks(codes, layout, shape),
+    scale.reshape(stored),
     zero_point,
     format.bits,
     coding,
@@ -116,18 +141,38 @@ def fake_quantize_tensor(
   Returns:
     float32, bit for bit dequantize_tensor(quantize_tensor(x, ...)).
   """
-  traced = isinstance(bits, jax.Array)
-  if traced:
-    format = formats.traced_integer(jnp.clip(bits, 2, 8))
-  else:
-    name = formats.name_of(bits)
-    if name == "float32":
-      return jnp.asarray(x)
-    format = formats.FORMATS[name]
+  format = resolve_format(bits)
   if not format.scaled:
     return format.decode(format.encode(jnp.asarray(x, jnp.float32)))
   x = jnp.asarray(x)
-  blocks, low, high = _calibrate(x, layout, format, calibration, within)
+  blocks, low, high = calibrate(x, layout, format, calibration, within)
   rounded = arithmetic.round_trip(blocks, low, high, format)
   rounded = layouts.from_blocks(rounded, layout, x.shape)
-  return jnp.where(bits >= 32, x, rounded) if traced else rounded
+  if isinstance(bits, jax.Array):
+    return jnp.where(bits >= 32, x, rounded)
+  return rounded
+
+
+def unclipped_tensor(
+  x: types.Array,
+  bits: formats.Bits,
+  layout: layouts.Layout,
+  *,
+  calibration: str | calibrations.Calibration | None = None,
+  within: types.Array | None = None,
+) -> jax.Array:
+  """Marks the entries that the calibrated range does not clip.
+
+  A scale by mean magnitude stands for numbers on both sides of it: it clips
+  nothing.
+  """
+  format = resolve_format(bits)
+  by_mean = calibration == "mean" or (
+    calibration is None and format.calibration == "mean"
+  )
+  if not format.scaled or by_mean:
+    return jnp.ones(x.shape, bool)
+  blocks, low, high = calibrate(x, layout, format, calibration, within)
+  return layouts.from_blocks(
+    (blocks >= low) & (blocks <= high), layout, x.shape
+  )

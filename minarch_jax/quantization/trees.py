@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.core
 import jax.numpy as jnp
+import numpy as np
 
 from minarch_jax import types
 from minarch_jax.quantization import calibration as calibrations
@@ -34,16 +35,30 @@ def is_qtensor(leaf: Any) -> bool:
   return isinstance(leaf, types.QTensor)
 
 
+def paths_and_leaves(tree: types.Params) -> list[tuple[Path, Any]]:
+  """Lists (path, leaf); a QTensor is one leaf."""
+  found, _ = jax.tree.flatten_with_path(tree, is_leaf=is_qtensor)
+  return [(_names(keys), leaf) for keys, leaf in found]
+
+
 def leaves_with_names(tree: types.Params) -> list[tuple[str, Any]]:
   """Lists ("path/to/leaf", leaf); a QTensor is one leaf."""
-  found, _ = jax.tree.flatten_with_path(tree, is_leaf=is_qtensor)
-  return [("/".join(_names(keys)), leaf) for keys, leaf in found]
+  return [("/".join(path), leaf) for path, leaf in paths_and_leaves(tree)]
+
+
+def replace_leaves(
+  tree: types.Params, leaves: Mapping[str, Any]
+) -> types.Params:
+  """Returns the tree with the leaves of the given names exchanged."""
+  _, treedef = jax.tree.flatten(tree, is_leaf=is_qtensor)
+  pairs = leaves_with_names(tree)
+  return treedef.unflatten([leaves.get(name, leaf) for name, leaf in pairs])
 
 
 def weight_names(params: types.Params, choose: Choose = is_weight) -> list[str]:
   """Lists the leaves that quantization touches, as "path/to/leaf"."""
-  names = [name for name, _ in leaves_with_names(params)]
-  return [name for name in names if choose(tuple(name.split("/")))]
+  paths = [path for path, _ in paths_and_leaves(params)]
+  return ["/".join(path) for path in paths if choose(path)]
 
 
 def bits_by_leaf(
@@ -77,28 +92,41 @@ def bits_by_leaf(
   }
 
 
-def _check(name: str, leaf: types.Array) -> None:
+def _check(name: str, leaf: Any) -> None:
+  if is_qtensor(leaf):
+    raise ValueError(f"{name}: is quantized already; dequantize the tree first")
   if not jnp.issubdtype(leaf.dtype, jnp.floating):
     raise ValueError(
-      f"{name}: cannot quantize {leaf.dtype} values; pass float parameters "
-      "(was the tree quantized before?)"
+      f"{name}: cannot quantize {leaf.dtype} values; pass float parameters"
     )
   known = not isinstance(leaf, jax.core.Tracer)
-  if known and not bool(jnp.all(jnp.isfinite(leaf))):
+  # In numpy, which also works on constants of a function being traced.
+  if known and not np.all(np.isfinite(np.asarray(leaf, np.float32))):
     raise ValueError(
       f"{name}: weights are NaN or infinite; leave diverged networks out"
     )
 
 
-def _map(change, params, bits, granularity, within, choose):
-  """Applies change(leaf, bits, layout, within) to each quantized leaf."""
+def map_weights(
+  change: Callable[..., Any],
+  params: types.Params,
+  bits: TreeBits,
+  granularity: str,
+  within: types.Masks | None,
+  choose: Choose,
+) -> types.Params:
+  """Applies change(leaf, bits, layout, within) to each quantized leaf.
+
+  Raises:
+    ValueError: see `quantize`.
+  """
   by_leaf = bits_by_leaf(params, bits, choose)
   if within is None:
-    masks = [None] * len(jax.tree.leaves(params))
+    masks = [None] * len(paths_and_leaves(params))
   else:
     _check_same_structure(params, within)
     masks = jax.tree.leaves(within)
-  found, treedef = jax.tree.flatten_with_path(params)
+  found, treedef = jax.tree.flatten_with_path(params, is_leaf=is_qtensor)
   changed = []
   for (keys, leaf), mask in zip(found, masks, strict=True):
     path = _names(keys)
@@ -158,13 +186,18 @@ def quantize(
   """
 
   def change(leaf, name, layout, mask):
+    if isinstance(name, jax.Array):
+      raise ValueError(
+        "bits are traced, but stored codes need a static width; use "
+        "fake_quantize, or pass a Python integer"
+      )
     if name == "float32":
       return leaf
     return tensors.quantize_tensor(
       leaf, name, layout, calibration=calibration, within=mask
     )
 
-  return _map(change, params, bits, granularity, within, choose)
+  return map_weights(change, params, bits, granularity, within, choose)
 
 
 def dequantize(params: types.Params) -> types.Params:
@@ -197,4 +230,4 @@ def fake_quantize(
       leaf, name, layout, calibration=calibration, within=mask
     )
 
-  return _map(change, params, bits, granularity, within, choose)
+  return map_weights(change, params, bits, granularity, within, choose)

@@ -1,0 +1,162 @@
+"""Post-training quantization of activations, through the models' tap.
+
+A model's `apply(params, x, tap=tap)` calls `y = tap(name, y)` on the input of
+every layer, with the name of the kernel that consumes it ("hidden_0/kernel").
+One tap records ranges, another rounds to them. Every layer has one range, since
+a scale for each channel of an input could not leave the sum of its products.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from minarch_jax import types
+from minarch_jax.quantization import arithmetic, formats
+from minarch_jax.quantization import calibration as calibrations
+
+Apply = Callable[..., jax.Array]  # apply(params, x, tap=tap) -> logits
+Tap = Callable[[str, jax.Array], jax.Array]
+Ranges = dict[str, calibrations.Range]  # by layer; float32 scalars (low, high)
+
+# Widths of activations mean the asymmetric integers: after a ReLU the negative
+# codes of a symmetric one would never be used.
+_ASYMMETRIC = {b: f"uint{b}" for b in (8, 6, 5, 4, 3, 2)}
+
+
+def activation_format(bits: formats.Bits) -> formats.Format:
+  """Returns the format of activations: widths are asymmetric integers.
+
+  Raises:
+    ValueError: neither a width nor a name; "binary" and "ternary", whose
+      scale by mean magnitude is made for weights.
+  """
+  if isinstance(bits, jax.Array):
+    return formats.traced_integer(jnp.clip(bits, 2, 8), symmetric=False)
+  name = _ASYMMETRIC.get(bits) if isinstance(bits, int) else None
+  name = name or formats.name_of(bits)
+  if formats.FORMATS[name].calibration != "absmax":
+    raise ValueError(
+      f"activation bits {bits!r} ({name}) are a format of weights; use 2 or "
+      "more bits"
+    )
+  return formats.FORMATS[name]
+
+
+def inputs(
+  apply: Apply, params: types.Params, x: types.Array
+) -> dict[str, jax.Array]:
+  """Returns every layer's input in a forward pass, by layer name.
+
+  Raises:
+    ValueError: an empty batch.
+  """
+  if x.shape[0] == 0:
+    raise ValueError("cannot calibrate on an empty batch; pass some images")
+  seen: dict[str, jax.Array] = {}
+
+  def record(name, y):
+    seen[name] = y
+    return y
+
+  apply(params, x, tap=record)
+  return seen
+
+
+def calibrate(
+  apply: Apply,
+  params: types.Params,
+  x: types.Array,
+  bits: formats.Bits = 8,
+  *,
+  calibration: str | calibrations.Calibration = "absmax",
+) -> Ranges:
+  """Measures the range of every layer's input on a calibration batch.
+
+  Args:
+    apply: `apply(params, x, tap=tap)` of one network.
+    params: its parameters, quantized already if they will be.
+    x: [B, H, W, C] images for calibration: training or validation, never
+      test.
+    bits: width or format the ranges are for; the searches depend on it.
+    calibration: name or function.
+
+  Returns:
+    {layer: (low, high)}, float32 scalars.
+
+  Raises:
+    ValueError: an empty batch, unknown bits or calibration.
+  """
+  format = activation_format(bits)
+  rule = calibrations.resolve(calibration, format)
+
+  return {
+    name: range_of(y, format, rule)
+    for name, y in inputs(apply, params, x).items()
+  }
+
+
+def _is_range(node) -> bool:
+  return isinstance(node, tuple)
+
+
+def _wider(a: calibrations.Range, b: calibrations.Range) -> calibrations.Range:
+  return jnp.minimum(a[0], b[0]), jnp.maximum(a[1], b[1])
+
+
+def merge(first: Ranges, second: Ranges) -> Ranges:
+  """Joins the ranges of two calibration batches: the wider of each."""
+  return {
+    name: (
+      jnp.minimum(low, second[name][0]),
+      jnp.maximum(high, second[name][1]),
+    )
+    for name, (low, high) in first.items()
+  }
+
+
+def range_of(
+  y: jax.Array,
+  format: formats.Format,
+  rule: calibrations.Calibration = calibrations.absmax,
+) -> calibrations.Range:
+  """Calibrates one layer's input: float32 scalars (low, high)."""
+  low, high = rule(y.astype(jnp.float32).reshape(1, -1), None, format)
+  return low.reshape(()), high.reshape(())
+
+
+def round_to_range(
+  y: jax.Array, span: calibrations.Range, format: formats.Format
+) -> jax.Array:
+  """Rounds an input to the format over its range; keeps its type."""
+  x = y.astype(jnp.float32)
+  if not format.scaled:
+    return format.decode(format.encode(x)).astype(y.dtype)
+  return arithmetic.round_trip(x, *span, format).astype(y.dtype)
+
+
+def make_tap(ranges: Ranges, bits: formats.Bits) -> Tap:
+  """Makes the tap that rounds every layer's input to its format.
+
+  Args:
+    ranges: from `calibrate`.
+    bits: a width, a format name, or a traced integer (2 to 8, or 32 for the
+      identity).
+
+  Returns:
+    A tap; it raises ValueError for a layer without range.
+  """
+  format = activation_format(bits)
+
+  def tap(name: str, y: jax.Array) -> jax.Array:
+    if name not in ranges:
+      raise ValueError(
+        f"no range for the input of {name!r}; calibrate the same network "
+        f"(ranges: {', '.join(ranges)})"
+      )
+    rounded = round_to_range(y, ranges[name], format)
+    if isinstance(bits, jax.Array):
+      return jnp.where(bits >= 32, y, rounded)
+    return rounded
+
+  return tap

@@ -1,0 +1,65 @@
+"""GPTQ's mathematics: second-order rounding of one matrix.
+
+Rounding W to Q changes a layer's outputs X W by X (W - Q). Rows of W (inputs)
+are rounded one after another, and the error of each is made up for by the rows
+not yet rounded, as the Hessian H = X^T X of the squared output error says
+(Frantar et al. 2023, arXiv 2210.17323, equations 2 and 3; the Cholesky form of
+its section 3.3).
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+# (row number, weights [N]) -> the numbers those weights are rounded to.
+RoundRow = Callable[[jax.Array, jax.Array], jax.Array]
+
+
+def compensation(hessian: jax.Array, damping: float) -> jax.Array:
+  """Returns U, upper triangular, with U^T U the inverse of the damped H.
+
+  Row i of U / U[i, i] says how far row i's error moves the later rows.
+
+  Args:
+    hessian: [K, K], X^T X up to a factor.
+    damping: added to the diagonal, as a share of its mean (the paper: 0.01).
+  """
+  diagonal = jnp.diagonal(hessian)
+  # An input that is always 0 says nothing of its weights; 1 keeps H regular.
+  extra = damping * jnp.mean(diagonal) + (diagonal == 0)
+  inverse = jnp.linalg.inv(hessian + jnp.diag(extra))
+  return jnp.linalg.cholesky((inverse + inverse.T) / 2).T
+
+
+def round_rows(
+  w: jax.Array, hessian: jax.Array, round_row: RoundRow, damping: float
+) -> jax.Array:
+  """Rounds a matrix row by row, later rows making up for earlier errors.
+
+  Args:
+    w: float32 [K, N], inputs by outputs.
+    hessian: float32 [K, K].
+    round_row: rounding of one row.
+    damping: see `compensation`.
+
+  Returns:
+    float32 [K, N]: what each weight was when its turn came to be rounded, so
+    that nearest rounding of the result is GPTQ's.
+  """
+  upper = compensation(hessian, damping)
+
+  def step(i, state):
+    w, result = state
+    row = w[i]
+    error = (row - round_row(i, row)) / upper[i, i]
+    later = jnp.where(jnp.arange(w.shape[0]) > i, upper[i], 0.0)
+    return w - later[:, None] * error[None], result.at[i].set(row)
+
+  return jax.lax.fori_loop(0, w.shape[0], step, (w, w))[1]
+
+
+def output_error(w: jax.Array, q: jax.Array, hessian: jax.Array) -> jax.Array:
+  """Squared error of a layer's outputs, the trace of (W-Q)^T H (W-Q)."""
+  difference = w - q
+  return jnp.sum(difference * (hessian @ difference))

@@ -1,0 +1,69 @@
+"""Roundings as data: many formats of one grid in one compiled program.
+
+Integer widths are traced, so they share a branch; every other format, each
+granularity and each calibration is a branch of its own, chosen by number.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+
+from minarch_jax import types
+from minarch_jax.quantization import calibration as calibrations
+from minarch_jax.quantization import formats, trees
+
+
+class Rounding(NamedTuple):
+  """One column of a grid.
+
+  Attributes:
+    format: "int" for the symmetric integers, whose width is an argument; else
+      a name of FORMATS, whose width is its own.
+    granularity: "tensor", "channel" or "group:G".
+    calibration: a name of CALIBRATIONS; None = the format's own.
+  """
+
+  format: str = "int"
+  granularity: str = "channel"
+  calibration: str | None = None
+
+
+Rounder = Callable[..., types.Params]
+
+
+def make_rounder(roundings: Sequence[Rounding]) -> Rounder:
+  """Makes `rounder(params, index, bits, within=None) -> params`.
+
+  `index` chooses the rounding and `bits` (2 to 8, or 32 for the identity) the
+  width of an "int" one; both may be traced. Mapped over seeds with one index
+  for all, the choice stays a branch.
+
+  Raises:
+    ValueError: no roundings, or an unknown format or calibration.
+  """
+  if not roundings:
+    raise ValueError("no roundings; name at least one")
+  for rounding in roundings:
+    name = "int8" if rounding.format == "int" else rounding.format
+    format = formats.FORMATS[formats.name_of(name)]
+    calibrations.resolve(rounding.calibration, format)
+
+  def branch(rounding):
+    def rounds(params, bits, within):
+      return trees.fake_quantize(
+        params,
+        bits if rounding.format == "int" else rounding.format,
+        rounding.granularity,
+        calibration=rounding.calibration,
+        within=within,
+      )
+
+    return rounds
+
+  branches = [branch(rounding) for rounding in roundings]
+
+  def rounder(params, index, bits, within=None):
+    return jax.lax.switch(index, branches, params, bits, within)
+
+  return rounder
