@@ -19,7 +19,8 @@ class Context(NamedTuple):
     params: one network's parameters, already masked.
     key: for criteria that draw.
     loss: `loss(params, batch)`, a mean over the batch's examples.
-    batch: a tree of arrays with a leading axis of examples.
+    batch: a tree of arrays with a leading axis of examples; GraSP reads its
+      `x` and `y`.
     apply: `apply(params, x) -> logits`.
     input_shape: (height, width, channels) of one image.
     activations: what each layer was given, by leaf name ("hidden_0/kernel"),

@@ -59,7 +59,7 @@ CRITERIA: dict[str, Criterion] = {
   "gradient": Criterion(gradients.saliency, "trained", _DATA),
   "taylor": Criterion(gradients.taylor, "trained", _DATA, "absolute"),
   "snip": Criterion(gradients.saliency, "initialisation", _DATA),
-  "grasp": Criterion(gradients.grasp, "initialisation", _DATA),
+  "grasp": Criterion(gradients.grasp, "initialisation", ("apply", "batch")),
   "synflow": Criterion(
     gradients.synflow, "initialisation", ("apply", "input_shape")
   ),

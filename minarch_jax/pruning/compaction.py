@@ -1,0 +1,256 @@
+"""Turns a pruned network into a smaller dense one with equal outputs.
+
+A unit goes when nothing it says is heard (its outgoing weights are all zero),
+or when it always says the same (its incoming weights are all zero, its output a
+function of its bias): what it says is then added to the next layer's bias. One
+unit per axis always stays. The residual stream of a ViT keeps its width, since
+LayerNorm's statistics depend on it.
+"""
+
+from collections.abc import Callable
+import dataclasses
+import math
+from typing import Any
+
+from flax import traverse_util
+import jax
+from jax import core
+import jax.numpy as jnp
+import numpy as np
+
+from minarch_jax import architectures
+from minarch_jax.architectures import Architecture, Shape
+from minarch_jax.pruning import masks as masking
+from minarch_jax.types import Masks, Params
+
+Flat = dict[tuple[str, ...], np.ndarray]  # float64, changed in place
+
+
+def compact(
+  architecture: Architecture, params: Params, masks: Masks | None = None
+) -> tuple[Architecture, Params]:
+  """Removes units that do not matter: neurons, channels, heads, MLP units.
+
+  Works for unit masks and for element masks that happen to kill units. Outputs
+  are equal up to float32 rounding (1e-5).
+
+  Args:
+    architecture: of the network.
+    params: one network, not traced: shapes depend on values.
+    masks: applied first (None = params are masked already).
+
+  Returns:
+    The smaller architecture and its parameters, in the types of params.
+
+  Raises:
+    ValueError: the parameters are not those of the architecture, or traced.
+  """
+  if masks is not None:
+    params = masking.apply_masks(params, masks)
+  if any(isinstance(x, core.Tracer) for x in jax.tree.leaves(params)):
+    raise ValueError(
+      "compact needs concrete parameters: its result's shapes depend on their "
+      "values; call it outside jit and vmap, one network at a time"
+    )
+  spec = architecture.spec(*task_shape(architecture, params))
+  given: dict[Any, Any] = dict(traverse_util.flatten_dict(params))
+  for leaf in spec.leaves:
+    shape = np.shape(given.get(leaf.path, ()))
+    if shape != spec.shape(leaf):
+      raise ValueError(
+        f"leaf {'/'.join(leaf.path)!r} has shape {shape}, in {architecture} it "
+        f"has {spec.shape(leaf)}; give one network, without a seed axis"
+      )
+  flat = {path: np.array(leaf, np.float64) for path, leaf in given.items()}
+  widths = FAMILIES[architecture.family](architecture, flat)
+  small = {
+    path: jnp.asarray(leaf.astype(given[path].dtype))
+    for path, leaf in flat.items()
+  }
+  architecture = dataclasses.replace(architecture, widths=tuple(widths))
+  return architecture, traverse_util.unflatten_dict(small)
+
+
+def task_shape(architecture: Architecture, params: Params) -> tuple[Shape, int]:
+  """Infers ((height, width, channels), classes) from parameter shapes.
+
+  Only products of height and width are visible in a dense layer, so images are
+  taken as square where they can be; every leaf's shape comes out right.
+
+  Raises:
+    ValueError: a leaf of the architecture's family is missing.
+  """
+  shapes = {
+    path: np.shape(leaf)
+    for path, leaf in traverse_util.flatten_dict(params).items()
+  }
+  first = {"dnn": "hidden_0", "cnn": "conv_0", "vit": "embed"}
+  for path in ((first[architecture.family], "kernel"), ("output", "bias")):
+    if path not in shapes:
+      raise ValueError(
+        f"params lack leaf {'/'.join(path)!r} of {architecture}; they have "
+        f"{', '.join('/'.join(p) for p in shapes)}"
+      )
+  classes = shapes["output", "bias"][-1]
+  entry = shapes[first[architecture.family], "kernel"]
+  if architecture.family == "dnn":
+    return (1, entry[-2], 1), classes
+  if architecture.family == "cnn":
+    height, width = _sides(shapes["output", "kernel"][-3])
+    if architecture.depth == 1:
+      return (height + 2, width + 2, entry[-2]), classes
+    scale = 1 << architecture.depth - 1
+    return (height * scale, width * scale, entry[-2]), classes
+  patch, pool = int(architecture.options[0]), architecture.options[1]
+  tokens = shapes["position", "embedding"][-2] - (pool == "cls")
+  height, width = _sides(tokens)
+  channels = entry[-2] // patch**2
+  return (height * patch, width * patch, channels), classes
+
+
+def _sides(area: int) -> tuple[int, int]:
+  side = math.isqrt(area)
+  return (side, side) if side * side == area else (area, 1)
+
+
+def _keep(used: np.ndarray) -> np.ndarray:
+  """Marks what stays: what is used, or the first when nothing is."""
+  return used if used.any() else np.arange(len(used)) == 0
+
+
+def _cut(flat: Flat, path: tuple[str, ...], axis: int, keep) -> None:
+  flat[path] = np.compress(keep, flat[path], axis)
+
+
+def _silent(kernel: np.ndarray, axis: int) -> np.ndarray:
+  """Marks entries of an axis whose weights are all zero."""
+  return ~np.any(
+    np.moveaxis(kernel, axis, 0).reshape(kernel.shape[axis], -1), 1
+  )
+
+
+# --- dnn and cnn -------------------------------------------------------------
+
+
+def _chain(architecture: Architecture, flat: Flat) -> list[int]:
+  """Layers one after the other: forward what is constant, backward the rest."""
+  name = "hidden" if architecture.family == "dnn" else "conv"
+  layers = [f"{name}_{i}" for i in range(architecture.depth)] + ["output"]
+  for here, after in zip(layers, layers[1:], strict=False):
+    kernel, bias = flat[here, "kernel"], flat[here, "bias"]
+    following = flat[after, "kernel"]
+    said = np.maximum(bias, 0)
+    constant = _silent(kernel, -1)
+    if following.ndim == 4:
+      # Zero padding breaks a constant channel off at the edge of the image,
+      # which no bias can say; only a channel of zeros is gone.
+      constant &= said == 0
+    heard = following.sum(axis=tuple(range(following.ndim - 2)))
+    told = said[constant] @ heard[constant]
+    flat[after, "bias"] = flat[after, "bias"] + told
+    following[..., constant, :] = 0
+  widths = []
+  for here, after in reversed(list(zip(layers, layers[1:], strict=False))):
+    used = ~_silent(flat[after, "kernel"], -2)
+    keep = _keep(used)
+    if not used.any():
+      flat[here, "kernel"][..., 0] = 0
+      flat[here, "bias"][0] = 0
+    _cut(flat, (here, "kernel"), -1, keep)
+    _cut(flat, (here, "bias"), -1, keep)
+    _cut(flat, (after, "kernel"), -2, keep)
+    widths.append(int(keep.sum()))
+  return widths[::-1]
+
+
+# --- vit ---------------------------------------------------------------------
+
+
+def _vit(architecture: Architecture, flat: Flat) -> list[int]:
+  widths = [architecture.widths[0]]
+  for i in range(architecture.depth):
+    widths += [*_attention(f"block_{i}", flat), _mlp(f"block_{i}", flat)]
+  return widths
+
+
+def _mlp(block: str, flat: Flat) -> int:
+  """Removes MLP units; a unit without inputs always says gelu(bias)."""
+  inner, outer = (block, "mlp", "in"), (block, "mlp", "out")
+  constant = _silent(flat[*inner, "kernel"], 1)
+  said = np.asarray(jax.nn.gelu(flat[*inner, "bias"].astype(np.float32)))
+  kernel = flat[*outer, "kernel"]
+  flat[*outer, "bias"] = (
+    flat[*outer, "bias"] + said[constant] @ kernel[constant]
+  )
+  kernel[constant] = 0
+  keep = _keep(~_silent(kernel, 0))
+  _cut(flat, (*inner, "kernel"), 1, keep)
+  _cut(flat, (*inner, "bias"), 0, keep)
+  _cut(flat, (*outer, "kernel"), 0, keep)
+  return int(keep.sum())
+
+
+def _attention(block: str, flat: Flat) -> tuple[int, int]:
+  """Removes heads, then shortens all heads to the longest that is left.
+
+  Attention weights sum to 1, so a value that is constant over tokens is passed
+  on as it is. A head's query and key dimensions may be permuted together, and
+  so may its value and output dimensions.
+  """
+
+  def path(name, leaf):
+    return (block, "attention", name, leaf)
+
+  values, out = flat[path("value", "kernel")], flat[path("out", "kernel")]
+  constant = ~np.any(values, axis=0)  # [heads, head_dim]
+  told = np.einsum("hk,hkd->d", flat[path("value", "bias")] * constant, out)
+  flat[path("out", "bias")] = flat[path("out", "bias")] + told
+  out[constant] = 0
+  live_values = np.any(out, axis=-1)
+  keep = _keep(live_values.any(axis=1))
+  for name in ("query", "key", "value"):
+    _cut(flat, path(name, "kernel"), 1, keep)
+    _cut(flat, path(name, "bias"), 0, keep)
+  _cut(flat, path("out", "kernel"), 0, keep)
+  query, key = flat[path("query", "kernel")], flat[path("key", "kernel")]
+  # A key that is the same for all tokens moves all scores alike, which softmax
+  # does not see; a query of zero moves none.
+  asks = np.any(query, axis=0) | (flat[path("query", "bias")] != 0)
+  live_scores = asks & np.any(key, axis=0)
+  before, size = live_scores.shape[1], 1
+  for live in (live_scores, live_values[keep]):
+    size = max(size, int(live.sum(axis=1).max()))
+  for names, live in (
+    (("query", "key"), live_scores),
+    (("value", "out"), live_values[keep]),
+  ):
+    order = np.argsort(~live, axis=1, kind="stable")[:, :size]
+    for name in names:
+      _shorten(flat, path(name, "kernel"), order, live)
+      if name != "out":
+        _shorten(flat, path(name, "bias"), order, live)
+  # The network divides scores by the root of the head's size.
+  scale = math.sqrt(size / before)
+  for leaf in ("kernel", "bias"):
+    flat[path("query", leaf)] = flat[path("query", leaf)] * scale
+  return int(keep.sum()), size
+
+
+def _shorten(flat: Flat, path: tuple[str, ...], order, live) -> None:
+  """Takes `order` [heads, size] of the head dimensions; dead ones become 0."""
+  axis = 1 if path[-2] == "out" or path[-1] == "bias" else 2
+  array = np.moveaxis(flat[path], (axis - 1, axis), (0, 1)) * live.reshape(
+    *live.shape, *[1] * (flat[path].ndim - 2)
+  )
+  taken = np.take_along_axis(
+    array, order.reshape(*order.shape, *[1] * (array.ndim - 2)), axis=1
+  )
+  flat[path] = np.moveaxis(taken, (0, 1), (axis - 1, axis))
+
+
+FAMILIES: dict[str, Callable[[Architecture, Flat], list[int]]] = {
+  "dnn": _chain,
+  "cnn": _chain,
+  "vit": _vit,
+}
+assert FAMILIES.keys() == architectures.FAMILIES.keys()
