@@ -61,7 +61,7 @@ def accuracies(digits):
       "batch": few,
       "apply": model.apply,
       "input_shape": shape,
-      "activations": pruning.capture(apply, params, few.x),
+      "activations": pruning.capture(model.apply, params, few.x),
       "movement": moved,
     }
     needs = pruning.CRITERIA[name].needs
