@@ -139,7 +139,7 @@ class Architecture:
     Raises:
       ValueError: the images are too small or not divisible by the patch.
     """
-    return FAMILIES[self.family].spec(self, tuple(input_shape), num_classes)
+    return FAMILIES[self.family].spec(self, input_shape, num_classes)
 
   def num_params(self, input_shape: Shape, num_classes: int) -> int:
     """Counts the parameters exactly, without building the network."""

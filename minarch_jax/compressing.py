@@ -150,7 +150,11 @@ def _score(
     "test",
   )
   networks.compile_seconds += spent
-  return Outcome(validation.correct, test.correct, jax.device_get(nonzeros))
+  return Outcome(
+    np.asarray(validation.correct),
+    np.asarray(test.correct),
+    jax.device_get(nonzeros),
+  )
 
 
 def _stack(outcomes: Sequence[Outcome]) -> Outcome:

@@ -8,9 +8,8 @@ dense and 32 bits are its neutral values, not special cases.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from flax import traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -155,7 +154,7 @@ def make_round(
     rounded = quantization.fake_quantize(
       pruning.apply_masks(params, masks), bits, share
     )
-    flat = traverse_util.flatten_dict(rounded)
+    flat = models.flatten(rounded)
     counts = [jnp.count_nonzero(flat[leaf.path]) for leaf in spec.leaves]
     return rounded, jnp.stack(counts).astype(jnp.int32)
 

@@ -331,7 +331,8 @@ def define_flags(*names: str) -> None:
   for field in dataclasses.fields(Config):
     if names and field.name not in names:
       continue
-    default, help = field.default, field.metadata["help"]
+    default: Any = field.default
+    help = field.metadata["help"]
     choices = field.metadata["rules"].get("choices")
     if choices:
       help += f" One of: {', '.join(choices)}."

@@ -113,10 +113,11 @@ def accuracy(model: Model, params: Params, batch: Batch) -> jax.Array:
     float32 [S].
   """
   chunks = chunk(batch, min(512, len(batch.y)))
-  evaluate = make_evaluate(lambda p, x, sizes: model.apply(p, x))
-  score = _accuracy(evaluate, params, chunks)
+  evaluate = make_evaluate(model.apply)
+
+  # The model knows its own sizes.
+  def one(params):
+    return evaluate(params, chunks, None)  # type: ignore
+
+  score = jax.lax.map(one, params)
   return score.correct / len(batch.y)
-
-
-def _accuracy(evaluate, params, chunks):
-  return jax.lax.map(lambda p: evaluate(p, chunks, {}), params)

@@ -39,7 +39,7 @@ MAPPING: dict[tuple[str, str], tuple[str, str, str]] = {
 class Mapping:
   """How a program is laid out; every choice gives the same numbers."""
 
-  devices: tuple[jax.Device, ...]
+  devices: tuple[Any, ...]
   device_map: str = "shard_map"
   seeds: str = "map"
   members: str = "vmap"
@@ -125,7 +125,7 @@ def _split_axes(kinds: Sequence[str], split: str) -> list[int | None]:
   return [table[kind] for kind in kinds]
 
 
-def _mesh(devices: tuple[jax.Device, ...]) -> jax.sharding.Mesh:
+def _mesh(devices: tuple[Any, ...]) -> jax.sharding.Mesh:
   return jax.sharding.Mesh(np.array(devices), (AXIS,))
 
 
@@ -225,8 +225,10 @@ def compile(
     ),
     tuple(arguments),
   )
-  cheap = not hot and mapping.devices[0].platform == "cpu"
-  options = {"xla_backend_optimization_level": 0} if cheap else None
+  on_cpu = all(device.platform == "cpu" for device in mapping.devices)
+  options: Any = None
+  if on_cpu and not hot:
+    options = {"xla_backend_optimization_level": 0}
   compiled = jitted.lower(*shapes).compile(compiler_options=options)
   return Program(compiled, time.perf_counter() - start)
 

@@ -247,8 +247,9 @@ def describe_plan(config: Config) -> str:
   lines.append(
     f"{len(members)} architectures x {config.num_seeds} seeds on "
     f"{config.dataset} ({work.num_steps:,} steps each): {len(todo)} packs, "
-    f"{programs} programs, about {total:.0f} s of training and {compiling:.0f} s of "
-    f"compilation on {devices} {jax.local_devices()[0].platform} devices"
+    f"{programs} programs, about {total:.0f} s of training and "
+    f"{compiling:.0f} s of compilation on {devices} "
+    f"{jax.local_devices()[0].platform} devices"
   )
   return "\n".join(lines)
 

@@ -25,7 +25,7 @@ def _who(
   }
 
 
-def _finite(values: np.ndarray) -> pl.Series:
+def _finite(values: Any) -> pl.Series:
   """A column of losses: what is not finite becomes null."""
   values = np.asarray(values, np.float64)
   return pl.Series(values).set(~pl.Series(np.isfinite(values)), None)

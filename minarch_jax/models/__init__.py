@@ -73,6 +73,11 @@ def make_model(
   return Model(init, apply)
 
 
+def flatten(tree: Any) -> dict[tuple[str, ...], Any]:
+  """Lists a tree of nested dictionaries by path."""
+  return dict(traverse_util.flatten_dict(tree))  # type: ignore
+
+
 def _exists(leaf: Leaf, spec: Spec, sizes: Mapping[str, Any]) -> jax.Array:
   """Marks the entries of a parent's leaf that lie inside a member."""
   shape = spec.shape(leaf)
@@ -156,7 +161,7 @@ def unpad(params: Params, spec: Spec, parent: Spec) -> Params:
 
 
 def _reshape_leaves(params, spec, parent, *, grow):
-  flat = traverse_util.flatten_dict(params)
+  flat = flatten(params)
   for small, large in zip(spec.leaves, parent.leaves, strict=True):
     value = flat[small.path]
     lead = value.ndim - len(small.axes)

@@ -108,7 +108,7 @@ def max_pool(x: jax.Array) -> jax.Array:
 # --- convolution -------------------------------------------------------------
 
 
-def _shifts(x: jax.Array, size: tuple[int, int]) -> list[jax.Array]:
+def _shifts(x: jax.Array, size: tuple[int, ...]) -> list[jax.Array]:
   """All windows' entries: size[0] * size[1] shifted views of [B, H, W, C]."""
   height = x.shape[1] - size[0] + 1
   width = x.shape[2] - size[1] + 1

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from minarch_jax import architectures
 from minarch_jax.architectures import Architecture, Shape
 from minarch_jax.models import layers
-from minarch_jax.types import Sizes
+from minarch_jax.types import Array, Sizes
 
 
 class Embedding(nn.Module):
@@ -35,7 +35,7 @@ class Attention(nn.Module):
   tap: layers.Tap = layers.no_tap
 
   @nn.compact
-  def __call__(self, x: jax.Array, head_dim: jax.Array) -> jax.Array:
+  def __call__(self, x: jax.Array, head_dim: Array) -> jax.Array:
     dim = x.shape[-1]
     shape = (dim, self.heads, self.head_dim)
     names = ("query", "key", "value")
