@@ -75,12 +75,12 @@ def dry_run(config: config_lib.Config) -> None:
 
 def report(config: config_lib.Config, start: float) -> None:
   """Builds the report and prints the summary."""
-  from minarch_jax import analysis, records
   from minarch_jax import report as report_lib
 
-  page = report_lib.build(config.out, config)
+  findings = report_lib.analyse(config.out, config)
+  page = report_lib.write(config.out, findings)
   print()
-  for line in analysis.summary(records.read(config.out), config):
+  for line in findings.summary:
     print(f"  {line}")
   print(f"\n  records  {os.path.join(config.out, 'records')}")
   print(f"  report   {page}")

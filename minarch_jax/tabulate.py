@@ -111,7 +111,7 @@ def curves(
           run_id=pl.lit(run_id),
           dataset=pl.lit(session.dataset.name),
           architecture=pl.lit(str(architecture)),
-          seed=pl.lit(seed),
+          seed=pl.lit(seed, pl.Int64),
         )
       )
   return pl.concat(frames)

@@ -249,7 +249,7 @@ def interpolated(
   high = np.take_along_axis(mean, other[:, None], 1)[:, 0]
   with np.errstate(invalid="ignore", divide="ignore"):
     share = np.clip((level - low) / (high - low), 0, 1)
-  inside = last + share * (after - last)
+    inside = last + share * (after - last)
   return np.where(np.isinf(after) | ~np.isfinite(inside), last, inside)
 
 
