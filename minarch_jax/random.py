@@ -107,7 +107,9 @@ def _each(key, leaves, convert) -> list[jax.Array]:
     joined(high for high, _ in counts),
     joined(low for _, low in counts),
   )
-  values, ends = convert(high, low), itertools.accumulate(sizes)
+  # Fused with what follows, a value's last bit would depend on its neighbours.
+  values = lax.optimization_barrier(convert(high, low))
+  ends = itertools.accumulate(sizes)
   return [
     values[end - size : end].reshape(shape)
     for end, size, (_, shape) in zip(ends, sizes, leaves, strict=True)
