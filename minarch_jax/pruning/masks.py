@@ -24,7 +24,8 @@ def apply_masks(params: Params, masks: Masks) -> Params:
 
 
 def _mask(leaf, mask):
-  return jnp.where(jnp.asarray(mask, bool), leaf, jnp.zeros((), leaf.dtype))
+  leaf = jnp.asarray(leaf)
+  return jnp.where(jnp.asarray(mask, bool), leaf, jnp.zeros_like(leaf))
 
 
 def masked(
