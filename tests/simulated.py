@@ -25,14 +25,16 @@ class World:
   """What is true. Sizes are log10 of the parameter count.
 
   `harder` is added per data set to a family's P_min and to its damage, so the
-  data sets are ordered. `matched` architectures of different depth share each
-  size up to a few percent. Accuracy follows `true_mean`; a seed fails with a
-  probability that falls over `fail_width` around `fail_below` decades under
-  P_min. `shared` is the share of the seed variance common to all
-  architectures. `overfit_above` decades over P_min networks overfit.
-  Redundancy of one-shot magnitude pruning at depth d is
-  `redundancy + redundancy_per_depth * log2(d)`. Damage at b bits is
-  `damage[b] + damage_slope[b] * (log10 P - 4) + damage_harder[b] * data set`.
+  data sets are ordered; `depth_effect` (per doubling of the depth) and
+  `family_effect` are added to the accuracy of what learns. `matched`
+  architectures of different depth share each size up to a few percent.
+  Accuracy follows `true_mean`; a seed fails with a probability that falls
+  over `fail_width` around `fail_below` decades under P_min. `shared` is the
+  share of the seed variance common to all architectures. `overfit_above`
+  decades over P_min networks overfit. Redundancy of one-shot magnitude
+  pruning at depth d is `redundancy + redundancy_per_depth * log2(d)`, and
+  `redundancy_per_decade * (log10 P - 4)` more. Damage at b bits is `damage[b]
+  + damage_slope[b] * (log10 P - 4) + damage_harder[b] * data set`.
   """
 
   datasets: tuple[str, ...] = ("easy", "medium", "hard")
@@ -49,6 +51,8 @@ class World:
   sigma: float = 0.006
   shared: float = 0.3
   shape_effect: float = 0.0
+  depth_effect: float = 0.0
+  family_effect: tuple[tuple[str, float], ...] = ()
   fail_below: float = 0.9
   fail_width: float = 0.08
   diverged_share: float = 0.5
@@ -59,6 +63,7 @@ class World:
   num_validation: int = 5000
   redundancy: float = 0.55
   redundancy_per_depth: float = 0.1
+  redundancy_per_decade: float = 0.0
   criterion_factor: tuple[tuple[str, float], ...] = (
     ("magnitude", 1.0),
     ("random", 0.4),
@@ -201,7 +206,9 @@ def _members(world: World) -> pl.DataFrame:
           "architecture": names,
           "depth": depths,
           "params": np.round(10**x).astype(np.int64),
-          "mean": learned_mean(world, dataset, family, x),
+          "mean": learned_mean(world, dataset, family, x)
+          + world.depth_effect * np.log2(depths)
+          + dict(world.family_effect).get(family, 0.0),
           "learns": learn_probability(world, dataset, family, x),
           "overfits": special.expit((x - middle) / world.overfit_width),
         }
@@ -366,6 +373,9 @@ def _compression(
   redundancy = pl.coalesce(
     pl.when(pl.col("depth") == depth).then(pl.col(f"redundancy_{depth}"))
     for depth in DEPTHS
+  )
+  redundancy = redundancy + world.redundancy_per_decade * (
+    pl.col("params").log10() - 4
   )
   frame = frame.with_columns(
     noise=rng.normal(0, world.noise, len(frame)),

@@ -123,7 +123,7 @@ _SCHEMA = (
     for name in ("p_min", "p_learn")
     for end in ("", "_low", "_high")
   }
-  | {"p_below": pl.Float64, "plateau": pl.Float64}
+  | {name: pl.Float64 for name in ("p_below", "plateau", "sigma_high")}
   | {"plateau_architecture": pl.String, "architecture": pl.String}
   | {"n_architectures": pl.Int64, "n_seeds": pl.Int64}
   | {"status": pl.String, "learn_status": pl.String}
@@ -139,6 +139,7 @@ def p_min(family: Grid, config: Config) -> dict:
     "p_min_high": None,
     "p_below": None,
     "plateau": None,
+    "sigma_high": None,
     "plateau_architecture": None,
     "architecture": None,
     "n_architectures": len(family.names),
@@ -155,10 +156,13 @@ def p_min(family: Grid, config: Config) -> dict:
   )
   row["plateau"] = float(point.plateau[0])
   row["status"], row["p_min"], row["p_below"] = _status(point, 0)
+  winners = best_of_class(family, mean)
+  good = winners[point.size > point.last_bad[0]]
   if row["status"] == "bracketed":
-    size = point.size.tolist().index(point.first_good[0])
-    winners = best_of_class(family, mean)
-    row["architecture"] = family.names[winners[size]]
+    row["architecture"] = family.names[good[0]]
+  row["sigma_high"] = statistics.deviation_bound(
+    deviation[good], n[good], config.confidence
+  )
   fit = replicates(family, config, target=None)
   row["p_min_low"], row["p_min_high"] = interval(fit, config)
   return row

@@ -97,6 +97,22 @@ def moments(values: Array) -> tuple[Array, Array, Array]:
   return n, mean, np.sqrt(np.where(n > 1, variance, np.nan))
 
 
+def deviation_bound(
+  deviations: Array, n: Array, confidence: float
+) -> float | None:
+  """One-sided upper bound of a standard deviation common to several samples.
+
+  Pools variances by their degrees of freedom (chi-squared, normal samples);
+  None where no sample has two values.
+  """
+  used = n > 1
+  freedom = (n[used] - 1).sum()
+  if not freedom:
+    return None
+  squares = ((n[used] - 1) * deviations[used] ** 2).sum()
+  return float(np.sqrt(squares / stats.chi2.ppf(1 - confidence, freedom)))
+
+
 def t_quantile(freedom: Array, level: float) -> Array:
   """Quantile of Student's t; nan without degrees of freedom."""
   freedom = np.asarray(freedom, float)
