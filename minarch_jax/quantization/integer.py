@@ -75,7 +75,7 @@ def requantize(
   32-bit integers: the accumulator is cut into halves of 15 and 17 bits.
 
   Args:
-    acc: int32 [..., N].
+    acc: int32 [..., N] within +-2**30.
     multiplier: of shape [N] or scalars.
     zero_point: code of the real number 0.
     low: lowest code; the zero point here makes a ReLU.
@@ -110,13 +110,14 @@ def dot(
     int32 [..., N].
 
   Raises:
-    ValueError: inputs other than int8, or so many that a sum could overflow.
+    ValueError: inputs other than int8, or more than 33,000 of them, whose sum
+      could leave +-2**30.
   """
   for what, q in (("inputs", qx), ("weights", qw)):
     if q.dtype != jnp.int8:
       raise ValueError(f"integer products take int8 {what}, got {q.dtype}")
-  if qw.shape[0] > 2**31 // (2 * 128 * 128):
-    raise ValueError(f"{qw.shape[0]} inputs may overflow an int32 sum")
+  if qw.shape[0] * 255 * 127 >= 2**30:
+    raise ValueError(f"{qw.shape[0]} inputs may overflow a sum of 2**30")
   acc = jax.lax.dot_general(
     qx,
     qw,
