@@ -1,0 +1,305 @@
+"""Training of one network: keys, order, rates, step, epochs."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from minarch_jax import evaluation, models, training
+from minarch_jax.architectures import Architecture
+from minarch_jax.config import Config
+from minarch_jax.types import Batch, TrainState
+
+SHAPE, CLASSES = (4, 4, 1), 3
+OPTIMIZERS = ("adam", "adamw", "sgd")
+MODEL = models.make_model(Architecture.parse("dnn:5-4"), SHAPE, CLASSES)
+
+
+def split(count, seed=0):
+  rng = np.random.default_rng(seed)
+  x = rng.normal(size=(count, *SHAPE)).astype(np.float32)
+  return Batch(x, rng.integers(CLASSES, size=count).astype(np.int32))
+
+
+def tx_of(optimizer):
+  return training.make_tx(Config(optimizer=optimizer, weight_decay=0.05))
+
+
+def begin(optimizer="adam", seed=0):
+  return jax.jit(training.make_init(MODEL, tx_of(optimizer)))(seed, {})
+
+
+def all_ones(params):
+  return jax.tree.map(lambda leaf: np.ones(leaf.shape, bool), params)
+
+
+def some_zeros(params, seed=0):
+  rng = np.random.default_rng(seed)
+  return jax.tree.map(lambda leaf: rng.random(leaf.shape) < 0.6, params)
+
+
+def assert_trees_close(found, expected, **tolerance):
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, **tolerance), found, expected
+  )
+
+
+# --- keys and order ----------------------------------------------------------
+
+
+def test_keys_are_named_by_seed_and_purpose():
+  pairs = [(s, p) for s in range(4) for p in (training.INIT, training.PRUNE)]
+  keys = [jax.random.key_data(training.key_for(*pair)) for pair in pairs]
+  assert len(np.unique(keys, axis=0)) == len(pairs)
+  traced = jax.jit(lambda seed: training.key_for(seed, training.PRUNE))(3)
+  np.testing.assert_array_equal(jax.random.key_data(traced), keys[-1])
+
+
+@pytest.mark.parametrize("count, size", [(20, 4), (23, 4), (5, 5), (7, 1)])
+def test_an_epoch_is_a_permutation_cut_into_full_batches(count, size):
+  order = training.data_order(3, 1, count, size)
+  assert order.shape == (count // size, size) and order.dtype == np.int32
+  seen = order.ravel()
+  assert len(np.unique(seen)) == len(seen)
+  assert seen.min() >= 0 and seen.max() < count
+
+
+def test_the_order_depends_on_seed_and_epoch_only():
+  drawn = {
+    (seed, epoch): training.data_order(seed, epoch, 50, 5).tobytes()
+    for seed in range(3)
+    for epoch in range(3)
+  }
+  assert len(set(drawn.values())) == len(drawn)
+  for (seed, epoch), expected in drawn.items():
+    assert training.data_order(seed, epoch, 50, 5).tobytes() == expected
+
+
+def test_the_order_of_images_does_not_depend_on_the_batch():
+  fine = training.data_order(0, 0, 23, 2).ravel()
+  coarse = training.data_order(0, 0, 23, 7).ravel()
+  np.testing.assert_array_equal(coarse, fine[: len(coarse)])
+
+
+def test_the_order_stays_what_it_was():
+  # Golden: records are compared across versions, so it may change only
+  # together with records.SCHEMA_VERSION.
+  order = training.data_order(7, 2, 9, 3)
+  assert order.tolist() == [[1, 7, 5], [6, 4, 8], [2, 3, 0]]
+
+
+# --- learning rates ----------------------------------------------------------
+
+
+def test_a_constant_rate():
+  rates = training.learning_rates(
+    Config(schedule="constant", learning_rate=0.01), 5
+  )
+  np.testing.assert_array_equal(rates, np.full(5, 0.01, np.float32))
+
+
+@pytest.mark.parametrize("warmup", [0.0, 0.1, 0.9])
+@pytest.mark.parametrize("steps", [1, 2, 40, 1000])
+def test_a_cosine_rises_to_its_peak_and_falls_towards_zero(warmup, steps):
+  config = Config(schedule="cosine", learning_rate=0.02, warmup_fraction=warmup)
+  rates = training.learning_rates(config, steps)
+  assert rates.shape == (steps,) and rates.dtype == np.float32
+  assert np.isfinite(rates).all() and (rates > 0).all()
+  rising = int(warmup * steps)
+  np.testing.assert_allclose(rates.max(), 0.02, rtol=1e-6)
+  assert rates[rising] == rates.max()
+  assert (np.diff(rates[: rising + 1]) > 0).all() or rising == 1
+  assert (np.diff(rates[rising:]) < 0).all()
+  if steps == 1000:
+    assert rates[-1] < 0.02 * 1e-3
+    middle = rates[(rising + steps) // 2]
+    np.testing.assert_allclose(middle, 0.01, rtol=0.01)
+
+
+# --- the step ----------------------------------------------------------------
+
+REFERENCES = {
+  "adam": lambda rate: optax.adam(rate),
+  "adamw": lambda rate: optax.adamw(rate, weight_decay=0.05),
+  "sgd": lambda rate: optax.chain(
+    optax.add_decayed_weights(0.05), optax.sgd(rate, momentum=0.9)
+  ),
+}
+
+
+def mean_loss(params, batch):
+  logits = MODEL.apply(params, batch.x, {})
+  losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch.y)
+  return losses.mean()
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_steps_are_those_of_optax(optimizer):
+  step = jax.jit(training.make_step(MODEL, tx_of(optimizer)))
+  state = begin(optimizer)
+  params = state.params
+  tx = REFERENCES[optimizer](0.01)
+  opt_state = tx.init(params)
+
+  @jax.jit
+  def reference(params, opt_state, batch):
+    loss, grads = jax.value_and_grad(mean_loss)(params, batch)
+    updates, opt_state = tx.update(grads, opt_state, params)
+    return optax.apply_updates(params, updates), opt_state, loss
+
+  masks = all_ones(params)
+  for i in range(5):
+    batch = split(8, seed=i)
+    logits = MODEL.apply(state.params, batch.x, {})
+    state, found = step(state, batch, 0.01, {}, masks)
+    params, opt_state, loss = reference(params, opt_state, batch)
+    # The step reports the loss of the parameters it started from.
+    np.testing.assert_allclose(found.loss, loss, rtol=1e-5)
+    hits = (np.argmax(logits, 1) == batch.y).mean()
+    np.testing.assert_allclose(found.accuracy, hits, rtol=1e-6)
+    assert_trees_close(state.params, params, rtol=1e-4, atol=1e-6)
+
+
+def test_a_registered_optimizer_has_a_reference():
+  choices = Config.__dataclass_fields__["optimizer"].metadata["rules"]
+  assert set(choices["choices"]) == REFERENCES.keys() == set(OPTIMIZERS)
+  with pytest.raises(ValueError, match="unknown optimizer 'lion'"):
+    training.make_tx(Config(optimizer="lion"))
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("bad", [None, np.nan, np.inf])
+def test_masked_parameters_stay_exactly_zero(optimizer, bad):
+  step = jax.jit(training.make_step(MODEL, tx_of(optimizer)))
+  state = begin(optimizer)
+  masks = some_zeros(state.params)
+  params = jax.tree.map(jnp.multiply, state.params, masks)
+  if bad is not None:  # one live weight is beyond repair
+    kernel = params["hidden_0"]["kernel"]
+    place = np.argwhere(masks["hidden_0"]["kernel"])[0]
+    params["hidden_0"]["kernel"] = kernel.at[tuple(place)].set(bad)
+  state = TrainState(params, state.opt_state)
+  before = jax.tree.map(np.asarray, params)
+  for i in range(4):
+    state, _ = step(state, split(8, seed=i), 0.05, {}, masks)
+    for value, mask in zip(
+      jax.tree.leaves(state.params), jax.tree.leaves(masks), strict=True
+    ):
+      assert not np.asarray(value)[~mask].any()
+  if bad is None:
+    moved = jax.tree.map(lambda a, b: (a != b)[...], state.params, before)
+    for change, mask in zip(
+      jax.tree.leaves(moved), jax.tree.leaves(masks), strict=True
+    ):
+      # A dead ReLU may hold single weights still.
+      assert np.asarray(change)[mask].mean() > 0.5
+  else:
+    assert any(np.isnan(leaf).any() for leaf in jax.tree.leaves(state.params))
+
+
+def test_scalar_masks_prune_nothing():
+  step = jax.jit(training.make_step(MODEL, tx_of("adam")))
+  state, batch = begin(), split(8)
+  ones = jax.tree.map(lambda leaf: np.array(True), state.params)
+  found, _ = step(state, batch, 0.01, {}, ones)
+  expected, _ = step(state, batch, 0.01, {}, all_ones(state.params))
+  assert_trees_close(found.params, expected.params, rtol=1e-6)
+
+
+def test_initial_states_depend_on_the_seed_only():
+  init = training.make_init(MODEL, tx_of("adam"))
+  stacked = jax.jit(jax.vmap(init, (0, None)))(jnp.arange(5), {})
+  for seed in (0, 3):
+    alone = begin("adam", seed)
+    for a, b in zip(
+      jax.tree.leaves(stacked), jax.tree.leaves(alone), strict=True
+    ):
+      np.testing.assert_array_equal(a[seed], b)
+
+
+# --- epochs ------------------------------------------------------------------
+
+NUM_TRAIN, BATCH = 23, 4
+EPOCHS = jax.jit(
+  training.make_epochs(
+    training.make_step(MODEL, tx_of("adam")),
+    evaluation.make_evaluate(MODEL.apply),
+  )
+)
+
+
+def run_epochs(state, count, first=0, rates=0.02, length=3):
+  """Runs `count` of `length` epochs, numbered from `first`."""
+  train, validation = split(NUM_TRAIN), evaluation.chunk(split(10, 1), 4)
+  order = np.stack(
+    [training.data_order(0, first + e, NUM_TRAIN, BATCH) for e in range(length)]
+  )
+  rate = np.full(order.shape[:2], rates, np.float32)
+  masks = all_ones(state.params)
+  return EPOCHS(
+    *(state, np.int32(count), order, rate, {}, masks),
+    *(jax.tree.map(jnp.asarray, train), validation),
+  )
+
+
+def test_epochs_are_a_loop_over_steps_and_an_exact_score():
+  state, curve = run_epochs(begin(), 3)
+  step = jax.jit(training.make_step(MODEL, tx_of("adam")))
+  evaluate = jax.jit(evaluation.make_evaluate(MODEL.apply))
+  train, validation = split(NUM_TRAIN), evaluation.chunk(split(10, 1), 4)
+  expected = begin()
+  for epoch in range(3):
+    seen = []
+    for batch in training.data_order(0, epoch, NUM_TRAIN, BATCH):
+      expected, found = step(
+        *(expected, Batch(train.x[batch], train.y[batch]), 0.02, {}),
+        all_ones(expected.params),
+      )
+      seen.append(found)
+    score = evaluate(expected.params, validation, {})
+    np.testing.assert_allclose(
+      curve.train.loss[epoch], np.mean([s.loss for s in seen]), rtol=1e-4
+    )
+    np.testing.assert_allclose(
+      curve.train.accuracy[epoch],
+      np.mean([s.accuracy for s in seen]),
+      rtol=1e-5,
+    )
+    np.testing.assert_allclose(
+      curve.validation.loss[epoch], score.loss, rtol=1e-4
+    )
+    assert curve.validation.correct[epoch] == score.correct
+  assert_trees_close(state.params, expected.params, rtol=1e-4, atol=1e-5)
+  assert curve.train.loss[2] < curve.train.loss[0]
+
+
+def test_only_the_first_epochs_are_run():
+  _, whole = run_epochs(begin(), 3)
+  _, part = run_epochs(begin(), 2)
+  for a, b in zip(jax.tree.leaves(part), jax.tree.leaves(whole), strict=True):
+    np.testing.assert_array_equal(a[:2], b[:2])
+    assert not np.asarray(a)[2:].any()
+  state, none = run_epochs(begin(), 0)
+  assert_trees_close(state, begin(), rtol=0)
+  assert not any(np.asarray(leaf).any() for leaf in jax.tree.leaves(none))
+
+
+def test_epochs_in_two_calls_are_epochs_in_one():
+  state, curve = run_epochs(begin(), 3)
+  half, first = run_epochs(begin(), 2)
+  found, second = run_epochs(half, 1, first=2)
+  assert_trees_close(found, state, rtol=0)
+  for whole, a, b in zip(
+    *(jax.tree.leaves(c) for c in (curve, first, second)), strict=True
+  ):
+    np.testing.assert_array_equal(whole, [*a[:2], b[0]])
+
+
+def test_a_network_that_diverges_goes_on_as_data():
+  state, curve = run_epochs(begin(), 3, rates=1e30)
+  assert not np.isfinite(curve.train.loss[-1])
+  assert not np.isfinite(curve.validation.loss[-1])
+  assert curve.validation.correct[-1] == 0
+  leaves = jax.tree.leaves(state.params)
+  assert not all(np.isfinite(leaf).all() for leaf in leaves)
