@@ -21,7 +21,7 @@ class Contrast(NamedTuple):
       is the less certain.
     p_equivalent: two one-sided tests at the margin, likewise.
     excess: standard deviation of the pairs' true differences.
-    pairs: number of pairs.
+    beyond: [pairs] p-values that a pair differs by more than the margin.
   """
 
   name: str
@@ -30,7 +30,7 @@ class Contrast(NamedTuple):
   high: float
   p_equivalent: float
   excess: float
-  pairs: int
+  beyond: Array
 
 
 def matched(a: Array, b: Array, tolerance: float) -> list[tuple[int, int]]:
@@ -140,6 +140,10 @@ def _contrast(
     p_values.append(float(statistics.tost(middle, spread, count, margin)))
   low = min(bound[0] for bound in bounds)
   high = max(bound[1] for bound in bounds)
+
+  def one_sided(side):
+    return statistics.one_sided_p(side, deviation[kept], n, -margin)
+
   excess = np.sqrt(max(np.var(mean, ddof=1) - noise, 0.0))
   return Contrast(
     name,
@@ -148,5 +152,5 @@ def _contrast(
     float(high),
     max(p_values),
     float(excess),
-    len(mean),
+    np.minimum(2 * np.minimum(one_sided(-mean), one_sided(mean)), 1.0),
   )

@@ -87,6 +87,9 @@ def minimal_parameters(
   P_learn is where the probability that a seed does not fail reaches
   `learnable`: logistic in log P, likelihood-ratio interval.
 
+  Intervals are about these validation images and other seeds; what other
+  images would say is not in them.
+
   Returns:
     One row per (data set, family). A null bound means that the grid leaves
     that side open; `status` is bracketed, below grid (the smallest
@@ -230,7 +233,7 @@ def interval(fit: Fit, config: Config) -> tuple[float | None, float | None]:
   high = statistics.quantile(fit.first_good, fit.probabilities, 1 - tail)
   return (
     float(10**low) if np.isfinite(low) else None,
-    float(10**high) if np.isfinite(high) else None,
+    float(np.rint(10**high)) if np.isfinite(high) else None,
   )
 
 

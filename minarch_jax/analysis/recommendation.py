@@ -8,6 +8,7 @@ import polars as pl
 from minarch_jax.analysis import labels as labels_lib
 from minarch_jax.analysis import statistics, tables
 from minarch_jax.config import Config
+from minarch_jax.records import SCHEMAS
 
 SETTING = (
   *("family", "architecture", "depth", "params"),
@@ -18,7 +19,8 @@ COSTS = ("bytes", "nonzeros", "macs")
 SHOWN = (
   *("rank", "architecture", "criterion", "scope", "schedule", "sparsity"),
   *("bits", "quant_granularity", *COSTS, "n_seeds"),
-  *("accuracy", "accuracy_low", "accuracy_high", "test_accuracy", "pareto"),
+  *("accuracy", "accuracy_low", "accuracy_high", "unseen_low"),
+  *("test_accuracy", "pareto"),
 )
 
 
@@ -38,16 +40,19 @@ def recommend(
   """Ranks the compact stable configurations of one data set.
 
   A configuration is an architecture with its pruning and quantization
-  setting. It is offered only if its architecture is not unstable and the
-  lower end of the predicted validation accuracy of one more seed (Student's
-  prediction interval) reaches the target. All choices are made on
-  validation; `test_accuracy` is shown beside and never selected on.
+  setting. It is offered only if its architecture is not unstable and one more
+  seed is predicted to be accurate enough: the lower end of its accuracy on
+  the validation images (Student's prediction interval) within the tolerance,
+  which the same images judge, or the lower end on unseen images (with the
+  sampling error of the validation images added) at the target. All choices
+  are made on validation; `test_accuracy` is shown beside and never selected
+  on.
 
   Args:
     records: the tables.
     config: thresholds; `eps_accuracy` is the default tolerance.
     dataset: name; may be left out when the records hold one data set.
-    target_accuracy: validation accuracy that a new seed must reach, or
+    target_accuracy: accuracy that a new seed must reach on unseen images, or
     tolerance: how far it may stay below the best stable architecture's mean.
       With a budget and neither of them, the most accurate that fit.
     max_bytes: largest model size in bytes.
@@ -59,7 +64,8 @@ def recommend(
   Returns:
     Configurations with rank (by bytes, then weights, then MACs; by the lower
     end of the accuracy where only a budget is given), predicted accuracy
-    (mean, low, high), n_seeds, test_accuracy, pareto (no stable configuration
+    (mean; low, high on the validation images; unseen_low, unseen_high on new
+    ones), n_seeds, test_accuracy, pareto (no stable configuration
     of as few bytes is as accurate), target_accuracy (null where there is
     none), and the best stable architecture.
 
@@ -83,7 +89,8 @@ def recommend(
     allowed = config.eps_accuracy if tolerance is None else tolerance
     target = best["mean_accuracy"] - allowed
   frame = _predictable(configurations(own, stable, config), dataset)
-  offered = _reaching(frame, target, dataset)
+  low = "accuracy_low" if target_accuracy is None else "unseen_low"
+  offered = _reaching(frame, target, low, dataset)
   fitting = _within(offered, budgets, dataset)
   order = [*COSTS, "accuracy", *SETTING]
   descending = [name == "accuracy" for name in order]
@@ -117,19 +124,33 @@ def guidance(
     The rows of `recommend` for each data set, and `refused`: the reason, on a
     row without a configuration, where the records support none.
   """
-  parts = []
+  parts = [pl.DataFrame(schema=_SCHEMA)]
   for dataset in sorted(records.networks["dataset"].unique()):
     try:
       part = recommend(
         records, config, dataset=dataset, limit=limit, outcomes=outcomes
-      ).with_columns(refused=pl.lit(None, pl.String))
+      )
     except ValueError as error:
       part = pl.DataFrame({"dataset": [dataset], "refused": [str(error)]})
     parts.append(part)
-  if not parts:
-    return pl.DataFrame(schema={"dataset": pl.String, "refused": pl.String})
-  parts.sort(key=lambda part: -part.width)
-  return pl.concat(parts, how="diagonal").sort("dataset", maintain_order=True)
+  frame = pl.concat(parts, how="diagonal_relaxed")
+  return tables.with_thresholds(frame, config, *labels_lib.THRESHOLDS)
+
+
+_SCHEMA = (
+  {"dataset": pl.String, "rank": pl.UInt32}
+  | {name: SCHEMAS["compression"][name] for name in SETTING}
+  | {"n_seeds": pl.UInt32, "accuracy": pl.Float64, "test_accuracy": pl.Float64}
+  | {name: pl.Int64 for name in COSTS}
+  | {
+    f"{kind}_{end}": pl.Float64
+    for kind in ("accuracy", "unseen")
+    for end in ("low", "high")
+  }
+  | {"pareto": pl.Boolean, "target_accuracy": pl.Float64}
+  | {"best_accuracy": pl.Float64, "best_architecture": pl.String}
+  | {"refused": pl.String}
+)
 
 
 def configurations(
@@ -163,9 +184,17 @@ def configurations(
     * statistics.t_quantile(n - 1, (1 + config.confidence) / 2)
   )
   mean = frame["accuracy"].to_numpy()
+  images = int(records.networks["num_validation"].max() or 0)  # pyright: ignore
+  drawn = statistics.wilson(np.round(mean * images), images, config.confidence)
+  bounds = {
+    "accuracy_low": mean - half,
+    "accuracy_high": mean + half,
+    "unseen_low": mean - np.hypot(half, mean - drawn[0]),
+    "unseen_high": mean + np.hypot(half, drawn[1] - mean),
+  }
   return frame.drop("deviation").with_columns(
-    accuracy_low=pl.Series(np.maximum(mean - half, 0)).fill_nan(None),
-    accuracy_high=pl.Series(np.minimum(mean + half, 1)).fill_nan(None),
+    pl.Series(name, np.clip(values, 0, 1)).fill_nan(None)
+    for name, values in bounds.items()
   )
 
 
@@ -260,17 +289,18 @@ def _predictable(frame: pl.DataFrame, dataset: str) -> pl.DataFrame:
 
 
 def _reaching(
-  frame: pl.DataFrame, target: float | None, dataset: str
+  frame: pl.DataFrame, target: float | None, low: str, dataset: str
 ) -> pl.DataFrame:
   if target is None:
     return frame
-  offered = frame.filter(pl.col("accuracy_low") >= target - 1e-9)
+  offered = frame.filter(pl.col(low) >= target - 1e-9)
   if not len(offered):
-    top = frame.sort("accuracy_low", descending=True).row(0, named=True)
+    top = frame.sort(low, descending=True).row(0, named=True)
     raise ValueError(
       f"no configuration of {dataset} is predicted to reach {target:.4f}; the "
       f"surest is {top['architecture']} with {top['accuracy']:.4f} "
-      f"(at least {top['accuracy_low']:.4f}); lower the target or add seeds"
+      f"(at least {top[low]:.4f}); lower the target, or add seeds or "
+      "validation images"
     )
   return offered
 
