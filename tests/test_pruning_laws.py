@@ -240,12 +240,9 @@ def test_selection_is_that_of_a_stable_sort():
   scores[0, :3] = [np.nan, -np.inf, np.inf]
   scores[1, :5] = -0.0
   for kept in range(0, 51, 5):
-    masks = jax.vmap(
-      lambda row, n: selection.keep_largest(
-        [selection.sort_keys(row, True)[None]], n, shared=True
-      )[0][0],
-      (0, None),
-    )(scores, np.int32(kept))
+    masks = jax.vmap(lambda row, n: selection.best(row, True, n), (0, None))(
+      scores, np.int32(kept)
+    )
     order = np.argsort(np.nan_to_num(scores, nan=-np.inf), 1, kind="stable")
     expected = np.zeros(scores.shape, bool)
     np.put_along_axis(expected, order[:, 50 - kept :], True, 1)

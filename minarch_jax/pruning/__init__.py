@@ -6,9 +6,13 @@ function works on one tree and maps over seeds and networks with `jax.vmap`.
 """
 
 from minarch_jax.pruning.activations import capture as capture
+from minarch_jax.pruning.compaction import compact as compact
 from minarch_jax.pruning.context import Context as Context
+from minarch_jax.pruning.controls import shuffled as shuffled
+from minarch_jax.pruning.controls import small_dense as small_dense
 from minarch_jax.pruning.counting import kept_count as kept_count
 from minarch_jax.pruning.criteria import CRITERIA as CRITERIA
+from minarch_jax.pruning.dynamic import UPDATES as UPDATES
 from minarch_jax.pruning.gradients import (
   accumulate_movement as accumulate_movement,
 )
@@ -22,5 +26,7 @@ from minarch_jax.pruning.oneshot import prune as prune
 from minarch_jax.pruning.ranking import masks_at as masks_at
 from minarch_jax.pruning.ranking import rank as rank
 from minarch_jax.pruning.ranking import Ranking as Ranking
+from minarch_jax.pruning.schedules import SCHEDULES as SCHEDULES
 from minarch_jax.pruning.scopes import SCOPES as SCOPES
+from minarch_jax.pruning.sensitivity import jaccard as jaccard
 from minarch_jax.pruning.trees import prunable as prunable

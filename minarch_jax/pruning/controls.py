@@ -38,9 +38,8 @@ def shuffled(
     if np.ndim(mask):
       mask = jnp.asarray(mask, bool)
       exists = jnp.broadcast_to(jnp.asarray(exists, bool), mask.shape)
-      keys = selection.sort_keys(drawn, exists).reshape(1, -1)
       kept = jnp.sum(mask & exists, dtype=jnp.int32)
-      mask = selection.keep_largest([keys], kept, True)[0].reshape(mask.shape)
+      mask = selection.best(drawn, exists, kept)
     out.append(mask)
   return jax.tree.unflatten(jax.tree.structure(masks), out)
 

@@ -106,13 +106,8 @@ def _move(leaf, mask, growth, fraction, entries):
   total = jnp.sum(mask, dtype=jnp.int32)
   kept = counting.kept_count(fraction, total)
 
-  def best(scores, alive, count):
-    keys = selection.sort_keys(scores, alive).reshape(1, -1)
-    (mark,) = selection.keep_largest([keys], count, shared=True)
-    return mark.reshape(leaf.shape)
-
-  survivors = best(jnp.abs(leaf), mask, kept)
-  grown = best(growth, ~survivors & existing, total - kept)
+  survivors = selection.best(jnp.abs(leaf), mask, kept)
+  grown = selection.best(growth, ~survivors & existing, total - kept)
   return survivors, survivors | grown
 
 

@@ -4,15 +4,13 @@ One sort per ranking; afterwards the masks of any sparsity are one comparison
 per leaf, where bisection would search again every time.
 """
 
-import dataclasses
-
 import flax.struct
 import jax
 from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
-from minarch_jax.pruning import ranking, scopes
+from minarch_jax.pruning import ranking
 from minarch_jax.types import Array, Masks
 
 
@@ -21,16 +19,12 @@ class Positions:
   """A ranking whose groups know when they go.
 
   Attributes:
-    places: int32 [pools, n] for each layer, 0 = the first of its pool to go.
-    order: the ranking, without its keys.
+    places: int32 table of the ranking, 0 = the first of its pool to go.
+    order: the ranking.
   """
 
-  places: tuple[jax.Array, ...]
+  places: jax.Array
   order: ranking.Ranking
-
-
-def _shared(plan: ranking.Plan) -> bool:
-  return scopes.SCOPES[plan.scope].pooled and not plan.granularity.rows
 
 
 def positions(order: ranking.Ranking) -> Positions:
@@ -39,42 +33,33 @@ def positions(order: ranking.Ranking) -> Positions:
   Groups that do not exist go first, then by score; among equal scores the
   first in row-major order.
   """
-  keys = order.keys
-  sizes = [key.size for key in keys]
-  first = np.cumsum([0, *sizes])
-  flat = jnp.concatenate([key.reshape(-1) for key in keys])
-  here = lax.iota(jnp.int32, flat.size)
-  if _shared(order.plan):
-    starts = jnp.zeros_like(here)
-  else:
-    # Pools lie end to end, so a pool's start also is its number in the sort.
-    starts = jnp.concatenate(
-      [
-        start + lax.iota(jnp.int32, key.size) // key.shape[1] * key.shape[1]
-        for start, key in zip(first.tolist(), keys, strict=False)
-      ]
-    )
-  _, _, moved = lax.sort((starts, flat, here), num_keys=2, is_stable=True)
+  starts, _ = _pools(order)
+  here = lax.iota(jnp.int32, order.keys.size)
+  flat = (jnp.asarray(starts), order.keys.reshape(-1), here)
+  _, _, moved = lax.sort(flat, num_keys=2, is_stable=True)
   places = jnp.zeros_like(here).at[moved].set(here, unique_indices=True)
-  parts = jnp.split(places - starts, first[1:-1])
-  shapes = (key.shape for key in keys)
-  return Positions(
-    tuple(p.reshape(s) for p, s in zip(parts, shapes, strict=True)),
-    dataclasses.replace(order, keys=()),
-  )
+  return Positions((places - starts).reshape(order.keys.shape), order)
 
 
 def masks_at(sorted_order: Positions, sparsity: float | Array) -> Masks:
   """Makes the masks that `ranking.masks_at` makes, by comparison alone."""
-  order, every = sorted_order.order, sorted_order.places
+  order = sorted_order.order
   kept = ranking.kept_groups(order, sparsity)
-  if _shared(order.plan):
-    total = sum(places.size for places in every)
-    marks = [places >= total - kept for places in every]
-  else:
-    pools = np.cumsum([len(places) for places in every])[:-1]
-    marks = [
-      places >= places.shape[1] - part[:, None]
-      for places, part in zip(every, jnp.split(kept, pools), strict=True)
-    ]
+  _, sizes = _pools(order)
+  rows = np.array(order.pools.rows)
+  if order.pools.kind == "arrays":
+    kept = jnp.take(kept, np.repeat(np.arange(len(rows)), rows))
+  marks = sorted_order.places >= (sizes - kept)[:, None]
   return ranking.masks_of(order, marks)
+
+
+def _pools(order: ranking.Ranking) -> tuple[np.ndarray, np.ndarray]:
+  """Where the pool of each entry starts, and the size of each row's pool."""
+  rows = np.array(order.pools.rows)
+  if order.pools.kind == "one":
+    lengths = rows.sum(keepdims=True)
+  else:
+    lengths = rows if order.pools.kind == "arrays" else np.ones(rows.sum(), int)
+  sizes = lengths * order.pools.width
+  starts = np.repeat(np.cumsum(sizes) - sizes, sizes).astype(np.int32)
+  return starts, np.repeat(sizes, lengths).astype(np.int32)

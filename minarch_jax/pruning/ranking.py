@@ -17,6 +17,8 @@ from minarch_jax.types import Array, Masks, Params
 
 Scope = str | Mapping[str, float]
 
+TABLE_WIDTH = 128  # a cache line of keys times eight; small layers pad little
+
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
@@ -38,19 +40,20 @@ class Ranking:
   """Everything `masks_at` needs to make the masks of any sparsity.
 
   Attributes:
-    keys: uint32 [pools, n] for each layer, the order of its groups, 0 = gone.
-    sizes: int32 number of groups that exist, in each pool of each layer.
+    keys: uint32 table of the groups of all layers, 0 = gone; the order.
+    sizes: int32 number of groups that exist, of each row of an N:M
+      granularity, else of each layer.
     density: float32 [L], (sum of dimensions) / (their product), for ERK.
     alive: which entries of each leaf are there before pruning.
-    plan, pools: what is static; how many pools each layer has.
+    plan, pools: what is static, and how the table is laid out.
   """
 
-  keys: tuple[jax.Array, ...]
+  keys: jax.Array
   sizes: Array
   density: Array
   alive: tuple[jax.Array, ...]
   plan: Plan = flax.struct.field(pytree_node=False)
-  pools: tuple[int, ...] = flax.struct.field(pytree_node=False)
+  pools: selection.Pools = flax.struct.field(pytree_node=False)
 
 
 def rank(
@@ -91,8 +94,8 @@ def rank(
   keys, sizes, densities = [], [], []
   for layer in plan.layers:
     score, here = plan.granularity.group(layer, leaves, alive, pool)
+    keys.append(selection.sort_keys(score, here))
     rows = score.shape[0] if plan.granularity.rows else 1
-    keys.append(selection.sort_keys(score, here).reshape(rows, -1))
     sizes.append(np.full(rows, score.size // rows, np.int32))
     if within is not None:
       _, existing = plan.granularity.group(layer, leaves, exists, pool)
@@ -102,14 +105,23 @@ def rank(
   module = np if within is None else jnp
   if masks is None and within is None:
     alive = [jnp.ones((), bool) for _ in alive]
+  pools = _pools(plan, [key.size for key in keys], keys[0].shape[-1])
   return Ranking(
-    tuple(keys),
+    selection.lay_out(pools, keys),
     module.concatenate(sizes),
     module.stack(densities),
     tuple(alive),
     plan,
-    tuple(len(key) for key in keys),
+    pools,
   )
+
+
+def _pools(plan: Plan, sizes: Sequence[int], last: int) -> selection.Pools:
+  """Says who competes; `last` is the length of an N:M row."""
+  if plan.granularity.rows:
+    return selection.Pools(tuple(sizes), last, "rows")
+  kind = "one" if scopes.SCOPES[plan.scope].pooled else "arrays"
+  return selection.Pools(tuple(sizes), min(max(sizes), TABLE_WIDTH), kind)
 
 
 def masks_at(ranking: Ranking, sparsity: float | Array) -> Masks:
@@ -124,19 +136,18 @@ def masks_at(ranking: Ranking, sparsity: float | Array) -> Masks:
     ValueError: a known sparsity outside [0, 1).
   """
   counting.check(sparsity)
-  plan = ranking.plan
-  shared = scopes.SCOPES[plan.scope].pooled and not plan.granularity.rows
   kept = kept_groups(ranking, sparsity)
-  marks = selection.keep_largest(ranking.keys, jnp.asarray(kept), shared)
+  marks = selection.keep_largest(ranking.keys, kept, ranking.pools)
   return masks_of(ranking, marks)
 
 
-def masks_of(ranking: Ranking, marks: Sequence[jax.Array]) -> Masks:
-  """Turns marks of kept groups, [pools, n] for each layer, into masks."""
+def masks_of(ranking: Ranking, marks: jax.Array) -> Masks:
+  """Turns a table of marks, 1 = kept, into masks."""
   plan = ranking.plan
   masks: list[Any] = [None] * len(ranking.alive)
-  for layer, mark in zip(plan.layers, marks, strict=True):
-    for leaf, cut in plan.granularity.expand(layer, mark).items():
+  parts = selection.take_apart(ranking.pools, marks)
+  for layer, part in zip(plan.layers, parts, strict=True):
+    for leaf, cut in plan.granularity.expand(layer, part).items():
       masks[leaf] = cut if masks[leaf] is None else masks[leaf] & cut
   masks = [
     alive if mask is None else mask & alive
@@ -145,22 +156,26 @@ def masks_of(ranking: Ranking, marks: Sequence[jax.Array]) -> Masks:
   return jax.tree.unflatten(plan.treedef, masks)
 
 
-def kept_groups(ranking: Ranking, sparsity: float | Array) -> Array:
-  """Counts the groups kept by each pool."""
+def kept_groups(ranking: Ranking, sparsity: float | Array) -> jax.Array:
+  """Counts the groups kept by each pool: int32 [pools]."""
   plan, sizes = ranking.plan, ranking.sizes
   if plan.granularity.rows:
     scope = scopes.pool_shares
   else:
     scope = scopes.SCOPES[plan.scope].kept
-  kept = scope(sizes, ranking.density, sparsity)
+  kept = jnp.reshape(scope(sizes, ranking.density, sparsity), -1)
   if any(own is not None for own in plan.sparsities):
-    ends = np.cumsum(ranking.pools)
-    parts = jnp.split(jnp.asarray(kept), ends[:-1])
-    sizes = jnp.split(jnp.asarray(sizes), ends[:-1])
+    ends = np.cumsum(ranking.pools.counts)[:-1]
+    parts = zip(
+      jnp.split(kept, ends),
+      jnp.split(jnp.asarray(sizes), ends),
+      plan.sparsities,
+      strict=True,
+    )
     kept = jnp.concatenate(
       [
-        part if own is None else scope(size, ranking.density, own)
-        for part, size, own in zip(parts, sizes, plan.sparsities, strict=True)
+        part if own is None else jnp.asarray(scope(size, ranking.density, own))
+        for part, size, own in parts
       ]
     )
   return kept

@@ -8,6 +8,7 @@ over seeds, where a sort does not: LeNet-300-100 (266,200 weights), one level,
 """
 
 from collections.abc import Callable, Sequence
+import dataclasses
 
 import jax
 from jax import lax
@@ -34,65 +35,108 @@ def sort_keys(scores: Array, alive: Array) -> jax.Array:
   return jnp.where(alive, keys, jnp.uint32(GONE))
 
 
-def keep_largest(
-  keys: Sequence[Array], kept: Array, shared: bool
-) -> list[jax.Array]:
+@dataclasses.dataclass(frozen=True)
+class Pools:
+  """How the entries of several arrays lie in one table, and who competes.
+
+  Arrays are cut into rows of `width` one after the other, the last padded with
+  GONE, so that one comparison and count serves them all.
+
+  Attributes:
+    sizes: entries of each array.
+    width: of the table.
+    kind: "one" pool of all entries, a pool for each of the "arrays", or for
+      each of the "rows", which then are not padded.
+  """
+
+  sizes: tuple[int, ...]
+  width: int
+  kind: str
+
+  @property
+  def rows(self) -> tuple[int, ...]:
+    """Rows of the table that each array takes."""
+    return tuple(-(-size // self.width) for size in self.sizes)
+
+  @property
+  def counts(self) -> tuple[int, ...]:
+    """Pools that each array has a share in."""
+    ones = (1,) * len(self.sizes)
+    return self.rows if self.kind == "rows" else ones
+
+
+def lay_out(pools: Pools, keys: Sequence[Array]) -> jax.Array:
+  """Lays arrays of any shape into one table [rows, width]."""
+  parts = []
+  for key, size, rows in zip(keys, pools.sizes, pools.rows, strict=True):
+    padding = rows * pools.width - size
+    parts.append(jnp.pad(key.reshape(-1), (0, padding)))
+  return jnp.concatenate(parts).reshape(-1, pools.width)
+
+
+def take_apart(pools: Pools, table: jax.Array) -> list[jax.Array]:
+  """Undoes `lay_out`, up to the shapes of the arrays: all are flat."""
+  starts = np.cumsum([0, *pools.rows])
+  return [
+    table[start : start + rows].reshape(-1)[:size]
+    for start, rows, size in zip(starts, pools.rows, pools.sizes, strict=False)
+  ]
+
+
+def keep_largest(keys: Array, kept: Array, pools: Pools) -> jax.Array:
   """Marks the largest keys of every pool, as many as it keeps.
 
-  Among equal keys those that come later (array by array, in row-major order)
-  are kept, as after a stable ascending sort.
+  Among equal keys those that come later are kept, as after a stable ascending
+  sort.
 
   Args:
-    keys: uint32 [pools, n] each; entries with key 0 are never kept.
-    kept: int32, one number for each pool of each array, in order; a scalar
-      when shared. All other entries stay when a pool has fewer.
-    shared: whether all entries of all arrays are one pool.
+    keys: uint32 [rows, width]; entries with key 0 are never kept.
+    kept: int32 [pools]; all other entries stay when a pool has fewer.
+    pools: the table's static description.
 
   Returns:
-    bool arrays of the shapes of keys.
+    bool [rows, width].
   """
-  ends = np.cumsum([len(array) for array in keys])
-
-  def parts(values):
-    """Each array's own entries of a vector over all pools, as a column."""
-    if shared:
-      return [values] * len(keys)
-    return [part[:, None] for part in jnp.split(values, ends[:-1])]
 
   def count(marks) -> jax.Array:
-    counts = [jnp.sum(mark, 1, dtype=jnp.int32) for mark in marks]
-    return (
-      jnp.sum(jnp.concatenate(counts)) if shared else jnp.concatenate(counts)
-    )
+    counts = jnp.sum(marks, 1, dtype=jnp.int32)
+    if pools.kind == "one":
+      return jnp.sum(counts, keepdims=True)
+    if pools.kind == "rows":
+      return counts
+    return jnp.asarray(_membership(pools).T) @ counts
 
-  def at_least(bound):
-    return [k >= b for k, b in zip(keys, parts(bound), strict=True)]
+  def column(values):
+    """What a pool says, for each of its rows."""
+    if pools.kind == "arrays":
+      values = jnp.take(values, np.argmax(_membership(pools), 1))
+    return values[:, None]
 
-  kept = jnp.asarray(kept, jnp.int32)
-  bound, reached = largest(lambda b: count(at_least(b)), kept, 1, 2**32 - 2)
-  tied = [k == b for k, b in zip(keys, parts(bound), strict=True)]
-  needed = kept - (reached - count(tied))
-  positions, size = _positions(keys, shared)
-
-  def tied_from(start):
-    both = zip(tied, positions, parts(start), strict=True)
-    return [t & (p >= s) for t, p, s in both]
-
-  start, _ = largest(lambda b: count(tied_from(b)), needed, 0, size)
-  above = [k > b for k, b in zip(keys, parts(bound), strict=True)]
-  tied = tied_from(start)
-  return [jnp.logical_or(a, t) for a, t in zip(above, tied, strict=True)]
+  keys, kept = jnp.asarray(keys), jnp.asarray(kept, jnp.int32)
+  found, reached = largest(
+    lambda bounds: count(keys >= column(bounds)), kept, 1, 2**32 - 2
+  )
+  bound = column(found)
+  tied, places = keys == bound, lax.iota(jnp.uint32, keys.size)
+  places = places.reshape(keys.shape)
+  starts, _ = largest(
+    lambda starts: count(tied & (places >= column(starts))),
+    *(kept - (reached - count(tied)), 0, keys.size),
+  )
+  return (keys > bound) | (tied & (places >= column(starts)))
 
 
-def _positions(keys, shared) -> tuple[list[jax.Array], int]:
-  """The place of each entry in its pool, and a place after the last."""
-  sizes = [array.size if shared else array.shape[1] for array in keys]
-  starts = np.cumsum([0, *sizes]) if shared else np.zeros(len(keys) + 1)
-  places = [
-    lax.broadcasted_iota(jnp.uint32, array.shape, 1) + jnp.uint32(start)
-    for array, start in zip(keys, starts, strict=False)
-  ]
-  return places, int(starts[-1]) if shared else max(sizes)
+def best(scores: Array, alive: Array, count: Array) -> jax.Array:
+  """Marks the `count` best of one array's entries that are alive."""
+  keys = sort_keys(scores, alive)
+  pools = Pools((keys.size,), keys.size, "one")
+  kept = jnp.reshape(count, 1)
+  return keep_largest(keys.reshape(1, -1), kept, pools).reshape(keys.shape)
+
+
+def _membership(pools: Pools) -> np.ndarray:
+  """1 where a row of the table belongs to an array: int32 [rows, arrays]."""
+  return np.repeat(np.eye(len(pools.rows), dtype=np.int32), pools.rows, 0)
 
 
 def largest(

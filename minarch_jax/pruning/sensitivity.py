@@ -63,21 +63,23 @@ def sensitivity(
 
 def only(ranking: rankings.Ranking, layer: int) -> rankings.Ranking:
   """Restricts a ranking to its layer number `layer`; the others stay whole."""
+  one = slice(layer, layer + 1)
   pools = ranking.pools
-  start = sum(pools[:layer])
-  plan = dataclasses.replace(
-    ranking.plan,
-    layers=ranking.plan.layers[layer : layer + 1],
-    sparsities=(None,),
-    scope="layerwise",
-  )
+  first = sum(pools.counts[:layer])
+  row = sum(pools.rows[:layer])
+  kind = "rows" if pools.kind == "rows" else "arrays"
   return dataclasses.replace(
     ranking,
-    keys=ranking.keys[layer : layer + 1],
-    sizes=ranking.sizes[start : start + pools[layer]],
-    density=ranking.density[layer : layer + 1],
-    plan=plan,
-    pools=pools[layer : layer + 1],
+    keys=ranking.keys[row : row + pools.rows[layer]],
+    sizes=ranking.sizes[first : first + pools.counts[layer]],
+    density=ranking.density[one],
+    plan=dataclasses.replace(
+      ranking.plan,
+      layers=ranking.plan.layers[one],
+      sparsities=(None,),
+      scope="layerwise",
+    ),
+    pools=dataclasses.replace(pools, sizes=pools.sizes[one], kind=kind),
   )
 
 
