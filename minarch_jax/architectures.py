@@ -500,14 +500,14 @@ def _small_dnn(input_shape: Shape) -> list[Architecture]:
 
 def _small_cnn(input_shape: Shape) -> list[Architecture]:
   return _chains(
-    "cnn", "1 2 4 8 32 2-4 8-16 1-1-1 2-4-4 4-8-8 16-32-32 32-64-64"
+    "cnn", "1 2 4 8 16 64 2-4 8-16 1-1-1 2-4-4 4-8-8 16-32-32"
   )
 
 
 def _small_vit(input_shape: Shape) -> list[Architecture]:
   shapes = [(2, 1, 1), (4, 1, 1), (8, 1, 2), (16, 1, 2), (32, 1, 4)]
-  shapes += [(64, 1, 4), (8, 2, 2), (16, 2, 2), (32, 2, 4)]
-  shapes += [(8, 4, 2), (16, 4, 2), (64, 4, 4)]
+  shapes += [(64, 1, 4), (8, 2, 2), (16, 2, 2), (32, 2, 4), (64, 2, 4)]
+  shapes += [(16, 4, 2), (32, 4, 4)]
   return _vits(input_shape, patch_sizes(input_shape)[-1:], shapes)
 
 

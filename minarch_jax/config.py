@@ -66,7 +66,7 @@ class Config:
   split_seed: int = _field(0, "Seed of the train/validation split.", low=0)
 
   # Training.
-  num_epochs: int = _field(30, "Epochs of training.", low=1)
+  num_epochs: int = _field(25, "Epochs of training.", low=1)
   batch_size: int = _field(64, "Images per step.", low=1)
   optimizer: str = _field(
     "adam", "Optimizer.", choices=("adam", "adamw", "sgd")
@@ -101,13 +101,13 @@ class Config:
     choices=("global", "layerwise", "erk"),
   )
   sparsities: tuple[float, ...] = _field(
-    (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98),
+    (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95),
     "Fractions of weights removed.",
     low=0.0,
     below=1.0,
   )
   finetune_epochs: int = _field(
-    3,
+    2,
     "Epochs of training after pruning, at every sparsity including 0 "
     "(0 = one-shot only).",
     low=0,

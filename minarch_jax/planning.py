@@ -19,7 +19,7 @@ CACHE_BYTES = 48e6  # optimizer traffic of one seed's members stays near cache
 
 # Rough single-device costs; ratios decide the plan, absolutes only the
 # forecast, and neither can change a result.
-COMPILE_SECONDS = {"dnn": 0.6, "cnn": 1.2, "vit": 2.0}
+COMPILE_SECONDS = {"dnn": 2.0, "cnn": 4.0, "vit": 6.0}
 STEP_SECONDS = {"dnn": 15e-6, "cnn": 60e-6, "vit": 150e-6}  # per hidden layer
 FLOPS = {"dnn": 40e9, "cnn": 25e9, "vit": 30e9}
 BYTES_PER_SECOND = 8e9
