@@ -61,9 +61,9 @@ def sizes_covered(studies, **changes):
       ("p_learn", simulated.true_p_learn(world, "easy", "dnn")),
     ):
       hits[name].append(holds(row[f"{name}_low"], truth, row[f"{name}_high"]))
-    row = analysis.p_at(records, 0.8, CONFIG).row(0, named=True)
+    row = analysis.p_at(records, 0.93, CONFIG).row(0, named=True)
     x = np.linspace(0, 8, 8001)
-    below = simulated.true_mean(world, "easy", "dnn", x) < 0.8
+    below = simulated.true_mean(world, "easy", "dnn", x) < 0.93
     truth = 10 ** x[np.flatnonzero(below)[-1] + 1]
     hits["p_at"].append(holds(row["p_low"], truth, row["p_high"]))
     row = analysis.regime_boundaries(records, CONFIG).row(1, named=True)
@@ -132,8 +132,12 @@ def test_compression_intervals_cover():
   ids=["fine", "slow rise", "three seeds", "shapes differ"],
 )
 def test_size_intervals_cover_in_200_studies(changes):
-  for name, covered in sizes_covered(200, **changes).items():
-    assert 0.9 <= covered <= 0.985, (name, covered)
+  covered = sizes_covered(200, **changes)
+  assert min(covered.values()) >= 0.9, covered
+  # Accuracy rises through 0.93 in less than one step of the grid: p_at knows
+  # its bracket for sure, and the whole bracket is its interval.
+  del covered["p_at"]
+  assert max(covered.values()) <= 0.98, covered
 
 
 @pytest.mark.slow
@@ -148,11 +152,16 @@ def test_coarse_grids_are_covered_conservatively():
 def test_compression_intervals_cover_in_200_studies():
   fine = tuple(np.round(np.linspace(0, 0.98, 50), 3))
   covered = compression_covered(
-    200, noise=0.004, drop_power=6.0, sparsities=fine
+    200,
+    noise=0.004,
+    drop_power=6.0,
+    redundancy=0.35,
+    redundancy_per_depth=0.05,
+    sparsities=fine,
   )
-  for name in ("redundancy", "collapse", "damage", "slope"):
-    assert 0.9 <= covered[name] <= 0.985, covered
-  assert covered["free"] >= 0.95, covered
+  for name in ("redundancy", "damage", "slope"):
+    assert 0.9 <= covered[name] <= 0.98, covered
+  assert covered["collapse"] >= 0.9 and covered["free"] >= 0.95, covered
   coarse = compression_covered(200)
   assert coarse["redundancy"] >= 0.95 and coarse["free"] >= 0.95, coarse
 

@@ -20,7 +20,7 @@ def test_wilson_equals_binomtest_for_every_cell():
     expected = stats.binomtest(
       int(hits[i, j]), int(trials[i, j])
     ).proportion_ci(0.95, method="wilson")
-    assert (low[i, j], high[i, j]) == tuple(expected)
+    np.testing.assert_allclose((low[i, j], high[i, j]), tuple(expected))
 
 
 @pytest.mark.parametrize("trials", [144, 1000, 5000])

@@ -30,26 +30,26 @@ def wilson(
 ) -> tuple[Array, Array]:
   """Wilson score interval of each proportion hits / trials.
 
+  Equals scipy's binomtest(...).proportion_ci(method="wilson"), which takes
+  milliseconds per proportion; a report has thousands (Wilson 1927).
+
   Args:
     hits: [...] successes.
     trials: [...] trials; 0 gives nan.
     confidence: level.
 
   Returns:
-    low, high of the shape of `hits` (Wilson 1927; scipy's binomtest).
+    low, high of the shape of `hits`.
   """
-  hits, trials = np.broadcast_arrays(np.asarray(hits), np.asarray(trials))
-  pairs, inverse = np.unique(
-    np.stack([hits.ravel(), trials.ravel()], 1), axis=0, return_inverse=True
-  )
-  bounds = np.full((len(pairs), 2), np.nan)
-  for i, (k, n) in enumerate(pairs):
-    if n > 0:
-      bounds[i] = stats.binomtest(int(k), int(n)).proportion_ci(
-        confidence, method="wilson"
-      )
-  bounds = bounds[inverse.ravel()].reshape(*hits.shape, 2)
-  return bounds[..., 0], bounds[..., 1]
+  hits, trials = np.asarray(hits, float), np.asarray(trials, float)
+  z2 = special.ndtri((1 + confidence) / 2) ** 2
+  n = np.where(trials > 0, trials, np.nan)
+  p = hits / n
+  centre = (p + z2 / (2 * n)) / (1 + z2 / n)
+  half = np.sqrt(z2 * (p * (1 - p) + z2 / (4 * n)) / n) / (1 + z2 / n)
+  low = np.where(hits == 0, 0.0, centre - half)
+  high = np.where(hits == trials, 1.0, centre + half)
+  return np.where(trials > 0, low, np.nan), np.where(trials > 0, high, np.nan)
 
 
 def chance_hits(trials: int, num_classes: int, level: float) -> int:
@@ -268,8 +268,8 @@ def threshold(
   if not len(x):
     return math.nan, -math.inf, math.inf
   span = max(np.ptp(x), 1.0)
-  positions = np.linspace(x.min() - span, x.max() + span, 121)
-  widths = np.geomspace(0.01, 4.0, 41) * span
+  positions = np.linspace(x.min() - span, x.max() + span, 81)
+  widths = np.geomspace(0.01, 4.0, 31) * span
   edges = positions[0], positions[-1]
   for zooms_left in (2, 1, 0):
     table = _likelihood(x, k, n, level, positions, widths)
