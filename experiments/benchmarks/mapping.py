@@ -1,4 +1,4 @@
-r"""Measures how to lay populations out on this machine, and can keep the answer.
+r"""Measures how to lay populations out on a machine, and can keep the answer.
 
   python -m experiments.benchmarks.mapping --dataset=mnist --data_dir=data \
     --out=results --write
