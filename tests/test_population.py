@@ -1,0 +1,214 @@
+"""Mapping: every layout over seeds, members and devices gives the same."""
+
+import functools
+import itertools
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from minarch_jax import architectures, population
+from minarch_jax.config import Config
+from minarch_jax.models import layers
+
+KINDS = ("network", "seed", "member", "shared")
+SEEDS, MEMBERS = 8, 8
+
+
+def function(network, seed, member, shared):
+  """Reads all four kinds, has a matrix product and a loop inside."""
+
+  def step(carry, row):
+    return jnp.tanh(
+      carry @ network["w"] + row + member * shared.sum()
+    ), row @ row
+
+  carry, products = jax.lax.scan(step, network["b"], seed)
+  return {"carry": carry, "product": products.sum() + network["w"].sum()}
+
+
+@functools.cache
+def arguments():
+  rng = np.random.default_rng(0)
+
+  def draw(*shape):
+    return rng.normal(size=shape).astype(np.float32)
+
+  network = {"w": draw(SEEDS, MEMBERS, 3, 3), "b": draw(SEEDS, MEMBERS, 3)}
+  return network, draw(SEEDS, 5, 3), draw(MEMBERS), draw(4)
+
+
+@functools.cache
+def one_by_one():
+  network, seed, member, shared = arguments()
+  jitted = jax.jit(function)
+  rows = [
+    [
+      jitted(
+        {k: v[s, a] for k, v in network.items()}, seed[s], member[a], shared
+      )
+      for a in range(MEMBERS)
+    ]
+    for s in range(SEEDS)
+  ]
+  rows = [jax.tree.map(lambda *x: np.stack(x), *row) for row in rows]
+  return jax.tree.map(lambda *x: np.stack(x), *rows)
+
+
+def layouts():
+  for seeds, members in itertools.product(("vmap", "map"), repeat=2):
+    yield 1, "shard_map", "seed", seeds, members
+  for how, split in itertools.product(
+    ("shard_map", "pmap"), ("seed", "member")
+  ):
+    yield 8, how, split, "map", "vmap"
+  yield 2, "shard_map", "member", "vmap", "map"
+  yield 2, "pmap", "seed", "vmap", "map"
+
+
+def mapping_of(count, how, split, seeds, members):
+  devices = tuple(jax.local_devices()[:count])
+  return population.Mapping(
+    devices, how, seeds=seeds, members=members, split=split
+  )
+
+
+def run(mapping, kinds=KINDS, values=None, **options):
+  values = arguments() if values is None else values
+  placed = [
+    population.place(value, kind, mapping)
+    for value, kind in zip(values, kinds, strict=True)
+  ]
+  program = population.compile(function, kinds, mapping, placed, **options)
+  return jax.device_get(program.call(*placed))
+
+
+@pytest.mark.parametrize(
+  "layout", list(layouts()), ids=lambda x: "-".join(map(str, x))
+)
+def test_every_layout_equals_one_network_at_a_time(layout):
+  found = run(mapping_of(*layout))
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5),
+    found,
+    one_by_one(),
+  )
+
+
+@pytest.mark.parametrize("hot", [True, False])
+def test_donated_arguments_are_given_up_and_results_stay(hot):
+  mapping = mapping_of(2, "shard_map", "seed", "map", "vmap")
+  kinds = ("network", "shared")
+
+  def halve(network, shared):
+    return jax.tree.map(lambda leaf: leaf * shared, network)
+
+  network = arguments()[0]
+  placed = population.place(network, "network", mapping)
+  half = population.place(np.float32(0.5), "shared", mapping)
+  program = population.compile(
+    halve, kinds, mapping, (placed, half), donate=(0,), hot=hot
+  )
+  assert program.compile_seconds > 0
+  found = program.call(placed, half)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_array_equal(a, b / 2), found, network
+  )
+  assert all(leaf.is_deleted() for leaf in jax.tree.leaves(placed))
+  assert not half.is_deleted()
+
+
+@pytest.mark.parametrize("kind, axis", [("network", 0), ("seed", 0)])
+def test_each_device_holds_its_own_seeds(kind, axis):
+  mapping = mapping_of(8, "shard_map", "seed", "map", "vmap")
+  value = np.arange(16.0).reshape(8, 2)
+  placed = population.place(value, kind, mapping)
+  shards = sorted(placed.addressable_shards, key=lambda s: s.index[axis].start)
+  assert [s.data.shape for s in shards] == [(1, 2)] * 8
+  np.testing.assert_array_equal(placed, value)
+  assert population.place(value, "member", mapping).is_fully_replicated
+  assert population.place(value, "shared", mapping).is_fully_replicated
+
+
+# --- the table ---------------------------------------------------------------
+
+
+def test_the_table_has_a_row_for_every_family_and_backend():
+  families = architectures.FAMILIES
+  assert population.MAPPING.keys() == set(
+    itertools.product(families, ("cpu", "other"))
+  )
+  for seeds, members, convolution in population.MAPPING.values():
+    assert {seeds, members} <= {"vmap", "map"}
+    assert convolution in layers.CONVOLUTIONS
+
+
+@pytest.mark.parametrize("family", architectures.FAMILIES)
+def test_flags_override_the_table(family):
+  plain = population.mapping(Config(), family)
+  assert (plain.seeds, plain.members, plain.convolution) == (
+    population.MAPPING[family, "cpu"]
+  )
+  assert len(plain.devices) == jax.local_device_count() == 8
+  config = Config(
+    seed_mapping="vmap",
+    member_mapping="map",
+    convolution="im2col",
+    device_map="pmap",
+  )
+  found = population.mapping(config, family, slots=8, num_seeds=5)
+  assert found == population.Mapping(
+    plain.devices, "pmap", "vmap", "map", "im2col", "member"
+  )
+
+
+# --- starting JAX ------------------------------------------------------------
+
+COUNT = (
+  "import jax; from minarch_jax import population; population.use_cores(); "
+  "print(jax.local_device_count())"
+)
+
+
+def test_one_device_per_core_unless_the_user_chose():
+  free = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+  chosen = free | {"XLA_FLAGS": "--xla_force_host_platform_device_count=3"}
+  counts = []
+  children = [
+    subprocess.Popen(
+      [sys.executable, "-c", COUNT],
+      env=env | {"JAX_PLATFORMS": "cpu"},
+      stdout=subprocess.PIPE,
+      text=True,
+    )
+    for env in (free, chosen)
+  ]
+  for child in children:
+    text, _ = child.communicate(timeout=120)
+    counts.append(int(text))
+  assert counts == [len(os.sched_getaffinity(0)), 3]
+
+
+def test_devices_that_have_started_are_left_alone():
+  population.use_cores()
+  assert jax.local_device_count() == 8
+
+
+def test_the_cache_of_programs_is_where_the_user_wants_it(
+  tmp_path, monkeypatch
+):
+  chosen = {}
+  monkeypatch.setattr(jax.config, "update", chosen.__setitem__)
+  monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+  population.use_cache("")
+  assert not chosen
+  population.use_cache("default")
+  name = "jax_compilation_cache_dir"
+  assert chosen[name] == str(tmp_path / "minarch_jax" / "programs")
+  population.use_cache(str(tmp_path / "mine"))
+  assert chosen[name] == str(tmp_path / "mine")
+  assert not list(tmp_path.iterdir())
