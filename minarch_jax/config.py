@@ -101,7 +101,7 @@ class Config:
     choices=("global", "layerwise", "erk"),
   )
   sparsities: tuple[float, ...] = _field(
-    (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95),
+    (0.0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95),
     "Fractions of weights removed.",
     low=0.0,
     below=1.0,
@@ -118,7 +118,7 @@ class Config:
   finetune: str = _field(
     "representatives",
     "Which architectures are retrained: per family one per depth at the "
-    "minimal size, one below and one above; or all.",
+    "minimal size and one above; or all.",
     choices=("representatives", "all"),
   )
   bits: tuple[int, ...] = _field(

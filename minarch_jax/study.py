@@ -451,9 +451,8 @@ def representatives(
 ) -> list[Architecture]:
   """Chooses the architectures that are retrained, on validation alone.
 
-  Per family, along the parameter axis: the largest below the minimal
-  parameter count, the smallest at or above it of every depth, and the one
-  nearest to ten times as large (METHOD.md, step 2).
+  Per family, along the parameter axis: of every depth the smallest at or above
+  the minimal parameter count, and the one nearest to ten times as large.
   """
   if session.config.finetune == "all":
     return list(members)
@@ -467,9 +466,7 @@ def representatives(
     group = [a for a in members if a.family == family]
     group.sort(key=lambda a: a.num_params(*shape))
     limit = smallest.get(family) or group[len(group) // 2].num_params(*shape)
-    below = [a for a in group if a.num_params(*shape) < limit]
     above = [a for a in group if a.num_params(*shape) >= limit]
-    chosen += below[-1:]
     for depth in sorted({a.depth for a in above}):
       chosen += [a for a in above if a.depth == depth][:1]
     distance = [abs(np.log(a.num_params(*shape) / limit / 10)) for a in above]
