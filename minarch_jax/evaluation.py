@@ -112,9 +112,7 @@ def accuracy(model: Model, params: Params, batch: Batch) -> jax.Array:
   Returns:
     float32 [S].
   """
-  chunks = jax.tree.map(
-    jnp.asarray, chunk(batch, min(512, len(batch.y)))
-  )
+  chunks = jax.tree.map(jnp.asarray, chunk(batch, min(512, len(batch.y))))
   evaluate = make_evaluate(model.apply)
 
   # The model knows its own sizes.
