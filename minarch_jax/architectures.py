@@ -504,7 +504,7 @@ def _small_cnn(input_shape: Shape) -> list[Architecture]:
 
 def _small_vit(input_shape: Shape) -> list[Architecture]:
   shapes = [(2, 1, 1), (4, 1, 1), (8, 1, 2), (16, 1, 2), (32, 1, 4)]
-  shapes += [(4, 2, 1), (8, 2, 2), (16, 2, 2), (32, 2, 4), (64, 2, 4)]
+  shapes += [(4, 2, 1), (8, 2, 2), (16, 2, 2), (32, 2, 4), (128, 1, 4)]
   shapes += [(8, 4, 2), (16, 4, 2)]
   return _vits(input_shape, patch_sizes(input_shape)[-1:], shapes)
 
