@@ -100,11 +100,10 @@ def keep_largest(keys: Array, kept: Array, pools: Pools) -> jax.Array:
 
   def count(marks) -> jax.Array:
     counts = jnp.sum(marks, 1, dtype=jnp.int32)
-    if pools.kind == "one":
-      return jnp.sum(counts, keepdims=True)
     if pools.kind == "rows":
       return counts
-    return jnp.asarray(_membership(pools).T) @ counts
+    counts = jnp.asarray(_membership(pools).T) @ counts
+    return counts if pools.kind == "arrays" else jnp.sum(counts, keepdims=True)
 
   def column(values):
     """What a pool says, for each of its rows."""
