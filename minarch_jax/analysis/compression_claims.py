@@ -95,7 +95,8 @@ def redundancy_reached(found: Evidence, config: Config) -> Finding:
   count, mean, deviation = statistics.moments(along)
   p = statistics.one_sided_p(mean, deviation, count, config.free_margin)
   sparsities = found.drops.sparsities
-  shown = (p < (1 - config.confidence) / 2 / n) | (sparsities == 0)
+  level = (1 - config.confidence) / 2 / n
+  shown = (p < level) | (sparsities == 0)
   free, _ = pruning_lib.bracket(sparsities, shown, count > 0)
   low = float(np.nanmax(free))
   high = float(rows["redundancy_high"].max())  # pyright: ignore
@@ -109,12 +110,29 @@ def redundancy_reached(found: Evidence, config: Config) -> Finding:
   )
   note = f"{best['architecture']} on {best['dataset']}, {best['schedule']}"
   if verdict == findings.UNDECIDED:
-    note += "; " + findings.seeds_needed(
-      best["redundancy"], low, high, claimed, findings.num_seeds(found)
+    at = int(np.argmin(np.abs(sparsities - claimed)))
+    needed = _seeds_to_show(
+      mean[:, at], deviation[:, at], config.free_margin, level
+    )
+    note += (
+      f"; about {needed} seeds would show {sparsities[at]:.0%} to be free"
+      if needed
+      else f"; no architecture seems free at {sparsities[at]:.0%}"
     )
   return Finding(
     best["redundancy"], low, high, n, verdict, unit, rests_on, note
   )
+
+
+def _seeds_to_show(
+  mean: np.ndarray, deviation: np.ndarray, margin: float, level: float
+) -> int | None:
+  """Seeds with which some drop, as it is now, would pass its t-test."""
+  for n in range(2, 1001):
+    p = statistics.one_sided_p(mean, deviation, np.full(len(mean), n), margin)
+    if (p < level).any():
+      return n
+  return None
 
 
 def _hardest_format(damage: pl.DataFrame) -> pl.DataFrame:
