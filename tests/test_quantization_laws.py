@@ -200,7 +200,7 @@ def test_constant_channels_are_exact(name, value):
 
 def test_damage_is_monotone_in_bits():
   """Mean squared error falls with every bit, and granularity refines it."""
-  params = [draw_one(seed) for seed in range(20)]
+  params = [draw_one(seed) for seed in range(10)]
 
   def error(name, granularity):
     rounds = fake(name, granularity)
@@ -213,18 +213,18 @@ def test_damage_is_monotone_in_bits():
     ]
     return np.mean(squares)
 
-  for granularity in GRANULARITIES:
-    for prefix in ("int", "uint"):
-      errors = [error(f"{prefix}{b}", granularity) for b in INTEGERS]
-      assert errors == sorted(errors)
-      assert 0 < errors[0] < 0.01 * errors[-1]
-    assert error("ternary", granularity) < error("int2", granularity)
-    assert error("ternary", granularity) < error("binary", granularity)
+  for prefix in ("int", "uint"):
+    errors = [error(f"{prefix}{b}", "group:4") for b in INTEGERS]
+    assert errors == sorted(errors)
+    assert 0 < errors[0] < 0.01 * errors[-1]
+  assert error("ternary", "group:4") < error("int2", "group:4")
+  assert error("ternary", "group:4") < error("binary", "group:4")
+
   assert error("int4", "channel") < error("int4", "tensor")
   # Made for normal numbers in large groups.
   assert error("nf4", "tensor") < error("int4", "tensor")
-  assert error("float8_e4m3", "tensor") < error("float8_e5m2", "tensor")
-  assert error("float16", "tensor") < error("bfloat16", "tensor")
+  assert error("float8_e4m3", "group:4") < error("float8_e5m2", "group:4")
+  assert error("float16", "group:4") < error("bfloat16", "group:4")
 
 
 @pytest.mark.parametrize("bits", INTEGERS)
@@ -276,8 +276,12 @@ MEMBERS = {
 SHAPE = (8, 8, 1)
 
 
-def padded_and_alone(family, roundings):
-  """Rounds a member alone and inside its parent by each of the roundings."""
+# One leaf of each kind keeps the programs small.
+LAYERS = ("hidden_1", "conv_1", "output", "query", "out", "position")
+
+
+def padded_and_alone(family, roundings, masked):
+  """Rounds a member inside its parent and alone by each of the roundings."""
   member, parent = (
     architectures.Architecture.parse(text) for text in MEMBERS[family]
   )
@@ -289,23 +293,23 @@ def padded_and_alone(family, roundings):
   def rounds(params, within):
     return [
       quantization.fake_quantize(
-        params, *r[:2], calibration=r[2], within=within
+        params,
+        *r[:2],
+        calibration=r[2],
+        within=within,
+        choose=lambda path: trees.is_weight(path) and path[-2] in LAYERS,
       )
       for r in roundings
     ]
 
-  padded = rounds(models.pad(params, spec, wide), within)
-  unmasked = rounds(models.pad(params, spec, wide), None)
-  for tree in padded + unmasked:
+  padded = rounds(models.pad(params, spec, wide), within if masked else None)
+  for tree in padded:
     outside = jax.tree.map(
       lambda p, m: np.asarray(p)[~np.asarray(m)], tree, within
     )
     assert not any(np.any(leaf) for leaf in jax.tree.leaves(outside))
-  cut = [
-    [models.unpad(tree, spec, wide) for tree in trees_of]
-    for trees_of in (padded, unmasked)
-  ]
-  return *cut, rounds(params, None)
+  inside = [models.unpad(tree, spec, wide) for tree in padded]
+  return inside, rounds(params, None)
 
 
 @pytest.mark.parametrize("family", MEMBERS)
@@ -315,20 +319,17 @@ def test_padded_equals_alone(family):
     ("int4", "channel", None),
     ("int4", "group:2", None),
     ("uint3", "tensor", None),
-    ("nf4", "channel", None),
   ]
-  masked, unmasked, alone = padded_and_alone(family, roundings)
-  assert_equal(masked, alone)
-  assert_equal(unmasked, alone)
+  assert_equal(*padded_and_alone(family, roundings, masked=False))
 
 
 def test_padded_equals_alone_for_every_calibration():
   """Up to the order of sums."""
   roundings = [(n, "channel", c) for n in ("int4",) for c in CALIBRATIONS]
   roundings += [("ternary", "tensor", None), ("uint3", "group:5", "percentile")]
-  masked, _, alone = padded_and_alone("dnn", roundings)
+  inside, alone = padded_and_alone("dnn", roundings, masked=True)
   jax.tree.map(
-    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), masked, alone
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), inside, alone
   )
 
 

@@ -71,6 +71,17 @@ def _unit(q: types.QTensor, input_scale: np.ndarray) -> np.ndarray:
   return np.where(used, scale, fine) * float(input_scale)
 
 
+def _check(apply, params, x) -> None:
+  """Raises ValueError for a network with other layers, before it is run."""
+  tapped = jax.eval_shape(lambda: activations.inputs(apply, params, x))
+  others = set(trees.weight_names(params)) - set(tapped)
+  if others or any("/attention/" in name for name in tapped):
+    raise ValueError(
+      "only dense and convolutional networks run in integers; this one has "
+      f"{', '.join(sorted(others)) or 'attention'}"
+    )
+
+
 def prepare(
   apply: activations.Apply,
   params: types.Params,
@@ -89,15 +100,11 @@ def prepare(
     ValueError: a network with other layers than these, or bits that are not a
       symmetric integer format.
   """
+  _check(apply, params, x)
   quantized = trees.quantize(params, bits, "channel")
   ranges = activations.calibrate(apply, trees.dequantize(quantized), x)
   leaves = dict(trees.leaves_with_names(quantized))
-  others = set(trees.weight_names(params)) - set(ranges)
-  if others or any("/attention/" in name for name in ranges):
-    raise ValueError(
-      "only dense and convolutional networks run in integers; this one has "
-      f"{', '.join(sorted(others)) or 'attention'}"
-    )
+
   names = list(ranges)
   steps = [_step(ranges[name]) for name in names]
   layers = []
