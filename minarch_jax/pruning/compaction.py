@@ -80,10 +80,8 @@ def task_shape(architecture: Architecture, params: Params) -> tuple[Shape, int]:
   Raises:
     ValueError: a leaf of the architecture's family is missing.
   """
-  shapes = {
-    path: np.shape(leaf)
-    for path, leaf in traverse_util.flatten_dict(params).items()
-  }
+  leaves: dict[Any, Any] = dict(traverse_util.flatten_dict(params))
+  shapes = {path: np.shape(leaf) for path, leaf in leaves.items()}
   first = {"dnn": "hidden_0", "cnn": "conv_0", "vit": "embed"}
   for path in ((first[architecture.family], "kernel"), ("output", "bias")):
     if path not in shapes:
