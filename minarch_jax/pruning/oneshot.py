@@ -60,8 +60,15 @@ def prune(
   if spec is not None:
     outputs = {"/".join(leaf.path): leaf.outputs for leaf in spec.leaves}
   known = context.Context(
-    *(params, key, loss, batch, apply, input_shape, activations),
-    *(outputs, movement),
+    params,
+    key=key,
+    loss=loss,
+    batch=batch,
+    apply=apply,
+    input_shape=input_shape,
+    activations=activations,
+    outputs=outputs,
+    movement=movement,
   )
   criteria.check_needs(criterion, known)
 
