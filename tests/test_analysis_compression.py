@@ -54,7 +54,7 @@ def phases(accuracy, **options):
 SURE = {
   0.0: [0.95] * 5,
   0.5: [0.949, 0.950, 0.948, 0.949, 0.950],
-  0.7: [0.935, 0.945, 0.925, 0.945, 0.945],  # a point lost, on average
+  0.7: [0.937, 0.947, 0.927, 0.950, 0.949],  # 0.8 points lost, on average
   0.9: [0.6, 0.62, 0.61, 0.6, 0.63],
   0.98: [0.1, 0.12, 0.11, 0.1, 0.13],
 }
@@ -64,7 +64,7 @@ def test_phases_begin_where_they_should():
   row = phases(SURE)
   assert row["redundancy"] == 0.5  # 0.7 may be free, but it is not shown
   assert row["redundancy_low"] <= 0.5 < row["redundancy_high"] <= 0.9
-  assert 0.5 <= row["crossing"] <= 0.7
+  assert 0.7 <= row["crossing"] <= 0.9
   assert row["collapse_at"] == 0.98 == row["collapse_high"]
   assert 0.9 < row["collapse_low"] < 0.98
   assert row["n_seeds"] == 5 and row["free_margin"] == CONFIG.free_margin

@@ -70,6 +70,7 @@ def test_tests_equal_scipy():
   [
     (0.0, 0.0, 5, 0.0),  # exactly no drop in every seed: shown to be free
     (0.02, 0.0, 5, 1.0),
+    (0.01, 0.0, 5, 1.0),  # at the margin is not below it
     (0.0, np.nan, 1, 1.0),  # one seed shows nothing
   ],
 )
