@@ -290,6 +290,15 @@ def test_search_is_pure_and_resumes():
   assert widths[-1] < np.inf and widths[0] == np.inf
 
 
+def test_search_stops_when_the_grid_says_no_more():
+  quiet = simulated.World(**ONE, **LEAN, num_architectures=32, sigma=0.001)
+  step, _ = searched(grid_of(quiet), CONFIG)
+  assert step.reason == "the interval is one step of the grid"
+  assert step.trained <= 24
+  wide, _ = searched(grid_of(quiet), CONFIG, relative_width=1.0)
+  assert wide.trained <= step.trained and wide.width <= 1.0
+
+
 @pytest.mark.parametrize(
   ("decades", "status"),
   [((0.5, 2.0), "below grid"), ((-3.0, -1.0), "above grid")],
