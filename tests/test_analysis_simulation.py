@@ -247,6 +247,12 @@ def searched(networks, config, relative_width=0.1):
     done = pl.concat([done, new])
 
 
+def width(row, sizes):
+  """Width of an interval in log P; an open side ends with the grid."""
+  low, high = row["p_min_low"], row["p_min_high"]
+  return np.log((high or sizes.max()) / (low or sizes.min()))
+
+
 def search_outcomes(studies, **changes):
   shares, covered, ratios = [], [], []
   for world, records in play(studies, num_architectures=32, **changes):
@@ -257,10 +263,8 @@ def search_outcomes(studies, **changes):
     found = step.found
     covered.append(holds(found["p_min_low"], truth, found["p_min_high"]))
     shares.append(step.trained / len(records.networks))
-    ratios.append(
-      np.log(found["p_min_high"] / found["p_min_low"])
-      / np.log(full["p_min_high"] / full["p_min_low"])
-    )
+    sizes = records.networks["params"]
+    ratios.append(width(found, sizes) / width(full, sizes))
   return np.array(shares), np.mean(covered), np.array(ratios)
 
 
