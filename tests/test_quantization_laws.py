@@ -2,6 +2,7 @@
 
 import functools
 
+from flax import traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -69,19 +70,22 @@ def test_one_arithmetic(name, granularity):
   trees_of_seeds = [draw_one(seed) for seed in range(2)]
   stack = jax.tree.map(lambda *leaves: np.stack(leaves), *trees_of_seeds)
   options = {"bits": name, "granularity": granularity}
-  mapped = jax.vmap(functools.partial(quantization.fake_quantize, **options))
-  stacked = mapped(stack)
+  stored = functools.partial(quantization.quantize, **options)
+  rounds = functools.partial(quantization.fake_quantize, **options)
+  both = jax.jit(lambda one, many: (stored(one), jax.vmap(rounds)(many)))
   for i, params in enumerate(trees_of_seeds):
+    jitted, stacked = both(params, stack)
     alone = fake(name, granularity)(params)
     assert_equal(jax.tree.map(lambda leaf, i=i: leaf[i], stacked), alone)
-  eager = quantization.quantize(params, **options)
+  eager = stored(params)
   assert_equal(quantization.dequantize(eager), alone)
-  jitted = jax.jit(functools.partial(quantization.quantize, **options))(params)
   assert_equal(jitted, eager)
 
 
-@pytest.mark.parametrize("calibration", CALIBRATIONS)
-@pytest.mark.parametrize("name", ["int4", "uint3"])
+@pytest.mark.parametrize(
+  "name, calibration",
+  [("int4", calibration) for calibration in CALIBRATIONS] + [("uint3", "mse")],
+)
 def test_one_arithmetic_for_every_calibration(name, calibration):
   params = draw_one()
   alone = fake(name, "channel", calibration)(params)
@@ -286,7 +290,13 @@ def padded_and_alone(family, roundings, masked):
     architectures.Architecture.parse(text) for text in MEMBERS[family]
   )
   spec, wide = member.spec(SHAPE, 3), parent.spec(SHAPE, 3)
-  params = models.make_model(member, SHAPE, 3).init(jax.random.key(1))
+  rng = np.random.default_rng(1)
+  params = traverse_util.unflatten_dict(
+    {
+      leaf.path: rng.normal(size=spec.shape(leaf)).astype(np.float32)
+      for leaf in spec.leaves
+    }
+  )
   within = models.width_masks(wide, member.sizes(SHAPE, 3))
 
   @jax.jit
