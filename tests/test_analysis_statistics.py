@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import optimize, stats
 
-from minarch_jax.analysis import statistics
+from minarch_jax.analysis import monotone, statistics
 
 
 def test_wilson_equals_binomtest_for_every_cell():
@@ -121,7 +121,7 @@ def test_isotonic_rows_equal_scipy_one_by_one(increasing):
   rng = np.random.default_rng(0)
   rows = rng.normal(size=(50, 9))
   weights = rng.uniform(0.5, 2, 9)
-  fitted = statistics.isotonic(rows, weights, increasing)
+  fitted = monotone.isotonic(rows, weights, increasing)
   for row, fit in zip(rows, fitted, strict=True):
     expected = optimize.isotonic_regression(
       row, weights=weights, increasing=increasing
@@ -134,7 +134,7 @@ def test_threshold_finds_a_known_place():
   p = 1 / (1 + np.exp(-(x - 3) / 0.4))
   trials = np.full(60, 200.0)
   for level in (0.5, 0.95):
-    where, low, high = statistics.threshold(
+    where, low, high = monotone.threshold(
       x, np.round(p * 200), trials, level, 0.95
     )
     truth = 3 + 0.4 * np.log(level / (1 - level))
@@ -145,14 +145,14 @@ def test_threshold_finds_a_known_place():
 def test_threshold_of_separated_and_one_sided_data():
   x = np.arange(6.0)
   step = np.array([0, 0, 0, 5, 5, 5.0])
-  where, low, high = statistics.threshold(x, step, np.full(6, 5.0), 0.5, 0.95)
+  where, low, high = monotone.threshold(x, step, np.full(6, 5.0), 0.5, 0.95)
   assert 2 < where < 3 and low < 2.1 and high > 2.9
   every = np.full(6, 5.0)
-  where, low, _ = statistics.threshold(x, every, every, 0.95, 0.95)
+  where, low, _ = monotone.threshold(x, every, every, 0.95, 0.95)
   assert where == low == -np.inf
-  where, _, high = statistics.threshold(x, 0 * every, every, 0.95, 0.95)
+  where, _, high = monotone.threshold(x, 0 * every, every, 0.95, 0.95)
   assert where == high == np.inf
-  assert np.isnan(statistics.threshold(x[:0], x[:0], x[:0], 0.5, 0.95)[0])
+  assert np.isnan(monotone.threshold(x[:0], x[:0], x[:0], 0.5, 0.95)[0])
 
 
 def test_partial_spearman_is_spearman_without_a_confounder():

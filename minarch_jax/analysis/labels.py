@@ -6,7 +6,7 @@ import dataclasses
 import numpy as np
 import polars as pl
 
-from minarch_jax.analysis import judgement, statistics, tables
+from minarch_jax.analysis import judgement, monotone, statistics, tables
 from minarch_jax.config import Config
 
 ARCHITECTURE = ("dataset", "family", "architecture", "depth", "params")
@@ -153,7 +153,7 @@ def regime_boundaries(
       ("unstable|learning", stable | True, stable * 1.0, np.ones(len(x))),
       ("learning|overfitting", stable, over, seeds),
     ):
-      place = statistics.threshold(
+      place = monotone.threshold(
         x[used], beyond[used], trials[used], 0.5, config.confidence
       )
       rows.append(

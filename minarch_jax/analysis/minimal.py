@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 
-from minarch_jax.analysis import judgement, statistics, tables
+from minarch_jax.analysis import judgement, monotone, statistics, tables
 from minarch_jax.analysis import labels as labels_lib
 from minarch_jax.config import Config
 
@@ -267,10 +267,10 @@ def judge(
   trust = np.maximum.reduceat(
     np.where(winner & known, 1.0, 1e-6), starts, axis=1
   )
-  fitted = statistics.isotonic(best, 1.0)
+  fitted = monotone.isotonic(best, 1.0)
   plateau = fitted[:, -1]
   if target is None:
-    noise = statistics.isotonic(spread, trust, increasing=False)
+    noise = monotone.isotonic(spread, trust, increasing=False)
     bad = (fitted < plateau[:, None] - config.eps_accuracy - TIE) | (
       noise > config.eps_sigma**2 + TIE
     )
@@ -338,7 +338,7 @@ def shape_residuals(family: Grid, mean: Array, config: Config) -> Array:
   noise does not explain; [0] when it explains all.
   """
   zero = np.zeros(1)
-  fit = statistics.isotonic(mean[None], 1.0)[0]
+  fit = monotone.isotonic(mean[None], 1.0)[0]
   top = fit >= fit[-1] - config.eps_accuracy - TIE
   residual = (mean - fit)[top]
   freedom = top.sum() - len(np.unique(fit[top]))
@@ -365,7 +365,7 @@ def p_learn(rows: pl.DataFrame, config: Config) -> dict:
   )
   x = np.log10(counts["params"].to_numpy())
   where = labels_lib.located(
-    *statistics.threshold(
+    *monotone.threshold(
       x,
       counts["learned"].to_numpy().astype(float),
       counts["n"].to_numpy().astype(float),

@@ -97,7 +97,9 @@ def next_trainings(
     sizes = np.log([candidates[name] for name in inside])
     ends = np.log(_bracket(order, found, candidates))
     nearest = inside[int(np.argmin(np.abs(sizes - ends.mean())))]
-    return step([nearest], first, f"bisection, untrained sizes left: {len(inside)}")
+    return step(
+      [nearest], first, f"bisection, untrained sizes left: {len(inside)}"
+    )
   fit = minimal.replicates(grid, config, None)
   open_ = _straddled(grid, fit, config)
   confirm = [
