@@ -87,12 +87,11 @@ def report(config: config_lib.Config, start: float) -> None:
   print(f"  took     {time.monotonic() - start:.0f} s")
 
 
-def show(frame, config: config_lib.Config) -> None:
+def show(frame) -> None:
   """Prints a table whole, without the columns that repeat the thresholds."""
   import polars as pl
 
   with pl.Config(
     tbl_rows=-1, tbl_cols=-1, tbl_width_chars=160, float_precision=4
   ):
-    hidden = [c for c in frame.columns if hasattr(config, c)]
-    print(frame.drop(hidden, strict=False))
+    print(frame.drop(config_lib.THRESHOLDS, strict=False))

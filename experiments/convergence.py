@@ -21,7 +21,7 @@ def stage(settings: config.Config) -> None:
     ("convergence phases (epochs)", analysis.convergence_phases),
   ):
     print(f"\n{title}")
-    common.show(make(found, settings), settings)
+    common.show(make(found, settings))
 
 
 if __name__ == "__main__":

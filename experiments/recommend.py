@@ -51,7 +51,7 @@ def stage(settings: config.Config) -> None:
     f"{first['best_accuracy']:.4f}; wanted of a new seed: "
     f"{'the most' if target is None else format(target, '.4f')}"
   )
-  common.show(frame.select(recommendation.SHOWN), settings)
+  common.show(frame.select(recommendation.SHOWN))
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from minarch_jax import (
   packs,
   planning,
   population,
+  records,
   tabulate,
 )
 from minarch_jax.architectures import Architecture
@@ -74,6 +75,7 @@ def train(
     dataset.num_classes,
   )
   population.use_cores()
+  population.use_cache(config.compilation_cache_dir)
   session = packs.open_session(config, dataset)
   plan = planning.plan(
     members,
@@ -90,8 +92,8 @@ def train(
       pack.architectures, trained.params, strict=True
     ):
       params.setdefault(architecture, []).append(tree)
-    curves.append(tabulate.curves(session, "", trained))
-    networks.append(tabulate.networks(session, "", trained))
+    curves.append(_typed("curves", tabulate.curves(session, "", trained)))
+    networks.append(_typed("networks", tabulate.networks(session, "", trained)))
   whole = [
     jax.tree.map(lambda *p: np.concatenate(p), *params[a]) for a in members
   ]
@@ -101,6 +103,12 @@ def train(
     pl.concat(curves).sort("architecture", "seed", "epoch"),
     pl.concat(networks).sort("family", "params", "architecture", "seed"),
   )
+
+
+def _typed(table: str, frame: pl.DataFrame) -> pl.DataFrame:
+  """Gives a table the columns that its part files have."""
+  schema = records.SCHEMAS[table]
+  return frame.select(pl.col(c).cast(t) for c, t in schema.items())
 
 
 def accuracy(
