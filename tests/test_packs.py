@@ -1,0 +1,348 @@
+"""Packs: a network in a pack is the network alone, wherever and however run."""
+
+import functools
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from minarch_jax import evaluation, models, packs, planning, training
+from minarch_jax.architectures import Architecture
+from minarch_jax.config import Config
+from minarch_jax.types import Batch, Dataset
+
+SHAPE, CLASSES = (4, 4, 1), 3
+SEEDS = (5, 0)
+CONFIG = Config(num_epochs=4, batch_size=8, learning_rate=0.01)  # 20 steps
+
+# Members of a pack, its parent, wider than it need be, and its slots.
+PACKS = {
+  "dnn": (("dnn:2-3", "dnn:7-1", "dnn:5-6"), "dnn:9-6", 4),
+  "cnn": (("cnn:1-4", "cnn:3-2"), "cnn:3-5", 3),
+  "vit": (
+    ("vit:p2-d4-l1-h2", "vit:p2-d6-l1-h3-k1-m5"),
+    "vit:p2-d8-l1-h3-k2-m9",
+    2,
+  ),
+}
+
+
+@functools.cache
+def dataset():
+  rng = np.random.default_rng(0)
+  means = rng.normal(size=(CLASSES, *SHAPE))
+
+  def split(count):
+    y = (np.arange(count) % CLASSES).astype(np.int32)
+    noise = rng.normal(size=(count, *SHAPE))
+    return Batch((means[y] + noise).astype(np.float32), y)
+
+  return Dataset("made-up", split(43), split(13), split(11), CLASSES, "0")
+
+
+def parse(text):
+  return Architecture.parse(text)
+
+
+def pack_of(family, seeds=SEEDS):
+  texts, parent, slots = PACKS[family]
+  members = tuple(map(parse, texts))
+  return planning.Pack(members, tuple(seeds), parse(parent), slots)
+
+
+def on_devices(count):
+  """Lets the engine see the first devices only."""
+  devices = jax.local_devices()[:count]
+  return mock.patch.object(jax, "local_devices", lambda: devices)
+
+
+def train(pack, config=CONFIG, devices=8):
+  with on_devices(devices):
+    return packs.train(packs.open_session(config, dataset()), pack)
+
+
+@functools.cache
+def session():
+  """One session, and so one cache of programs, for all that need no other."""
+  return packs.open_session(CONFIG, dataset())
+
+
+@functools.cache
+def reference(family):
+  """A pack as trained on eight devices, and what was carried in its parent."""
+  return watched(lambda: packs.train(session(), pack_of(family)))
+
+
+def watched(run):
+  split = packs.split_members
+  with mock.patch.object(packs, "split_members", wraps=split) as seen:
+    trained = run()
+  return trained, seen.call_args.args[0]
+
+
+@pytest.fixture
+def quick_compilation():
+  """For what trains a moment and is compared with float64's precision."""
+  jax.config.update("jax_disable_most_optimizations", True)
+  yield
+  jax.config.update("jax_disable_most_optimizations", False)
+
+
+def results(trained):
+  """What rounding moves little: the hits of a dead network hang on ties."""
+  losses = trained.curve.train.loss, trained.curve.validation.loss
+  final = [score.loss for score in trained.scores]
+  return list(map(comparable, trained.params)), losses, final
+
+
+def comparable(params):
+  """Leaves out key biases: softmax ignores them, Adam blows up their noise."""
+  return {
+    path: leaf
+    for path, leaf in models.flatten(params).items()
+    if path[-2:] != ("key", "bias")
+  }
+
+
+def assert_close(found, expected, tolerance):
+  assert jax.tree.structure(found) == jax.tree.structure(expected)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(
+      a, b, rtol=tolerance, atol=tolerance
+    ),
+    found,
+    expected,
+  )
+
+
+# --- packing invariance ------------------------------------------------------
+
+
+@functools.cache
+def slope_of(text, x64):
+  """Loss and gradient of one network; `x64` keeps the precisions apart."""
+  model = models.make_model(parse(text), SHAPE, CLASSES)
+
+  def loss(params, batch):
+    logs = jax.nn.log_softmax(model.apply(params, batch.x))
+    return -jnp.take_along_axis(logs, batch.y[:, None], 1).mean()
+
+  return jax.jit(model.init), jax.jit(jax.value_and_grad(loss))
+
+
+def trained_by_hand(text, seed, config):
+  """One network and its curve of training losses, step after step."""
+  init, slope = slope_of(text, jax.config.jax_enable_x64)  # pyright: ignore
+  params = init(training.key_for(seed, training.INIT))
+  tx = training.make_tx(config)
+  update, opt_state = jax.jit(tx.update), tx.init(params)
+  train = dataset().train
+  orders = [
+    training.data_order(seed, epoch, len(train.y), config.batch_size)
+    for epoch in range(config.num_epochs)
+  ]
+  rates = training.learning_rates(config, sum(map(len, orders)))
+  losses = []
+  for rate, indices in zip(rates, np.concatenate(orders), strict=True):
+    loss, grads = slope(params, Batch(train.x[indices], train.y[indices]))
+    losses.append(loss)
+    updates, opt_state = update(grads, opt_state, params)
+    params = jax.tree.map(
+      lambda p, u, rate=rate: p - rate * np.asarray(u), params, updates
+    )
+  return params, np.reshape(losses, (config.num_epochs, -1)).mean(1)
+
+
+def check_invariance(trained, stacked, config, tolerance):
+  pack = trained.pack
+  for i, a in enumerate(pack.architectures):
+    for j, seed in enumerate(pack.seeds):
+      params, losses = trained_by_hand(str(a), seed, config)
+      found = jax.tree.map(lambda leaf, j=j: leaf[j], trained.params[i])
+      assert_close(comparable(found), comparable(params), tolerance)
+      assert_close(trained.curve.train.loss[j, i], losses, tolerance)
+  # What training carried outside the members is exactly nothing.
+  spec = pack.parent.spec(SHAPE, CLASSES)
+  for i, a in enumerate(pack.members):
+    masks = models.width_masks(spec, a.sizes(SHAPE, CLASSES))
+    for leaf, mask in zip(
+      jax.tree.leaves(stacked), jax.tree.leaves(masks), strict=True
+    ):
+      assert leaf[:, i][:, mask].size and not leaf[:, i][:, ~mask].any()
+
+
+@pytest.mark.usefixtures("quick_compilation")
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+@pytest.mark.parametrize("family", PACKS)
+def test_members_of_a_pack_are_the_networks_alone(family, optimizer):
+  config = CONFIG.replace(optimizer=optimizer)
+  with jax.enable_x64(True):
+    found, stacked = watched(lambda: train(pack_of(family), config))
+    check_invariance(found, stacked, config, 1e-10)
+  assert found.params[0]["output"]["kernel"].dtype == np.float64
+
+
+@pytest.mark.parametrize("family", PACKS)
+def test_members_of_a_pack_are_the_networks_alone_in_float32(family):
+  found, stacked = reference(family)
+  check_invariance(found, stacked, CONFIG, 1e-4)
+  assert found.params[0]["output"]["kernel"].dtype == np.float32
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", PACKS)
+def test_sgd_in_float32(family):
+  config = CONFIG.replace(optimizer="sgd")
+  found, stacked = watched(lambda: train(pack_of(family), config))
+  check_invariance(found, stacked, config, 1e-4)
+
+
+def test_training_of_the_reference_gets_somewhere():
+  for family in PACKS:
+    curve = reference(family)[0].curve
+    assert (curve.train.loss[..., -1] < curve.train.loss[..., 0]).mean() > 0.7
+
+
+# --- layouts -----------------------------------------------------------------
+
+BOTH = {"seed_mapping": "vmap", "member_mapping": "vmap"}
+LAYOUTS = [
+  ("dnn", 1, {"seed_mapping": "vmap", "member_mapping": "map"}),
+  ("dnn", 2, {"device_map": "pmap"}),
+  ("cnn", 1, {"convolution": "stock", **BOTH}),
+  ("cnn", 8, {"convolution": "im2col", "device_map": "pmap"}),
+  pytest.param("vit", 1, BOTH, marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.usefixtures("quick_compilation")
+@pytest.mark.parametrize("family, devices, changes", LAYOUTS)
+def test_the_layout_changes_no_number(family, devices, changes):
+  found = train(pack_of(family), CONFIG.replace(**changes), devices)
+  assert_close(results(found), results(reference(family)[0]), 2e-4)
+
+
+def test_eight_devices_hold_what_does_not_divide():
+  pack = pack_of("dnn")  # two seeds of four slots
+  full = packs.padded(pack, packs.layout_of(session(), pack))
+  assert full.slots % 8 == 0 or len(full.seeds) % 8 == 0
+  found, _ = reference("dnn")
+  assert found.curve.train.loss.shape == (2, 3, 4)
+  assert found.scores.test.correct.shape == (2, 3)
+  assert [p["output"]["bias"].shape for p in found.params] == [(2, 3)] * 3
+
+
+@pytest.mark.usefixtures("quick_compilation")
+def test_a_seed_does_not_depend_on_how_many_run():
+  many = results(train(pack_of("dnn", (3, 0, 8, 5, 1))))
+  pair = results(reference("dnn")[0])
+  for place, other in ((3, 0), (1, 1)):
+    assert_close(
+      jax.tree.map(lambda leaf, i=place: leaf[i], many),
+      jax.tree.map(lambda leaf, i=other: leaf[i], pair),
+      1e-4,
+    )
+
+
+def test_equal_packs_share_their_programs():
+  found, _ = reference("dnn")
+  count = len(session().programs)
+  again = packs.train(session(), pack_of("dnn", SEEDS[::-1]))
+  assert len(session().programs) == count
+  assert again.compile_seconds == 0
+  jax.tree.map(
+    lambda a, b: np.testing.assert_array_equal(a[::-1], b),
+    results(again),
+    results(found),
+  )
+
+
+@pytest.mark.usefixtures("quick_compilation")
+def test_bfloat16_products_train_float32_parameters():
+  found = train(pack_of("dnn"), CONFIG.replace(compute_dtype="bfloat16"))
+  expected, _ = reference("dnn")
+  assert found.params[0]["output"]["kernel"].dtype == np.float32
+  loss, exact = found.scores.train.loss, expected.scores.train.loss
+  assert not np.array_equal(loss, exact)
+  np.testing.assert_allclose(loss, exact, rtol=0.1)
+
+
+# --- what comes back ---------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", PACKS)
+def test_scores_are_those_of_the_parameters_that_come_back(family):
+  trained, _ = reference(family)
+  batches = [getattr(dataset(), split) for split in packs.Scores._fields]
+  images = np.concatenate([batch.x for batch in batches])
+  ends = np.cumsum([len(batch.y) for batch in batches])[:-1]
+  for i, a in enumerate(trained.pack.architectures):
+    model = models.make_model(a, SHAPE, CLASSES)
+    apply = jax.jit(jax.vmap(model.apply, (0, None)))
+    logits = np.split(apply(trained.params[i], images), ends, axis=1)
+    for found, batch, score in zip(
+      logits, batches, trained.scores, strict=True
+    ):
+      loss, correct = evaluation.losses(
+        found, np.broadcast_to(batch.y, found.shape[:2])
+      )
+      np.testing.assert_array_equal(score.correct[:, i], correct.sum(1))
+      np.testing.assert_allclose(score.loss[:, i], loss.mean(1), rtol=1e-5)
+  curve, final = trained.curve.validation, trained.scores.validation
+  np.testing.assert_array_equal(curve.correct[..., -1], final.correct)
+  np.testing.assert_allclose(curve.loss[..., -1], final.loss, rtol=1e-5)
+
+
+@pytest.mark.usefixtures("quick_compilation")
+def test_calls_of_single_epochs_change_nothing_but_the_progress():
+  seen = []
+  with mock.patch.object(packs, "CALL_SECONDS", 0.0):
+    opened = packs.open_session(CONFIG, dataset())
+    found = packs.train(opened, pack_of("dnn"), seen.append)
+  assert seen == [1, 1, 1, 1]
+  assert_close(results(found), results(reference("dnn")[0]), 1e-4)
+
+
+@pytest.mark.parametrize("family", PACKS)
+def test_stacking_undoes_splitting(family):
+  trained, _ = reference(family)
+  stacked = packs.stack_members(trained.params, trained.pack, session())
+  slots = {leaf.shape[:2] for leaf in jax.tree.leaves(stacked)}
+  assert slots == {(len(SEEDS), trained.pack.slots)}
+  found = packs.split_members(stacked, trained.pack, session())
+  assert_close(found, trained.params, 0)
+
+
+def test_the_session_holds_every_image_once():
+  data = jax.device_get(session().data)
+  for split in packs.Scores._fields:
+    batch = getattr(dataset(), split)
+    chunks = packs.chunks_of(data, session().splits, split)
+    real = chunks.weight.reshape(-1) > 0
+    np.testing.assert_array_equal(chunks.x.reshape(-1, *SHAPE)[real], batch.x)
+    np.testing.assert_array_equal(chunks.y.reshape(-1)[real], batch.y)
+  together = packs.chunks_of(data, session().splits, "validation", "test")
+  assert together.weight.sum() == 13 + 11
+
+
+def test_a_batch_larger_than_the_training_split_is_refused():
+  with pytest.raises(ValueError, match="--batch_size=44 .* made-up .43 images"):
+    packs.open_session(CONFIG.replace(batch_size=44), dataset())
+
+
+# --- divergence --------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("quick_compilation")
+def test_a_network_that_diverges_is_data():
+  config = CONFIG.replace(
+    optimizer="sgd", learning_rate=1e6, schedule="constant"
+  )
+  trained = train(pack_of("dnn"), config)
+  bad = ~np.isfinite(trained.scores.train.loss)
+  assert bad.any()
+  for score in trained.scores:
+    assert (score.correct[bad] == 0).all()
+  assert trained.curve.train.loss.shape == (2, 3, 4)
