@@ -133,6 +133,8 @@ def test_activation_calibrations(trained):
   assert clipped["output/kernel"][1] < whole["output/kernel"][1]
   halves = activations.merge(calibrate(net.x[:128]), calibrate(net.x[128:256]))
   jax.tree.map(np.testing.assert_array_equal, halves, whole)
+  wider = activations.merge({"a": (-1.0, 2.0)}, {"a": (-3.0, 1.0)})
+  assert wider == {"a": (-3.0, 2.0)}
   # ReLU inputs are never negative, so no code is spent below 0.
   assert whole["output/kernel"][0] == 0
 
