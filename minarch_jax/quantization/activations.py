@@ -96,23 +96,13 @@ def calibrate(
   }
 
 
-def _is_range(node) -> bool:
-  return isinstance(node, tuple)
-
-
-def _wider(a: calibrations.Range, b: calibrations.Range) -> calibrations.Range:
-  return jnp.minimum(a[0], b[0]), jnp.maximum(a[1], b[1])
-
-
 def merge(first: Ranges, second: Ranges) -> Ranges:
   """Joins the ranges of two calibration batches: the wider of each."""
-  return {
-    name: (
-      jnp.minimum(low, second[name][0]),
-      jnp.maximum(high, second[name][1]),
-    )
-    for name, (low, high) in first.items()
-  }
+
+  def wider(a, b):
+    return jnp.minimum(a[0], b[0]), jnp.maximum(a[1], b[1])
+
+  return {name: wider(span, second[name]) for name, span in first.items()}
 
 
 def range_of(
