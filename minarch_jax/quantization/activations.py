@@ -33,8 +33,9 @@ def activation_format(bits: formats.Bits) -> formats.Format:
   """
   if isinstance(bits, jax.Array):
     return formats.traced_integer(jnp.clip(bits, 2, 8), symmetric=False)
-  name = _ASYMMETRIC.get(bits) if isinstance(bits, int) else None
-  name = name or formats.name_of(bits)
+  name = formats.name_of(bits)
+  if str(bits) != name:  # a plain width
+    name = _ASYMMETRIC.get(formats.FORMATS[name].bits, name)
   if formats.FORMATS[name].calibration != "absmax":
     raise ValueError(
       f"activation bits {bits!r} ({name}) are a format of weights; use 2 or "
@@ -89,7 +90,6 @@ def calibrate(
   """
   format = activation_format(bits)
   rule = calibrations.resolve(calibration, format)
-
   return {
     name: range_of(y, format, rule)
     for name, y in inputs(apply, params, x).items()

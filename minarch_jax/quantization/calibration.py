@@ -21,7 +21,9 @@ Range = tuple[jax.Array, jax.Array]
 Calibration = Callable[[jax.Array, jax.Array | None, formats.Format], Range]
 
 
-def absmax(blocks, within, format) -> Range:
+def absmax(
+  blocks: jax.Array, within: jax.Array | None, format: formats.Format
+) -> Range:
   """Covers every number: nothing is clipped."""
   if format.symmetric:
     high = jnp.max(jnp.abs(blocks), 1, keepdims=True)
@@ -57,7 +59,9 @@ def make_percentile(percent: float) -> Calibration:
   return percentile
 
 
-def mean_magnitude(blocks, within, format) -> Range:
+def mean_magnitude(
+  blocks: jax.Array, within: jax.Array | None, format: formats.Format
+) -> Range:
   """The scale of binary and ternary weights: a mean of magnitudes.
 
   Binary: the mean |w|, which minimises the squared error of sign(w) * scale
@@ -110,7 +114,9 @@ def _search(loss, blocks, format) -> Range:
   return narrowed(share)
 
 
-def mse(blocks, within, format) -> Range:
+def mse(
+  blocks: jax.Array, within: jax.Array | None, format: formats.Format
+) -> Range:
   """Searches the range with the least mean squared rounding error.
 
   Entries outside the network round to 0 without error, so they need no mask.
@@ -126,7 +132,9 @@ def mse(blocks, within, format) -> Range:
 _BINS = 1024  # of the histogram whose entropy the KL calibration compares
 
 
-def kl(blocks, within, format) -> Range:
+def kl(
+  blocks: jax.Array, within: jax.Array | None, format: formats.Format
+) -> Range:
   """Searches the range whose codes keep most of the distribution.
 
   Minimises the Kullback-Leibler divergence of the clipped histogram of the
@@ -146,8 +154,10 @@ def kl(blocks, within, format) -> Range:
     width = (high - low) / _BINS
     safe = jnp.where(width > 0, width, 1.0)
     bins = jnp.clip(((row - low) / safe).astype(jnp.int32), 0, _BINS - 1)
-    mass = jnp.zeros(_BINS).at[bins].add(weight.astype(jnp.float32))
-    centers = low + (jnp.arange(_BINS) + 0.5) * width
+    mass = (
+      jnp.zeros(_BINS, jnp.float32).at[bins].add(weight.astype(jnp.float32))
+    )
+    centers = low + (jnp.arange(_BINS, dtype=jnp.float32) + 0.5) * width
     return mass, centers
 
   mass, centers = jax.vmap(one)(rows, weights, low, high)
@@ -174,8 +184,8 @@ def _divergence(mass, centers, low, high, format) -> jax.Array:
   codes = arithmetic.encode(centers, scale, zero_point, format)
   level = format.to_raw(codes).astype(jnp.int32)
   occupied = (kept > 0).astype(jnp.float32)
-  total = jnp.zeros(256).at[level].add(kept)
-  count = jnp.zeros(256).at[level].add(occupied)
+  total = jnp.zeros(256, jnp.float32).at[level].add(kept)
+  count = jnp.zeros(256, jnp.float32).at[level].add(occupied)
   coded = occupied * (total / jnp.maximum(count, 1.0))[level]
   # An empty coded bin under clipped mass would be infinitely wrong; a ten
   # thousandth of a number instead of none makes it very wrong.
