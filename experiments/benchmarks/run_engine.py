@@ -7,6 +7,7 @@ import time
 
 START = time.perf_counter()
 
+import dataclasses  # noqa: E402
 import json  # noqa: E402
 import math  # noqa: E402
 import os  # noqa: E402
@@ -63,7 +64,8 @@ def settings(job: measure.Job) -> config.Config:
 def plan(session: packs.Session, job: measure.Job) -> list[planning.Pack]:
   """Plans a job's networks as a study would.
 
-  A job with `members` asks for one pack that repeats its only architecture.
+  The plan is that of the recipe on all of the data, whatever share is used. A
+  job with `members` asks for one pack that repeats its only architecture.
   """
   wanted = [Architecture.parse(text) for text in job["architectures"]]
   if "members" in job:
@@ -72,10 +74,16 @@ def plan(session: packs.Session, job: measure.Job) -> list[planning.Pack]:
     return [
       planning.Pack((parent,) * count, tuple(job["seeds"]), parent, count)
     ]
+  work = dataclasses.replace(
+    session.work,
+    num_train=round(session.work.num_train / job["share"]),
+    num_eval=round(session.work.num_eval / job["share"]),
+    num_epochs=measure.RECIPE["num_epochs"],
+  )
   return planning.plan(
     wanted,
     job["seeds"],
-    session.work,
+    work,
     devices=jax.local_device_count(),
     memory_limit=session.config.memory_limit * 2**30,
   )
