@@ -284,4 +284,7 @@ def _erk_density(layer: shapes.Layer, exists) -> Any:
   if len(sizes) != 4:
     split = len(sizes) - member.outputs
     sizes = [math.prod(sizes[:split]), math.prod(sizes[split:])]
-  return sum(sizes) / math.prod(sizes)
+  if exists is None:
+    return sum(sizes) / math.prod(sizes)
+  # A layer that a shallow member of a deep parent lacks has no entries.
+  return sum(sizes) / jnp.maximum(math.prod(sizes), 1)
