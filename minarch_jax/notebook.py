@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -20,9 +21,11 @@ from minarch_jax import (
   records,
   tabulate,
 )
-from minarch_jax.architectures import Architecture
+from minarch_jax.architectures import Architecture, Shape
 from minarch_jax.config import Config
-from minarch_jax.types import Batch, Dataset, Params
+from minarch_jax.types import Batch, Dataset, Params, QTensor
+
+CHUNK = 512  # images scored at a time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,10 +123,54 @@ def accuracy(
     architecture: what the parameters belong to.
     params: a tree with a leading seed axis.
     batch: x [N, H, W, C], y [N].
+
+  Raises:
+    ValueError: an empty batch, or parameters of another architecture, of one
+      network alone, or quantized.
   """
-  num_classes = params["output"]["bias"].shape[-1]
+  if not len(batch.y):
+    raise ValueError("accuracy of an empty batch; pass some images")
   shape = batch.x.shape[1:]
-  model = models.make_model(
-    architecture, (shape[0], shape[1], shape[2]), num_classes
-  )
-  return evaluation.accuracy(model, params, batch)
+  num_classes = _num_classes(architecture, params, shape)
+  score = _scorer(architecture, shape, num_classes)
+  chunks = evaluation.chunk(batch, min(CHUNK, len(batch.y)))
+  return score(params, chunks) / len(batch.y)
+
+
+def _num_classes(
+  architecture: Architecture, params: Params, input_shape: Shape
+) -> int:
+  """Reads the number of classes; raises unless all leaves fit [S, ...]."""
+  flat = models.flatten(params)
+  num_classes = (np.shape(flat.get(("output", "bias"), 0)) or (0,))[-1]
+  spec = architecture.spec(input_shape, num_classes)
+  for leaf in spec.leaves:
+    name, value = "/".join(leaf.path), flat.get(leaf.path)
+    if value is None or isinstance(value, QTensor):
+      found = "is quantized; dequantize it" if value else "is missing"
+      raise ValueError(f"leaf {name!r} of {architecture} {found}")
+    if np.shape(value)[1:] != spec.shape(leaf):
+      wanted = ", ".join(["seeds", *map(str, spec.shape(leaf))])
+      raise ValueError(
+        f"leaf {name!r} has shape {np.shape(value)}; {architecture} on images "
+        f"{tuple(input_shape)} has ({wanted}): every leaf needs a leading axis "
+        "of seeds"
+      )
+  return num_classes
+
+
+@functools.lru_cache(maxsize=32)
+def _scorer(architecture: Architecture, input_shape, num_classes: int):
+  """Compiles the correct answers of each seed, once for all later calls."""
+  model = models.make_model(architecture, input_shape, num_classes)
+  totals = evaluation.make_totals(model.apply)
+
+  def correct(params: Params, chunks: evaluation.Chunks) -> jax.Array:
+    def one(params):
+      # The model knows its own sizes.
+      sizes: Any = None
+      return totals(params, sizes, chunks, 0, chunks.y.shape[0]).correct.sum()
+
+    return jax.lax.map(one, params)
+
+  return jax.jit(correct)

@@ -418,6 +418,14 @@ BAD = {
     lambda p: quantization.quantize(p, {"conv_0/kernel": 8}),
     "bits give no width to",
   ),
+  "stacked": (
+    lambda p: quantization.dequantize(
+      jax.vmap(lambda k: quantization.quantize({"kernel": k}, 8))(
+        jnp.ones((2, 3, 4))
+      )
+    ),
+    "kernel: values of shape .2, 3, 4.* use jax.vmap",
+  ),
   "traced": (
     lambda p: jax.jit(lambda b: quantization.quantize(p, b))(8),
     "use fake_quantize",

@@ -73,9 +73,11 @@ def prune(
   criteria.check_needs(criterion, known)
 
   def cut(masks, sparsity):
-    sparse = masking.apply_masks(params, masks)
+    seen = known
+    if masks is not None:
+      seen = known._replace(params=masking.apply_masks(params, masks))
     order = ranking.rank(
-      chosen.score(known._replace(params=sparse)),
+      chosen.score(seen),
       scope,
       within,
       masks=masks,
@@ -87,8 +89,6 @@ def prune(
     )
     return ranking.masks_at(order, sparsity)
 
-  if masks is None:
-    masks = jax.tree.map(lambda _: jnp.ones((), bool), params)
   if rounds == 1:
     return cut(masks, sparsity)
   kept = 1.0 - jnp.asarray(sparsity, jnp.float32)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 import dataclasses
+import functools
 import math
 from typing import Any
 
@@ -89,27 +90,47 @@ def rank(
       fit the granularity, or trees of another structure.
   """
   plan = _plan(scores, scope, granularity, exclude, names, spec)
-  leaves = jax.tree.leaves(scores)
-  exists, alive = _entries(plan, scores, within, masks)
+  for what, given in (("within", within), ("masks", masks)):
+    if given is not None:
+      trees.check_like(what, given, scores)
+  leaves = tuple(jax.tree.leaves(scores))
+  order = _order(
+    plan,
+    pool,
+    leaves,
+    None if within is None else tuple(jax.tree.leaves(within)),
+    None if masks is None else tuple(jax.tree.leaves(masks)),
+  )
+  if within is not None:
+    return order
+  # Known from shapes alone, so that a known sparsity is counted on the host.
+  rows, lengths = order.pools.counts, np.array(order.pools.sizes)
+  sizes = np.repeat(lengths // rows, rows).astype(np.int32)
+  density = [_erk_density(layer, None) for layer in plan.layers]
+  return dataclasses.replace(order, sizes=sizes, density=np.stack(density))
+
+
+# Compiled whole: one operation after the other would take seconds to compile
+# in a notebook. Inside a compiled function this changes nothing.
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _order(plan: Plan, pool: str, leaves, within, masks) -> Ranking:
+  """Orders the groups of flat trees; see `rank`."""
+  exists, alive = _entries(plan, leaves, within, masks)
   keys, sizes, densities = [], [], []
   for layer in plan.layers:
     score, here = plan.granularity.group(layer, leaves, alive, pool)
     keys.append(selection.sort_keys(score, here))
     rows = score.shape[0] if plan.granularity.rows else 1
-    sizes.append(np.full(rows, score.size // rows, np.int32))
-    if within is not None:
-      _, existing = plan.granularity.group(layer, leaves, exists, pool)
-      existing = existing.reshape(rows, -1)
-      sizes[-1] = jnp.sum(existing, 1, dtype=jnp.int32)
+    _, existing = plan.granularity.group(layer, leaves, exists, pool)
+    sizes.append(jnp.sum(existing.reshape(rows, -1), 1, dtype=jnp.int32))
     densities.append(_erk_density(layer, None if within is None else exists))
-  module = np if within is None else jnp
   if masks is None and within is None:
     alive = [jnp.ones((), bool) for _ in alive]
   pools = _pools(plan, [key.size for key in keys], keys[0].shape[-1])
   return Ranking(
     selection.lay_out(pools, keys),
-    module.concatenate(sizes),
-    module.stack(densities),
+    jnp.concatenate(sizes),
+    jnp.stack(densities),
     tuple(alive),
     plan,
     pools,
@@ -136,7 +157,11 @@ def masks_at(ranking: Ranking, sparsity: float | Array) -> Masks:
     ValueError: a known sparsity outside [0, 1).
   """
   counting.check(sparsity)
-  kept = kept_groups(ranking, sparsity)
+  return _cut(ranking, kept_groups(ranking, sparsity))
+
+
+@jax.jit
+def _cut(ranking: Ranking, kept: jax.Array) -> Masks:
   marks = selection.keep_largest(ranking.keys, kept, ranking.pools)
   return masks_of(ranking, marks)
 
@@ -247,22 +272,16 @@ def _own_sparsities(scope, layers, paths) -> list[float | None]:
   return own
 
 
-def _entries(plan: Plan, tree, within, masks):
+def _entries(plan: Plan, leaves, within, masks):
   """Lists, leaf by leaf, which entries exist and which are still there."""
   covered = {m.leaf for layer in plan.layers for m in layer.members}
-  for what, given in (("within", within), ("masks", masks)):
-    if given is not None:
-      trees.check_like(what, given, tree)
 
   def marks(given, i, leaf):
-    mask = jnp.asarray(
-      True if given is None else jax.tree.leaves(given)[i], bool
-    )
+    mask = jnp.asarray(True if given is None else given[i], bool)
     return jnp.broadcast_to(mask, np.shape(leaf)) if i in covered else mask
 
-  leaves = list(enumerate(jax.tree.leaves(tree)))
-  exists = [marks(within, i, leaf) for i, leaf in leaves]
-  alive = [marks(masks, i, leaf) for i, leaf in leaves]
+  exists = [marks(within, i, leaf) for i, leaf in enumerate(leaves)]
+  alive = [marks(masks, i, leaf) for i, leaf in enumerate(leaves)]
   # A scalar mask says "not pruned" and stays a scalar.
   alive = [a & e if a.ndim else a for a, e in zip(alive, exists, strict=True)]
   return exists, alive

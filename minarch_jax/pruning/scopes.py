@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 import difflib
 from typing import NamedTuple
 
+import jax
 from jax import lax
 import jax.numpy as jnp
 
@@ -52,7 +53,12 @@ def _erk(sizes, density, sparsity):
   eps is found by bisection such that the total is that of `global`, except that
   each layer keeps at least one. Counts never fall as the sparsity falls.
   """
-  total = _global(sizes, density, sparsity)
+  return _spread(sizes, density, _global(sizes, density, sparsity))
+
+
+@jax.jit
+def _spread(sizes, density, total):
+  """Counts each layer's share of `total` by ERK."""
   shares = density * sizes
 
   def kept(bits):
@@ -62,7 +68,7 @@ def _erk(sizes, density, sparsity):
 
   # The bits of positive floats are in their order; infinity is the last.
   bits, _ = selection.largest(
-    lambda bits: -jnp.sum(kept(bits)), -jnp.asarray(total), 0, 0x7F7FFFFE
+    lambda bits: -jnp.sum(kept(bits)), -total, 0, 0x7F7FFFFE
   )
   low, high = kept(bits), kept(bits + jnp.uint32(1))
   # Layers that step up between two neighbouring floats do so one by one.

@@ -1,6 +1,7 @@
 """Quantize and dequantize one array: calibrate -> scale -> encode -> decode."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -54,6 +55,8 @@ def resolve_format(bits: formats.Bits) -> formats.Format:
   return formats.FORMATS[formats.name_of(bits)]
 
 
+# Compiled whole: one operation after the other takes a second in a notebook.
+@functools.partial(jax.jit, static_argnames=("name", "layout", "calibration"))
 def quantize_tensor(
   x: types.Array,
   name: str,
@@ -105,6 +108,24 @@ def pack_blocks(
   )
 
 
+def check_one(where: str, q: types.QTensor) -> None:
+  """Raises ValueError for a QTensor that was mapped over seeds."""
+  if q.scale is None:
+    return
+  shape = np.shape(q.values)
+  try:
+    expected = layouts.scale_shape(q.layout.blocks, shape)
+  except IndexError:  # fewer axes than it was quantized with
+    expected = None
+  if np.shape(q.scale) != expected:
+    raise ValueError(
+      f"{where}: values of shape {shape} with scales of shape "
+      f"{np.shape(q.scale)} are not one tensor of its layout; it has a leading "
+      "axis, as of seeds: use jax.vmap(dequantize)"
+    )
+
+
+@jax.jit
 def dequantize_tensor(q: types.QTensor) -> jax.Array:
   """Returns the real numbers a QTensor stands for, float32."""
   format, layout = formats.FORMATS[q.layout.format], q.layout.blocks
@@ -141,6 +162,11 @@ def fake_quantize_tensor(
   Returns:
     float32, bit for bit dequantize_tensor(quantize_tensor(x, ...)).
   """
+  rounds = _fake if isinstance(bits, jax.Array) else _fake_static
+  return rounds(x, bits, layout=layout, calibration=calibration, within=within)
+
+
+def _fake_quantize(x, bits, *, layout, calibration, within):
   format = resolve_format(bits)
   if not format.scaled:
     return format.decode(format.encode(jnp.asarray(x, jnp.float32)))
@@ -151,6 +177,12 @@ def fake_quantize_tensor(
   if isinstance(bits, jax.Array):
     return jnp.where(bits >= 32, x, rounded)
   return rounded
+
+
+_fake = jax.jit(_fake_quantize, static_argnames=("layout", "calibration"))
+_fake_static = jax.jit(
+  _fake_quantize, static_argnames=("bits", "layout", "calibration")
+)
 
 
 def unclipped_tensor(

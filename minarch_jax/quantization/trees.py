@@ -201,11 +201,24 @@ def quantize(
 
 
 def dequantize(params: types.Params) -> types.Params:
-  """Replaces QTensors by the float32 numbers they stand for."""
-  return jax.tree.map(
-    lambda leaf: tensors.dequantize_tensor(leaf) if is_qtensor(leaf) else leaf,
+  """Replaces QTensors by the float32 numbers they stand for.
+
+  Args:
+    params: one network's parameters; map over seeds with `jax.vmap`.
+
+  Raises:
+    ValueError: a QTensor with a leading axis.
+  """
+
+  def change(leaf, name):
+    if not is_qtensor(leaf):
+      return leaf
+    tensors.check_one(name, leaf)
+    return tensors.dequantize_tensor(leaf)
+
+  return replace_leaves(
     params,
-    is_leaf=is_qtensor,
+    {name: change(leaf, name) for name, leaf in leaves_with_names(params)},
   )
 
 
