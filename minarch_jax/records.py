@@ -6,14 +6,17 @@ a file that exists is complete; its id is the content hash of everything its
 rows depend on, so existing means done. No JAX here.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import contextlib
+import glob
 import hashlib
+import itertools
 import json
 import os
 from typing import Any, NamedTuple
 import uuid
 
+import numpy as np
 import polars as pl
 
 SCHEMA_VERSION = 1
@@ -85,14 +88,14 @@ SCHEMAS: dict[str, dict[str, Any]] = {
   },
 }
 
+NETWORK = ("run_id", "dataset", "architecture", "seed")
+NONE = "none"  # the `control` of networks that are compressed in earnest
+
 _KEYS = {
-  "networks": ("run_id", "dataset", "architecture", "seed"),
-  "curves": ("run_id", "dataset", "architecture", "seed", "epoch"),
+  "networks": NETWORK,
+  "curves": (*NETWORK, "epoch"),
   "compression": (
-    "run_id",
-    "dataset",
-    "architecture",
-    "seed",
+    *NETWORK,
     "schedule",
     "criterion",
     "scope",
@@ -182,24 +185,107 @@ def write(out: str, table: str, id: str, frame: pl.DataFrame) -> str:
 
 
 def read_table(out: str, table: str) -> pl.DataFrame:
-  """Reads a table: all parts, sorted by key, one row per key."""
-  empty = pl.DataFrame(schema=SCHEMAS[table])
-  keys = list(_KEYS[table])
+  """Reads a table: all parts, sorted by key, one row per key.
+
+  Parts hold each network's rows together, so networks are put in order, not
+  rows: twenty million epochs cost one copy of one column at a time.
+  """
+  keys, schema = _KEYS[table], SCHEMAS[table]
+  frames = [
+    _in_order(_completed(pl.read_parquet(path), schema), keys)
+    for path in _paths(out, table)
+  ]
+  whole = pl.concat([pl.DataFrame(schema=schema), *frames], rechunk=False)
+  if not len(whole):
+    return whole
+  heads = pl.concat(
+    _heads(f).with_columns(pl.col("_row") + start)
+    for f, start in zip(frames, _starts(frames), strict=True)
+  ).with_columns(_end=pl.col("_row").shift(-1, fill_value=len(whole)))
+  del frames
+  order = heads.sort(NETWORK, maintain_order=True)
+  if order.select(NETWORK).is_duplicated().any():
+    return whole.unique(keys, keep="first", maintain_order=True).sort(keys)
+  if (order["_row"] == heads["_row"]).all():
+    return whole.rechunk()
+  index = _joined(order["_row"].to_numpy(), order["_end"].to_numpy())
+  return pl.DataFrame(
+    # Taking a column out of `whole` frees it as soon as it is copied.
+    whole.drop_in_place(name).gather(index)
+    for name in schema
+  )
+
+
+def _completed(part: pl.DataFrame, schema: Mapping[str, Any]) -> pl.DataFrame:
+  """Gives a part the columns and names of today.
+
+  A column that came later is null in older parts; networks compressed in
+  earnest carry the control `none`.
+  """
+  part = part.select(
+    pl.col(name) if name in part.columns else pl.lit(None, kind).alias(name)
+    for name, kind in schema.items()
+  )
+  if "control" not in schema:
+    return part
+  return part.with_columns(pl.col("control").replace("", NONE).fill_null(NONE))
+
+
+def _in_order(part: pl.DataFrame, keys: Sequence[str]) -> pl.DataFrame:
+  """Sorts a part, and drops repeated keys, unless each network's rows already
+  stand together and in order."""
+  rest = keys[len(NETWORK) :]
+  if len(rest) == 1:
+    (name,) = rest
+    later = pl.col(name) > pl.col(name).shift()
+    if part.select((_is_new() | later).fill_null(True).all()).item():
+      return part
+  return part.unique(keys, keep="first", maintain_order=True).sort(keys)
+
+
+def _is_new() -> pl.Expr:
+  """Says whether a row belongs to another network than the row before."""
+  return pl.any_horizontal(
+    pl.col(name).ne_missing(pl.col(name).shift()) for name in NETWORK
+  )
+
+
+def _heads(part: pl.DataFrame) -> pl.DataFrame:
+  """The first row of every network and its number."""
   return (
-    pl.concat([empty, *(rows for _, rows in parts(out, table))], how="diagonal")
-    .unique(subset=keys, keep="first", maintain_order=True)
-    .sort(keys)
+    part.lazy()
+    .select(NETWORK)
+    .with_row_index("_row")
+    .filter(_is_new() | (pl.col("_row") == 0))
+    .with_columns(pl.col("_row").cast(pl.Int64))
+    .collect()
+  )
+
+
+def _starts(frames: Sequence[pl.DataFrame]) -> list[int]:
+  return [0, *itertools.accumulate(len(frame) for frame in frames)][:-1]
+
+
+def _joined(starts: np.ndarray, ends: np.ndarray) -> pl.Series:
+  """Concatenates the ranges [start, end) in order, as UInt32 row numbers."""
+  lengths = ends - starts
+  before = np.cumsum(lengths) - lengths
+  index = np.arange(lengths.sum(), dtype=np.int64)
+  index += np.repeat(starts - before, lengths)
+  return pl.Series(index.astype(np.uint32))
+
+
+def _paths(out: str, table: str) -> list[str]:
+  return sorted(
+    glob.glob(os.path.join(glob.escape(out), "records", table, "*.parquet"))
   )
 
 
 def parts(out: str, table: str) -> list[tuple[str, pl.DataFrame]]:
   """Reads the parts of a table as (id, rows in the order written)."""
-  folder = os.path.join(out, "records", table)
-  names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
   return [
-    (name.removesuffix(".parquet"), pl.read_parquet(os.path.join(folder, name)))
-    for name in names
-    if name.endswith(".parquet")
+    (os.path.basename(path).removesuffix(".parquet"), pl.read_parquet(path))
+    for path in _paths(out, table)
   ]
 
 

@@ -12,17 +12,11 @@ import simulated
 from minarch_jax import records
 
 ANALYSE = """
-import glob, json, resource, sys, time
-import polars as pl
+import json, resource, sys, time
 from minarch_jax import analysis, records
 
-def read(table):
-  parts = sorted(glob.glob(f"{sys.argv[1]}/records/{table}/*.parquet"))
-  empty = pl.DataFrame(schema=records.SCHEMAS[table])
-  return pl.read_parquet(parts) if parts else empty
-
-tables = records.Records(*(read(name) for name in records.Records._fields))
 start = time.perf_counter()
+tables = records.read(sys.argv[1])
 found = analysis.analyse(tables)
 print(json.dumps({
   "seconds": time.perf_counter() - start,

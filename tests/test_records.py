@@ -3,7 +3,7 @@
 import os
 
 import polars as pl
-import polars.testing
+from polars import testing
 import pytest
 
 import minarch_jax as ma
@@ -30,12 +30,10 @@ def test_what_is_written_is_read_back(tmp_path, table):
   path = records.write(str(tmp_path), table, "one", frame)
   assert records.exists(str(tmp_path), table, "one")
   assert path == str(tmp_path / "records" / table / "one.parquet")
-  pl.testing.assert_frame_equal(
-    getattr(records.read(str(tmp_path)), table), frame
-  )
+  testing.assert_frame_equal(getattr(records.read(str(tmp_path)), table), frame)
   ((id, found),) = records.parts(str(tmp_path), table)
   assert id == "one"
-  pl.testing.assert_frame_equal(found, frame)
+  testing.assert_frame_equal(found, frame)
 
 
 @pytest.mark.parametrize("table", TABLES)
@@ -60,7 +58,60 @@ def test_a_table_is_sorted_and_has_one_row_per_key(tmp_path, table):
   other = str(tmp_path / "other")
   records.write(other, table, "a", rows(table)[::-1])
   records.write(other, table, "z", rows(table, 3))
-  pl.testing.assert_frame_equal(records.read_table(other, table), found)
+  testing.assert_frame_equal(records.read_table(other, table), found)
+
+
+def study(out, names, table="curves", epochs=(1, 2, 3)):
+  """Writes a part per list of networks, each network's rows together."""
+  for i, part in enumerate(names):
+    frames = [
+      rows(table, len(epochs), architecture=[name] * len(epochs)).with_columns(
+        seed=pl.lit(seed, pl.Int64), epoch=pl.Series(epochs, dtype=pl.Int64)
+      )
+      for name, seed in part
+    ]
+    records.write(out, table, str(i), pl.concat(frames))
+
+
+@pytest.mark.parametrize(
+  "names",
+  [
+    [[("b", 0), ("a", 1)], [("a", 0), ("c", 0)]],  # parts interleave
+    [[("a", 0), ("a", 1)], [("b", 0)]],  # already in order
+    [[("b", 0), ("a", 1), ("b", 0)], [("a", 1), ("a", 0)]],  # repeated
+    [[("b", 0)], [("a", 0)], [("b", 0)]],
+  ],
+)
+@pytest.mark.parametrize("epochs", [(1, 2, 3), (3, 1, 2), (1, 2, 2)])
+def test_reading_equals_sorting_all_rows(tmp_path, names, epochs):
+  study(str(tmp_path), names, epochs=epochs)
+  keys = [*records.NETWORK, "epoch"]
+  every = pl.concat(
+    frame for _, frame in records.parts(str(tmp_path), "curves")
+  )
+  expected = every.unique(keys, keep="first", maintain_order=True).sort(keys)
+  found = records.read_table(str(tmp_path), "curves")
+  testing.assert_frame_equal(found, expected)
+
+
+@pytest.mark.parametrize("name", ["", None])
+def test_networks_compressed_in_earnest_have_one_name(tmp_path, name):
+  frame = rows("compression").with_columns(control=pl.lit(name, pl.String))
+  out = str(tmp_path)
+  records.write(out, "compression", "one", frame)
+  assert records.read(out).compression["control"].to_list() == ["none"] * 2
+
+
+def test_parts_from_before_a_column_are_read(tmp_path):
+  out = str(tmp_path)
+  path = records.write(out, "compression", "one", rows("compression"))
+  pl.read_parquet(path).drop("control", "macs").write_parquet(path)
+  records.write(
+    out, "compression", "two", rows("compression", control=["reinit"] * 2)
+  )
+  found = records.read(out).compression
+  assert found["control"].to_list() == ["none", "reinit"] * 2
+  assert found["macs"].to_list() == [None, 1] * 2
 
 
 SETTINGS = {
