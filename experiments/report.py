@@ -9,7 +9,7 @@ Every threshold of the analysis is a flag.
 import time
 
 from experiments import common
-from minarch_jax import config, records
+from minarch_jax import config
 
 START = time.monotonic()
 
@@ -17,17 +17,11 @@ config.define_flags("out", *config.THRESHOLDS)
 
 
 def stage(settings: config.Config) -> None:
+  config.check_writable(settings.out)
   try:
-    tables = records.read(settings.out)
+    common.report(settings, START)
   except FileNotFoundError as error:
     raise config.ConfigError(f"--out: {error}") from None
-  if tables.networks.is_empty():
-    raise config.ConfigError(
-      f"--out={settings.out}: the records hold no trained network; run "
-      f"`python -m experiments.study --out={settings.out}`"
-    )
-  config.check_writable(settings.out)
-  common.report(settings, START)
 
 
 if __name__ == "__main__":

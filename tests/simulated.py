@@ -400,7 +400,7 @@ def _compression(
     achieved_sparsity=pl.col("sparsity"),
     activation_bits=pl.lit(32, pl.Int64),
     granularity=pl.lit("element"),
-    control=pl.lit(""),
+    control=pl.lit(records.NONE),
     dead_layers=pl.lit(0, pl.Int64),
     bytes=(pl.col("params") * pl.col("bits") / 8).ceil().cast(pl.Int64),
     nonzeros=kept,

@@ -22,7 +22,7 @@ def compressed(accuracy, *, dense=0.95, bits=32, **columns):
       "scope": "global",
       "granularity": "element",
       "schedule": "oneshot",
-      "control": "",
+      "control": "none",
       "sparsity": sparsity,
       "achieved_sparsity": sparsity,
       "dead_layers": 0,
@@ -142,6 +142,7 @@ def test_empty_compression_gives_empty_tables():
     analysis.damage_slopes,
     analysis.joint_damage,
     analysis.redundancy_by_depth,
+    analysis.control_differences,
   ):
     assert make(base, CONFIG).is_empty()
 

@@ -99,7 +99,7 @@ def test_all_files_exist_and_nothing_else(built):
       *("regimes", "regime_counts", "regime_boundaries", "selected"),
       *("minimal_parameters", "convergence_phases", "pruning_phases"),
       *("redundancy", "quantization", "quantization_slopes", "claims"),
-      *("guidance", "packs", "stages"),
+      *("controls", "guidance", "packs", "stages"),
     )
   }
   files = {

@@ -6,6 +6,7 @@ import polars as pl
 
 from minarch_jax.analysis import tables as _tables
 from minarch_jax.analysis.comparison import compare
+from minarch_jax.analysis.controls import control_differences
 from minarch_jax.analysis.convergence import convergence_phases
 from minarch_jax.analysis.damage import (
   damage_slopes,
@@ -18,7 +19,7 @@ from minarch_jax.analysis.minimal import minimal_parameters, p_at
 from minarch_jax.analysis.pruning import pruning_phases, redundancy_by_depth
 from minarch_jax.analysis.recommendation import guidance, recommend
 from minarch_jax.analysis.summaries import summary
-from minarch_jax.analysis.tables import one_recipe
+from minarch_jax.analysis.tables import one_recipe, under
 from minarch_jax.analysis.verdicts import claims
 from minarch_jax.config import Config
 
@@ -26,6 +27,7 @@ __all__ = [
   "analyse",
   "claims",
   "compare",
+  "control_differences",
   "convergence_phases",
   "damage_slopes",
   "guidance",
@@ -41,6 +43,7 @@ __all__ = [
   "regime_boundaries",
   "regimes",
   "summary",
+  "under",
 ]
 
 
@@ -52,7 +55,7 @@ def analyse(
   Returns:
     The report's tables by file name: regimes, regime_boundaries,
     minimal_parameters, convergence_phases, pruning_phases, redundancy,
-    quantization, quantization_slopes, claims, guidance.
+    controls, quantization, quantization_slopes, claims, guidance.
   """
   records, _ = one_recipe(records)
   judged = outcomes(records, config)
@@ -62,6 +65,7 @@ def analyse(
     "minimal_parameters": minimal_parameters(records, config, outcomes=judged),
     "convergence_phases": convergence_phases(records, config),
     "pruning_phases": pruning_phases(records, config),
+    "controls": control_differences(records, config),
     "quantization": quantization_damage(records, config),
   }
   found["redundancy"] = redundancy_by_depth(

@@ -27,7 +27,7 @@ def paired_damage(
     architecture columns, seed, `by`, the format, damage.
   """
   records, _ = tables.one_recipe(records)
-  rows = records.compression.filter(pl.col("control") == "")
+  rows = tables.under(records.compression)
   if not by:
     first = "oneshot"
     rows = rows.filter(

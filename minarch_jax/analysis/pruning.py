@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 
+from minarch_jax import records as records_lib
 from minarch_jax.analysis import judgement, statistics, tables
 from minarch_jax.config import Config
 
@@ -39,7 +40,7 @@ def pruning_phases(
   records: tables.Records,
   config: Config = tables.DEFAULTS,
   *,
-  control: str = "",
+  control: str = records_lib.NONE,
 ) -> pl.DataFrame:
   """Finds where pruning stops being free and where accuracy collapses.
 
@@ -59,7 +60,7 @@ def pruning_phases(
   Args:
     records: the tables.
     config: thresholds.
-    control: '' for the real masks, or the name of a control.
+    control: `none` for the real masks, or the name of a control.
 
   Returns:
     One row per architecture and setting: redundancy (null for fewer than two
@@ -126,16 +127,19 @@ def learned(records: tables.Records, config: Config) -> pl.DataFrame:
 
 
 def pruning_drops(
-  records: tables.Records, config: Config, *, control: str = ""
+  records: tables.Records, config: Config, *, control: str = records_lib.NONE
 ) -> Drops:
   """Arranges the 32-bit compression rows as drops against sparsity 0."""
   records, _ = tables.one_recipe(records)
-  rows = records.compression.filter(
-    (pl.col("bits") == 32)
-    & (pl.col("activation_bits") == 32)
-    & pl.col("control").is_in(["", control])
-  ).join(learned(records, config), on=tables.NETWORK, how="inner")
-  dense = rows.filter((pl.col("sparsity") == 0) & (pl.col("control") == ""))
+  whole = records.compression.filter(
+    (pl.col("bits") == 32) & (pl.col("activation_bits") == 32)
+  )
+  networks = learned(records, config)
+  real, rows = (
+    tables.under(whole, name).join(networks, on=tables.NETWORK, how="inner")
+    for name in (records_lib.NONE, control)
+  )
+  dense = real.filter(pl.col("sparsity") == 0)
   exact = dense.group_by(*tables.NETWORK, *SETTING).agg(
     exact=pl.col("val_accuracy").mean()
   )
@@ -143,8 +147,7 @@ def pruning_drops(
     same=pl.col("val_accuracy").mean()
   )
   rows = (
-    rows.filter(pl.col("control") == control)
-    .join(exact, on=[*tables.NETWORK, *SETTING], how="left")
+    rows.join(exact, on=[*tables.NETWORK, *SETTING], how="left")
     .join(same, on=[*tables.NETWORK, "schedule"], how="left")
     .with_columns(dense=pl.coalesce("exact", "same"))
     .drop_nulls("dense")

@@ -201,7 +201,7 @@ def configurations(
 def _rows(records: tables.Records) -> pl.DataFrame:
   """Compression rows; for architectures without any, the trained networks."""
   names = [*SETTING, "seed", "val_accuracy", "test_accuracy", *COSTS]
-  real = records.compression.filter(pl.col("control") == "").select(names)
+  real = tables.under(records.compression).select(names)
   plain = records.networks.join(
     real, on=["family", "architecture"], how="anti"
   ).with_columns(

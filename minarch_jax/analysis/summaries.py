@@ -4,6 +4,7 @@ from typing import Any
 
 import polars as pl
 
+from minarch_jax.analysis import controls as controls_lib
 from minarch_jax.analysis import damage as damage_lib
 from minarch_jax.analysis import labels as labels_lib
 from minarch_jax.analysis import minimal as minimal_lib
@@ -36,6 +37,7 @@ def summary(
   labels = frame("regimes", labels_lib.regimes)
   minimal = frame("minimal_parameters", minimal_lib.minimal_parameters)
   pruned = frame("pruning_phases", pruning_lib.pruning_phases)
+  controls = frame("controls", controls_lib.control_differences)
   damage = frame("quantization", damage_lib.quantization_damage)
   if known.get("claims") is None:
     known["claims"] = verdicts.claims(records, config, **known)
@@ -44,6 +46,7 @@ def summary(
     *_best(labels),
     *_minimal(minimal),
     *_redundancy(pruned, labels),
+    *_controls(controls),
     *_damage(damage),
     _regimes(labels),
     _verdicts(known["claims"]),
@@ -106,6 +109,21 @@ def _redundancy(pruned: pl.DataFrame, labels: pl.DataFrame) -> list[str]:
       f"largest {best['redundancy']:.0%} "
       f"[{best['redundancy_low']:.0%}, {best['redundancy_high']:.0%}] "
       f"({best['architecture']}, {best['criterion']}, {best['scope']})"
+    )
+  return lines
+
+
+def _controls(controls: pl.DataFrame) -> list[str]:
+  """Says whether pruning beat the dense network of equal size."""
+  lines = []
+  for (schedule,), rows in controls.filter(
+    pl.col("control") == "small_dense"
+  ).group_by("schedule", maintain_order=True):
+    counts = dict(rows["verdict"].value_counts().iter_rows())
+    lines.append(
+      f"pruned, {schedule}, against a dense network of equal size: better at "
+      f"{counts.get(controls_lib.BETTER, 0)}, worse at "
+      f"{counts.get(controls_lib.WORSE, 0)} of {len(rows)} settings"
     )
   return lines
 

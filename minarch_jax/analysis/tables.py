@@ -12,7 +12,7 @@ from minarch_jax.config import Config
 Records = records_lib.Records
 DEFAULTS = Config()
 
-NETWORK = ("run_id", "dataset", "architecture", "seed")
+NETWORK = records_lib.NETWORK
 CHUNK = 4_000_000  # values of one curve column held at a time
 
 
@@ -41,6 +41,15 @@ def one_recipe(records: Records) -> tuple[Records, list[str]]:
   return Records(
     *(t.filter(pl.col("run_id").is_in(run_ids)) for t in records)
   ), notes
+
+
+def under(rows: pl.DataFrame, control: str = records_lib.NONE) -> pl.DataFrame:
+  """Keeps the compression rows of one control; `none` = the networks that are
+  studied, which is what records without such a column hold."""
+  if "control" not in rows.columns:
+    rows = rows.with_columns(control=pl.lit(records_lib.NONE))
+  name = pl.col("control").replace("", records_lib.NONE)
+  return rows.filter(name.fill_null(records_lib.NONE) == control)
 
 
 def with_thresholds(

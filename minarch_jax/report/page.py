@@ -67,6 +67,11 @@ SECTIONS = (
     "networks have seen equal steps.",
     ("sparsity", "redundancy"),
     {
+      "controls": "Did pruning beat its controls: a dense network of as many "
+      "parameters trained as long (small_dense), the mask found on new weights "
+      "(reinit), the mask shuffled within each layer (shuffled), weights "
+      "removed at random (random)? Differences of validation accuracy, paired "
+      "by architecture and seed.",
       "redundancy": "Redundancy averaged over the architectures of one depth.",
       "pruning_phases": "Redundancy and collapse of every architecture.",
     },
@@ -164,6 +169,7 @@ _ABOUT = (
   ("P_min", "minimal"),
   ("test accuracy", "minimal"),
   ("redundancy", "pruning"),
+  ("pruned,", "pruning"),
   ("damage", "quantization"),
   ("claims", "claims"),
 )

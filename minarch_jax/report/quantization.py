@@ -3,6 +3,7 @@
 import altair as alt
 import polars as pl
 
+from minarch_jax import analysis
 from minarch_jax.report import findings as findings_lib
 from minarch_jax.report import selection, theme
 from minarch_jax.report.findings import Figure, Findings
@@ -154,8 +155,8 @@ def pareto(findings: Findings) -> Figure | None:
   """Draws the best accuracy that fits into so many bytes, at each bits."""
   if findings.records.compression.is_empty():
     return None
-  rows = findings.records.compression.filter(
-    pl.col("control") == "", pl.col("bytes") > 0
+  rows = analysis.under(findings.records.compression).filter(
+    pl.col("bytes") > 0
   )
   where = ["dataset", "family", "architecture", "params", "criterion", "scope"]
   where += ["schedule", "sparsity", "bits", "quant_granularity"]

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import polars as pl
 
+from minarch_jax import analysis
 from minarch_jax.report.findings import Findings
 
 SCHEDULES = {
@@ -26,7 +27,7 @@ def primary(findings: Findings) -> tuple[pl.DataFrame, str, str]:
   control; networks labelled unstable go, unless nothing else is there: they
   have no accuracy to lose.
   """
-  rows = findings.records.compression.filter(control="", activation_bits=32)
+  rows = analysis.under(findings.records.compression).filter(activation_bits=32)
   rows = rows.filter(granularity=granularity(rows))
   criteria = rows["criterion"].unique().to_list()
   criterion = preferred(
