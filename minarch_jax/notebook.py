@@ -130,9 +130,11 @@ def accuracy(
   """
   if not len(batch.y):
     raise ValueError("accuracy of an empty batch; pass some images")
-  shape = batch.x.shape[1:]
-  num_classes = _num_classes(architecture, params, shape)
-  score = _scorer(architecture, shape, num_classes)
+  height, width, channels = batch.x.shape[1:]
+  shape = (height, width, channels)
+  score = _scorer(
+    architecture, shape, _num_classes(architecture, params, shape)
+  )
   chunks = evaluation.chunk(batch, min(CHUNK, len(batch.y)))
   return score(params, chunks) / len(batch.y)
 
@@ -160,7 +162,7 @@ def _num_classes(
 
 
 @functools.lru_cache(maxsize=32)
-def _scorer(architecture: Architecture, input_shape, num_classes: int):
+def _scorer(architecture: Architecture, input_shape: Shape, num_classes: int):
   """Compiles the correct answers of each seed, once for all later calls."""
   model = models.make_model(architecture, input_shape, num_classes)
   totals = evaluation.make_totals(model.apply)
