@@ -36,6 +36,7 @@ EXTRAS = {
     "hypothesis>=6.130",
     "pyright[nodejs]>=1.1.400",
     "pytest>=8.4",
+    "pytest-xdist>=3.8",
     "ruff>=0.12",
     *NOTEBOOK,
   ],

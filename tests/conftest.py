@@ -2,29 +2,51 @@
 
 JAX reads the number of CPU devices when its backend starts, so it is set here,
 before any test module is imported. Programs compiled by one run are reused by
-the next (`pytest --cache-clear` forgets them), and so are decoded images.
+the next (`pytest --cache-clear` forgets them), and so are decoded images; the
+workers of one run share both.
+
+Compiling is most of the time, and the laws are those of our arithmetic, so
+XLA is told to skip most optimizations; `pytest --optimized` compiles as users
+do. CI runs both. Programs that tests start compile as users do.
 """
 
 import os
-import sys
 
 import jax
 import pytest
 
-from minarch_jax import data
+from minarch_jax import data, population
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
+def pytest_addoption(parser):
+  parser.addoption(
+    "--optimized",
+    action="store_true",
+    help="compile with XLA's optimizations, for twice the time",
+  )
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config):
+  """One worker per core; none to wait for where one file is named."""
+  cores = len(os.sched_getaffinity(0))
+  one_file = len(config.option.file_or_dir) == 1 and ".py" in str(
+    config.option.file_or_dir[0]
+  )
+  return 0 if one_file or cores == 1 else min(cores, 8)
+
+
 def pytest_configure(config):
-  versions = f"py{sys.version_info.major}{sys.version_info.minor}"
-  programs = config.cache.mkdir(f"jax-{jax.__version__}-{versions}")
-  jax.config.update("jax_compilation_cache_dir", str(programs))
-  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-  # Tests and the programs they start leave the user's own cache alone.
-  os.environ.setdefault("MINARCH_CACHE_DIR", str(config.cache.mkdir("data")))
+  # Tests and the programs they start leave the user's own caches alone.
+  os.environ["XDG_CACHE_HOME"] = str(config.cache.mkdir("user"))
+  os.environ.pop("MINARCH_CACHE_DIR", None)
+  population.use_cache("default")
+  if not config.getoption("optimized"):
+    jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.fixture(scope="session")
