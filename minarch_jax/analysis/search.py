@@ -1,6 +1,8 @@
 """Sequential search of P_min: what to train next, from what was trained."""
 
 from collections.abc import Mapping
+import dataclasses
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,6 +12,7 @@ from minarch_jax.analysis import judgement, minimal, statistics, tables
 from minarch_jax.config import Config
 
 FIRST_SEEDS = 2  # the fewest that have a standard deviation
+CONFIRMED = 3  # the plateau and both ends of the bracket get a third seed
 
 
 class Step(NamedTuple):
@@ -22,6 +25,7 @@ class Step(NamedTuple):
     found: the row of `minimal_parameters` on what was trained.
     width: (p_min_high - p_min_low) / p_min; inf while a side is open.
     trained: networks trained so far.
+    remaining: about how many more trainings, at most, will be asked for.
   """
 
   trainings: list[tuple[str, int]]
@@ -30,6 +34,7 @@ class Step(NamedTuple):
   found: dict[str, Any]
   width: float
   trained: int
+  remaining: int
 
 
 def next_trainings(
@@ -43,7 +48,8 @@ def next_trainings(
 
   Bisection on log P: the largest candidate gives the plateau; then the middle
   of the bracket (largest size not good enough, smallest good enough) is
-  trained with two seeds until no candidate is left inside. Then the sizes
+  trained with two seeds until no candidate is left inside, and one below if
+  the interval is open there. Then the sizes
   that the bootstrap interval straddles, and the plateau, get one more seed at
   a time, up to `config.num_seeds`, until the interval is one bracket of the
   grid or narrower than `relative_width`.
@@ -69,19 +75,22 @@ def next_trainings(
     ),
     config,
   )
-  counts = dict.fromkeys(order, 0)
-  counts.update(rows["architecture"].value_counts().iter_rows())
+  seeds: dict[str, set[int]] = {name: set() for name in order}
+  for name, seed in rows.select("architecture", "seed").iter_rows():
+    seeds[name].add(seed)
+  counts = {name: len(held) for name, held in seeds.items()}
   grid = minimal.grid(rows, config)
   found = minimal.p_min(grid, config)
   width = _width(found)
 
-  def step(names, seeds, reason):
-    trainings = [
-      (name, config.first_seed + seed)
-      for name in names
-      for seed in range(counts[name], min(seeds(name), config.num_seeds))
-    ]
-    return Step(trainings, not trainings, reason, found, width, len(rows))
+  def step(names, number, reason, after=0):
+    trainings = []
+    for name in names:
+      missing = [seed for seed in config.seeds if seed not in seeds[name]]
+      wanted = max(0, min(number(name), config.num_seeds) - counts[name])
+      trainings += [(name, seed) for seed in missing[:wanted]]
+    left = max(len(trainings), after) if trainings else 0
+    return Step(trainings, not trainings, reason, found, width, len(rows), left)
 
   def first(_):
     return FIRST_SEEDS
@@ -91,15 +100,24 @@ def next_trainings(
 
   top, middle = order[-1], order[(len(order) - 1) // 2]
   if counts[top] < min(FIRST_SEEDS, config.num_seeds):
-    return step(dict.fromkeys((top, middle)), first, "plateau and middle")
+    after = FIRST_SEEDS * (2 + _bisections(len(order))) + CONFIRMED
+    return step(
+      dict.fromkeys((top, middle)), first, "plateau and middle", after
+    )
   inside = _untrained(order, counts, found, candidates)
   if inside:
     sizes = np.log([candidates[name] for name in inside])
     ends = np.log(_bracket(order, found, candidates))
     nearest = inside[int(np.argmin(np.abs(sizes - ends.mean())))]
     return step(
-      [nearest], first, f"bisection, untrained sizes left: {len(inside)}"
+      [nearest],
+      first,
+      f"bisection, untrained sizes left: {len(inside)}",
+      FIRST_SEEDS * _bisections(len(inside)) + CONFIRMED,
     )
+  anchor = _anchor(order, counts, found, candidates)
+  if anchor:
+    return step([anchor], first, "no trained size is surely too small")
   fit = minimal.replicates(grid, config, None)
   open_ = _straddled(grid, fit, config)
   confirm = [
@@ -107,8 +125,9 @@ def next_trainings(
     for name in {*_ends(order, found, candidates), top}
     if counts[name] < min(FIRST_SEEDS + 1, config.num_seeds)
   ]
+  left = sum(max(0, config.num_seeds - counts[n]) for n in {*open_, top})
   if confirm:
-    return step(sorted(confirm), another, "a third seed at the boundary")
+    return step(sorted(confirm), another, "a third seed at the boundary", left)
   if width <= relative_width:
     return step([], first, f"the interval is narrower than {relative_width}")
   if len(open_) <= 2:
@@ -117,7 +136,90 @@ def next_trainings(
   if not more:
     return step([], first, "every size in the interval has all its seeds")
   return step(
-    sorted(more), another, f"the interval straddles {len(open_)} sizes"
+    sorted(more), another, f"the interval straddles {len(open_)} sizes", left
+  )
+
+
+def _bisections(sizes: int) -> int:
+  """Sizes that bisection tries among so many."""
+  return math.ceil(math.log2(sizes + 1))
+
+
+def sweeps(step: Step, config: Config) -> list[Config]:
+  """Turns the trainings of a step into sweeps of neighbouring seeds."""
+  wanted: dict[str, list[int]] = {}
+  for name, seed in step.trainings:
+    wanted.setdefault(name, []).append(seed)
+  runs: dict[tuple[int, int], list[str]] = {}
+  for name, held in wanted.items():
+    while held:
+      count = next(
+        (i for i, s in enumerate(held) if s != held[0] + i), len(held)
+      )
+      runs.setdefault((held[0], count), []).append(name)
+      held = held[count:]
+  return [
+    dataclasses.replace(
+      config, architectures=tuple(names), first_seed=first, num_seeds=count
+    )
+    for (first, count), names in runs.items()
+  ]
+
+
+def progress(step: Step, seconds: float) -> str:
+  """Says in one line how far a search is.
+
+  Args:
+    step: the step.
+    seconds: what one training has taken so far; 0 = not known.
+  """
+  line = f"{step.trained:>4} trained  P_min {interval(step.found)}"
+  if math.isfinite(step.width):
+    line += f", relative width {step.width:.2f}"
+  line += f"; {step.reason}"
+  if step.done:
+    return line
+  line += f"; at most about {step.remaining} more"
+  return line + (f" ({step.remaining * seconds:.0f} s)" if seconds else "")
+
+
+def interval(found: Mapping[str, Any]) -> str:
+  """Writes an estimate of P_min, or why there is none."""
+  low, high = found["p_min_low"], found["p_min_high"]
+  if found["p_min"] is None and low is None and high is None:
+    return f"not bracketed ({found['status']})"
+  ends = ("open" if end is None else f"{end:,.0f}" for end in (low, high))
+  number = found["status"]
+  if found["p_min"] is not None:
+    number = f"{found['p_min']:,.0f}"
+  return f"{number} [{', '.join(ends)}]"
+
+
+def answer(step: Step, name: str, candidates: int, config: Config) -> str:
+  """Says in one paragraph what a finished search found and what it cost.
+
+  Args:
+    step: the last step.
+    name: what was searched.
+    candidates: architectures of the full grid.
+    config: thresholds and seeds of the full grid.
+  """
+  found, full = step.found, candidates * config.num_seeds
+  text = f"{name}: "
+  if found["p_min"] is None:
+    text += f"P_min is {interval(found)} among {candidates} sizes."
+  else:
+    text += (
+      f"P_min is {interval(found)} parameters at {config.confidence:.0%} "
+      f"confidence; {found['architecture']} is the smallest of {candidates} "
+      f"candidates from which on validation accuracy stays within "
+      f"{config.eps_accuracy:g} of the plateau ({found['plateau']:.4f}, "
+      f"{found['plateau_architecture']}) with a seed deviation of at most "
+      f"{config.eps_sigma:g}."
+    )
+  return (
+    f"{text} Stopped because {step.reason}, after {step.trained} trainings of "
+    f"the {full} of the full grid ({step.trained / full:.0%})."
   )
 
 
@@ -164,6 +266,16 @@ def _untrained(order, counts, found, candidates) -> list[str]:
   good = [n for n in order if counts[n] and candidates[n] > low]
   high = found["p_min"] or candidates[good[0]]
   return [n for n in order if not counts[n] and low < candidates[n] < high]
+
+
+def _anchor(order, counts, found, candidates) -> str | None:
+  """The candidate to try below all trained ones while the interval is open
+  there: about half the smallest, to be surely not good enough."""
+  least = min(candidates[name] for name in order if counts[name])
+  below = [name for name in order if candidates[name] < least]
+  if found["p_min_low"] is not None or not below:
+    return None
+  return min(below, key=lambda n: (abs(math.log(2 * candidates[n] / least)), n))
 
 
 def _ends(order, found, candidates) -> list[str]:

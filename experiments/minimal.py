@@ -1,0 +1,53 @@
+"""Finds the minimal parameters of each family with few trainings.
+
+  python -m experiments.minimal --grid=square --families=dnn --out=results/few
+  python -m experiments.minimal --dataset=mnist --data_dir=data \
+    --relative_width=0.5 --num_epochs=5 --out=results/mnist
+
+Adds architectures and seeds only where the interval of P_min straddles the
+boundary. The same command again goes on where the last one stopped.
+"""
+
+from absl import flags
+
+from experiments import common
+from minarch_jax import config
+
+config.define_flags()
+flags.DEFINE_float(
+  "relative_width",
+  0.5,
+  "Stop when the interval is narrower than this share of P_min.",
+  lower_bound=1e-6,
+)
+
+
+def stage(settings: config.Config) -> None:
+  if settings.dry_run:  # the full grid, the most that a search can train
+    common.dry_run(settings)
+    return
+  from minarch_jax import searching, study  # imports JAX
+  from minarch_jax.analysis import search
+
+  families = searching.candidates_of(settings)
+  session = study.open_session(settings)
+  answers, statistics = [], []
+  try:
+    for family, candidates in families.items():
+      print(f"\n{family}: {len(candidates)} sizes", flush=True)
+      step, lines = searching.run(
+        session,
+        settings.out,
+        candidates,
+        relative_width=flags.FLAGS.relative_width,
+      )
+      statistics += lines
+      name = f"{settings.dataset} {family}"
+      answers.append(search.answer(step, name, len(candidates), settings))
+  finally:
+    study.write_description(session, settings.out, statistics)
+  print("\n" + "\n\n".join(answers))
+
+
+if __name__ == "__main__":
+  common.run(stage)

@@ -1,0 +1,72 @@
+"""Trains what a search for the minimal parameters asks for, round by round."""
+
+from collections.abc import Callable, Mapping
+import dataclasses
+import time
+from typing import Any
+
+import polars as pl
+
+from minarch_jax import packs, records, study
+from minarch_jax.analysis import search
+from minarch_jax.config import Config
+
+Families = Mapping[str, Mapping[str, int]]
+
+
+def candidates_of(config: Config) -> Families:
+  """Lists the architectures of a configuration with their sizes, by family.
+
+  Raises:
+    ConfigError: as `study.check`.
+  """
+  found = study.check(config)
+  shape = (found.input_shape, found.num_classes)
+  families: dict[str, dict[str, int]] = {}
+  for member in study.select(config, *shape):
+    sizes = families.setdefault(member.family, {})
+    sizes[str(member)] = member.num_params(*shape)
+  return families
+
+
+def run(
+  session: packs.Session,
+  out: str,
+  candidates: Mapping[str, int],
+  *,
+  relative_width: float,
+  show: Callable[[str], Any] = print,
+) -> tuple[search.Step, list[dict[str, Any]]]:
+  """Searches one family until its interval is narrow enough.
+
+  What `out` holds of the same training recipe counts as trained, so a search
+  that was interrupted goes on where it stopped.
+
+  Args:
+    session: the data and programs; its configuration sets the thresholds.
+    out: the results directory.
+    candidates: parameter count of every architecture that may be trained.
+    relative_width: as `search.next_trainings`.
+    show: takes a line per round.
+
+  Returns:
+    The last step, and a line of engine statistics per pack.
+  """
+  config, statistics = session.config, []
+  start, before = time.monotonic(), None
+  while True:
+    networks = records.read_table(out, "networks").filter(
+      pl.col("run_id") == study.recipe_id(session),
+      pl.col("architecture").is_in(list(candidates)),
+    )
+    step = search.next_trainings(
+      networks, candidates, config, relative_width=relative_width
+    )
+    before = step.trained if before is None else before
+    new = step.trained - before
+    show(search.progress(step, (time.monotonic() - start) / max(new, 1)))
+    if step.done:
+      return step, statistics
+    for part in search.sweeps(step, config):
+      own = dataclasses.replace(session, config=part)
+      statistics += study.sweep(own, out)
