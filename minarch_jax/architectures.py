@@ -25,7 +25,9 @@ class Leaf:
   before are summed over (the fan-in). `positions` is how often the leaf is
   applied per image, so a kernel costs size * positions MACs. `gain` is the
   variance gain of its initial values (2 before a ReLU, 1 otherwise, He et al.
-  2015); 0 stands for a leaf that starts constant.
+  2015); 0 stands for a leaf that starts constant. `layer` is the number of the
+  hidden layer or block the leaf belongs to (-1 = in networks of any depth): a
+  member has the leaf if it is deeper than that.
   """
 
   path: tuple[str, ...]
@@ -33,6 +35,7 @@ class Leaf:
   outputs: int = 1
   positions: int = 1
   gain: float = 0.0
+  layer: int = -1
 
   @property
   def is_kernel(self) -> bool:
@@ -84,8 +87,9 @@ class Architecture:
     dnn  hidden widths
     cnn  channels
     vit  dim, then (heads, head_dim, mlp) for each block
-  `options` holds the rest (vit: patch size, pooling). Architectures that share
-  (family, len(widths), options), the *skeleton*, can share a parent.
+  `options` holds the rest (vit: patch size, pooling). Architectures of one
+  *skeleton* can share a parent: those of one family and equal options, and for
+  cnn of equal depth, because pooling ties the image size to the depth.
 
   `str(a)` round-trips through `Architecture.parse`.
   """
@@ -131,7 +135,18 @@ class Architecture:
 
   @property
   def skeleton(self) -> tuple:
-    return (self.family, len(self.widths), self.options)
+    depth = self.depth if self.family == "cnn" else 0
+    return (self.family, depth, self.options)
+
+  def extended(self, depth: int) -> "Architecture":
+    """Adds the layers that a deeper parent runs and this network lacks.
+
+    In a dnn they pass the last layer's outputs on, so they are as wide; in a
+    vit they add nothing to the residual stream, so they are as small as can be.
+    """
+    missing = depth - self.depth
+    more = {"dnn": self.widths[-1:], "cnn": (), "vit": (1, 1, 1)}[self.family]
+    return dataclasses.replace(self, widths=self.widths + more * missing)
 
   def spec(self, input_shape: Shape, num_classes: int) -> Spec:
     """Describes every leaf of the network on images of (H, W, C).
@@ -153,10 +168,19 @@ class Architecture:
     """
     return self.spec(input_shape, num_classes).macs
 
-  def sizes(self, input_shape: Shape, num_classes: int) -> dict[str, int]:
-    """Gives the member's true size of each unit axis."""
-    spec = self.spec(input_shape, num_classes)
-    return {axis: spec.sizes[axis] for axis in spec.unit_axes}
+  def sizes(
+    self, input_shape: Shape, num_classes: int, depth: int | None = None
+  ) -> dict[str, int]:
+    """Gives the member's true size of each unit axis.
+
+    Args:
+      input_shape, num_classes: of the images.
+      depth: of the parent, where members of several depths share it: the
+        sizes then name all of its axes, and "depth" is the member's own.
+    """
+    spec = self.extended(depth or self.depth).spec(input_shape, num_classes)
+    sizes = {axis: spec.sizes[axis] for axis in spec.unit_axes}
+    return sizes | ({} if depth is None else {"depth": self.depth})
 
 
 def parent(architectures: Iterable[Architecture]) -> Architecture:
@@ -168,12 +192,12 @@ def parent(architectures: Iterable[Architecture]) -> Architecture:
   members = list(architectures)
   if len({member.skeleton for member in members}) != 1:
     raise ValueError(
-      "a parent needs architectures of one family, depth and options; got "
-      + ", ".join(map(str, members))
+      "a parent needs architectures of one family and options, and for cnn of "
+      "one depth; got " + ", ".join(map(str, members))
     )
-  widths = tuple(
-    max(column) for column in zip(*(m.widths for m in members), strict=True)
-  )
+  depth = max(member.depth for member in members)
+  columns = zip(*(m.extended(depth).widths for m in members), strict=True)
+  widths = tuple(map(max, columns))
   return dataclasses.replace(members[0], widths=widths)
 
 
@@ -199,11 +223,13 @@ def _format_chain(architecture: Architecture) -> str:
   return "-".join(map(str, architecture.widths))
 
 
-def _dense(path, inputs, outputs, *, positions=1, gain=1.0):
+def _dense(path, inputs, outputs, *, positions=1, gain=1.0, layer=-1):
   """The two leaves of a dense layer; `inputs` and `outputs` are axis names."""
+  count = len(outputs)
+  kernel, bias = (*path, "kernel"), (*path, "bias")
   return [
-    Leaf((*path, "kernel"), inputs + outputs, len(outputs), positions, gain),
-    Leaf((*path, "bias"), outputs, len(outputs), positions),
+    Leaf(kernel, inputs + outputs, count, positions, gain, layer),
+    Leaf(bias, outputs, count, positions, layer=layer),
   ]
 
 
@@ -213,7 +239,7 @@ def _dnn_spec(a: Architecture, input_shape: Shape, num_classes: int) -> Spec:
   for i, width in enumerate(a.widths):
     axis = f"hidden_{i}"
     sizes[axis] = width
-    leaves += _dense((axis,), (previous,), (axis,), gain=2.0)
+    leaves += _dense((axis,), (previous,), (axis,), gain=2.0, layer=i)
     previous = axis
   leaves += _dense(("output",), (previous,), ("classes",))
   units = tuple(f"hidden_{i}" for i in range(a.depth))
@@ -364,8 +390,9 @@ def _vit_spec(a: Architecture, input_shape: Shape, num_classes: int) -> Spec:
   if pool == "cls":
     leaves.append(Leaf(("class_token", "embedding"), ("dim",)))
 
-  def norm(path):
-    return [Leaf((*path, name), ("dim",)) for name in ("scale", "bias")]
+  def norm(path, layer=-1):
+    names = ("scale", "bias")
+    return [Leaf((*path, name), ("dim",), layer=layer) for name in names]
 
   for i in range(a.depth):
     block = f"block_{i}"
@@ -373,17 +400,16 @@ def _vit_spec(a: Architecture, input_shape: Shape, num_classes: int) -> Spec:
     sizes |= {h: heads[i], k: head_dims[i], m: mlp[i]}
     units += [h, k, m]
     attention[h, k] = 2 * tokens * tokens
-    leaves += norm((block, "attention_norm"))
+    inside = {"positions": tokens, "layer": i}
+    leaves += norm((block, "attention_norm"), i)
     for name in ("query", "key", "value"):
-      leaves += _dense(
-        (block, "attention", name), ("dim",), (h, k), positions=tokens
-      )
-    leaves += _dense(
-      (block, "attention", "out"), (h, k), ("dim",), positions=tokens
-    )
-    leaves += norm((block, "mlp_norm"))
-    leaves += _dense((block, "mlp", "in"), ("dim",), (m,), positions=tokens)
-    leaves += _dense((block, "mlp", "out"), (m,), ("dim",), positions=tokens)
+      path = (block, "attention", name)
+      leaves += _dense(path, ("dim",), (h, k), **inside)
+    path = (block, "attention", "out")
+    leaves += _dense(path, (h, k), ("dim",), **inside)
+    leaves += norm((block, "mlp_norm"), i)
+    leaves += _dense((block, "mlp", "in"), ("dim",), (m,), **inside)
+    leaves += _dense((block, "mlp", "out"), (m,), ("dim",), **inside)
   leaves += norm(("norm",))
   leaves += _dense(("output",), ("dim",), ("classes",))
   return Spec(tuple(leaves), sizes, tuple(units), attention)
@@ -503,9 +529,9 @@ def _small_cnn(input_shape: Shape) -> list[Architecture]:
 
 
 def _small_vit(input_shape: Shape) -> list[Architecture]:
-  shapes = [(2, 1, 1), (4, 1, 1), (8, 1, 2), (16, 1, 2), (32, 1, 4)]
-  shapes += [(4, 2, 1), (8, 2, 2), (16, 2, 2), (32, 2, 4), (128, 1, 4)]
-  shapes += [(8, 4, 2), (16, 4, 2)]
+  shapes = [(2, 1, 1), (4, 1, 1), (8, 1, 2), (12, 1, 2), (16, 1, 2)]
+  shapes += [(32, 1, 4), (128, 1, 4)]
+  shapes += [(4, 2, 1), (8, 2, 2), (12, 2, 2), (16, 2, 2), (32, 2, 4)]
   return _vits(input_shape, patch_sizes(input_shape)[-1:], shapes)
 
 

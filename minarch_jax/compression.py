@@ -137,44 +137,40 @@ def make_rank(
   return rank
 
 
-# `cut(order, sparsity) -> masks`; leaves that are not pruned get the scalar 1.
-cut: Callable[[positions.Positions, Array], Masks] = positions.masks_at
+def make_transform(
+  spec: Spec, shares: Sequence[str]
+) -> Callable[..., tuple[Params, Masks, jax.Array]]:
+  """Makes the pruning and rounding of one network.
 
+  Args:
+    spec: the (parent) network.
+    shares: what may share a quantization scale.
 
-def make_round(
-  spec: Spec, share: str
-) -> Callable[[Params, Masks, Array], tuple[Params, jax.Array]]:
-  """Makes `round(params, masks, bits) -> (params, int32 [leaves] not zero)`.
-
-  The parameters are those that the pruned, quantized network stands for:
-  `dequantize(quantize(apply_masks(params, masks), bits, share))`.
+  Returns:
+    `transform(params, order, sparsity, bits, share, sizes) -> (params, masks,
+    int32 [leaves] not zero)`. The parameters are those that the pruned,
+    quantized network stands for: `dequantize(quantize(apply_masks(params,
+    masks), bits, shares[share]))`. The masks are full and 0 outside the member.
+    All of sparsity, bits and share are data.
   """
 
-  def round(params, masks, bits):
-    rounded = quantization.fake_quantize(
-      pruning.apply_masks(params, masks), bits, share
+  def transform(params, order, sparsity, bits, share, sizes):
+    masks = jax.tree.map(
+      jnp.logical_and,
+      models.width_masks(spec, sizes),
+      positions.masks_at(order, sparsity),
+    )
+    pruned = pruning.apply_masks(params, masks)
+    rounded = jax.lax.switch(
+      share,
+      [
+        lambda tree, share=share: quantization.fake_quantize(tree, bits, share)
+        for share in shares
+      ],
+      pruned,
     )
     flat = models.flatten(rounded)
     counts = [jnp.count_nonzero(flat[leaf.path]) for leaf in spec.leaves]
-    return rounded, jnp.stack(counts).astype(jnp.int32)
+    return rounded, masks, jnp.stack(counts).astype(jnp.int32)
 
-  return round
-
-
-def make_start(
-  spec: Spec, tx: optax.GradientTransformation
-) -> Callable[[Params, Masks, Sizes], tuple[training.TrainState, Masks]]:
-  """Makes what retraining starts from.
-
-  Returns:
-    `start(params, masks, sizes) -> (state, masks)`: the pruned parameters with
-    a fresh optimizer state, and full-shape masks that are 0 outside the member.
-  """
-
-  def start(params: Params, masks: Masks, sizes: Sizes):
-    inside = models.width_masks(spec, sizes)
-    masks = jax.tree.map(jnp.logical_and, inside, masks)
-    params = pruning.apply_masks(params, masks)
-    return training.TrainState(params, tx.init(params)), masks
-
-  return start
+  return transform

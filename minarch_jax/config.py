@@ -213,6 +213,9 @@ class Config:
     choices=("auto", "stock", "im2col", "hybrid"),
   )
   memory_limit: float = _field(4.0, "GiB one pack may use.", low=0.01)
+  packs_at_once: int = _field(
+    2, "Packs in progress at a time: one compiles while another runs.", low=1
+  )
   compilation_cache_dir: str = _field(
     "default",
     "Where compiled programs are kept between runs ('' = nowhere).",

@@ -59,6 +59,12 @@ def losses(logits: jax.Array, y: Array) -> tuple[jax.Array, jax.Array]:
   return loss, correct
 
 
+def no_totals(chunks: Chunks) -> Score:
+  """Returns sums of nothing, one per chunk."""
+  count = chunks.y.shape[0]
+  return Score(jnp.zeros(count, jnp.result_type(float)), jnp.zeros(count, int))
+
+
 def make_totals(apply: Callable[..., Any]) -> Callable[..., Score]:
   """Makes the sums per chunk of one network, for any range of chunks.
 
@@ -80,11 +86,7 @@ def make_totals(apply: Callable[..., Any]) -> Callable[..., Score]:
         score.correct.at[i].set((correct & real).sum()),
       )
 
-    count = chunks.y.shape[0]
-    zero = Score(
-      jnp.zeros(count, jnp.result_type(float)), jnp.zeros(count, int)
-    )
-    return jax.lax.fori_loop(first, last, body, zero)
+    return jax.lax.fori_loop(first, last, body, no_totals(chunks))
 
   return totals
 

@@ -1,12 +1,15 @@
-"""Runs a pack: initialise, train, score, compress; a function of its facts.
+"""Runs a pack: initialise, train, score; a function of its facts.
 
 A pack is described by architectures, seeds, configuration and data; running it
-touches no file. `study` decides the order and writes what comes back.
+touches no file. `study` decides the order and writes what comes back. One
+program per parent trains, retrains and scores (`training.make_run`).
 """
 
 from collections.abc import Callable, Mapping, Sequence
+import concurrent.futures
 import dataclasses
 import itertools
+import threading
 import time
 from typing import Any, NamedTuple
 
@@ -19,9 +22,10 @@ from minarch_jax import (
   models,
   planning,
   population,
+  random,
   training,
 )
-from minarch_jax.architectures import Architecture
+from minarch_jax.architectures import Architecture, Spec
 from minarch_jax.config import Config
 from minarch_jax.planning import Pack, Work
 from minarch_jax.types import Batch, Dataset, Params
@@ -29,6 +33,7 @@ from minarch_jax.types import Batch, Dataset, Params
 EVAL_BATCH = 256
 CALL_SECONDS = 2.0  # epochs per call: long enough to hide dispatch, short
 # enough that progress moves and Ctrl-C is answered
+COLD_SECONDS = 0.5  # training below this is shorter than optimising its program
 
 
 Splits = Mapping[str, tuple[int, int]]  # chunk range of each split
@@ -40,7 +45,9 @@ class Session:
 
   `data` holds the three splits end to end, each padded to whole chunks with
   images that weigh 0, replicated on every device; `splits` says which chunks
-  are whose. `programs` only ever grows; it is a cache, not a state.
+  are whose. `programs` only ever grows; it is a cache, not a state, and packs
+  that run at the same time share it. Once `stop` is set they give up before
+  their next program.
   """
 
   config: Config
@@ -48,9 +55,11 @@ class Session:
   work: Work
   data: evaluation.Chunks
   splits: Splits
-  programs: dict[Any, population.Program] = dataclasses.field(
+  programs: dict[Any, concurrent.futures.Future] = dataclasses.field(
     default_factory=dict
   )
+  lock: threading.Lock = dataclasses.field(default_factory=threading.Lock)
+  stop: threading.Event = dataclasses.field(default_factory=threading.Event)
 
 
 def work_of(config: Config, dataset: Dataset) -> Work:
@@ -87,14 +96,6 @@ def open_session(config: Config, dataset: Dataset) -> Session:
   layout = population.mapping(config, "dnn")
   data = population.place(data, "shared", layout)
   return Session(config, dataset, work_of(config, dataset), data, splits)
-
-
-def chunks_of(
-  data: evaluation.Chunks, splits: Splits, *names: str
-) -> evaluation.Chunks:
-  """Cuts neighbouring splits out of the resident data."""
-  first, last = splits[names[0]][0], splits[names[-1]][1]
-  return jax.tree.map(lambda leaf: leaf[first:last], data)
 
 
 class Scores(NamedTuple):
@@ -149,26 +150,149 @@ def padded(pack: Pack, layout: population.Mapping) -> Pack:
   return dataclasses.replace(pack, slots=pack.slots + missing)
 
 
-def model_of(session: Session, pack: Pack, layout: population.Mapping):
-  """Makes the model of a pack's parent."""
-  bfloat16 = session.config.compute_dtype == "bfloat16"
-  return models.make_model(
-    pack.parent,
-    session.work.input_shape,
-    session.work.num_classes,
-    compute_dtype=jnp.bfloat16 if bfloat16 else None,
-    convolution=layout.convolution,
-  )
-
-
 def sizes_of(pack: Pack, session: Session) -> dict[str, np.ndarray]:
-  """True sizes of every member: int32 [A] for each unit axis."""
+  """True sizes of every member: int32 [A] for each unit axis, and "depth".
+
+  Depth is left out where members cannot differ in it: checking it costs a
+  little in every step.
+  """
   shape = (session.work.input_shape, session.work.num_classes)
-  members = [a.sizes(*shape) for a in pack.members]
+  deep = pack.parent.family != "cnn" and pack.parent.depth > 1
+  alone = set(pack.members) == {pack.parent} and pack.slots == 1
+  depth = pack.parent.depth if deep and not alone else None
+  members = [a.sizes(*shape, depth) for a in pack.members]
   return {
     axis: np.array([sizes[axis] for sizes in members], np.int32)
     for axis in members[0]
   }
+
+
+@dataclasses.dataclass
+class Placed:
+  """A pack on its devices, ready to run its programs.
+
+  `pack` is padded to what the devices divide; `compile_seconds` adds up what
+  its programs cost to compile.
+  """
+
+  session: Session
+  pack: Pack
+  layout: population.Mapping
+  sizes: Any
+  compile_seconds: float = 0.0
+
+  @property
+  def spec(self) -> Spec:
+    work = self.session.work
+    return self.pack.parent.spec(work.input_shape, work.num_classes)
+
+  @property
+  def model(self):
+    """The model of the parent."""
+    bfloat16 = self.session.config.compute_dtype == "bfloat16"
+    return models.make_model(
+      self.pack.parent,
+      self.session.work.input_shape,
+      self.session.work.num_classes,
+      compute_dtype=jnp.bfloat16 if bfloat16 else None,
+      convolution=self.layout.convolution,
+    )
+
+  def put(self, value: Any, kind: str) -> Any:
+    """Puts host arrays where a program expects that kind."""
+    return population.place(value, kind, self.layout)
+
+  def run(
+    self, name: str, make: "Make", *arguments: Any, hot: bool = False
+  ) -> Any:
+    """Runs a program of this pack's parent, compiling it the first time."""
+    if self.session.stop.is_set():
+      raise Stopped
+    key = (name, self.pack.parent)
+    call, spent = _program(self.session, key, make, arguments, self.layout, hot)
+    self.compile_seconds += spent
+    return call(*arguments)
+
+
+class Stopped(Exception):
+  """The session was told to stop."""
+
+
+# Makes a function of one network, the kinds of its arguments, and the numbers
+# of those whose buffers it may overwrite.
+Make = Callable[[], tuple[Callable, tuple[str, ...], tuple[int, ...]]]
+
+
+def together(
+  session: Session, tasks: Sequence[Any], work: Callable[[Any], Any]
+) -> list[Any]:
+  """Works on several packs at a time, so that one compiles while another runs.
+
+  Returns:
+    The results in the order of the tasks.
+
+  Raises:
+    Whatever a task raises first; the others stop at their next program.
+  """
+  count = session.config.packs_at_once
+  with concurrent.futures.ThreadPoolExecutor(count) as pool:
+    futures = [pool.submit(work, task) for task in tasks]
+    try:
+      done = concurrent.futures.FIRST_EXCEPTION
+      concurrent.futures.wait(futures, return_when=done)
+      for future in futures:
+        if future.done() and future.exception():
+          future.result()
+      return [future.result() for future in futures]
+    except BaseException:
+      session.stop.set()
+      pool.shutdown(wait=False, cancel_futures=True)
+      raise
+
+
+def place(session: Session, pack: Pack) -> Placed:
+  """Decides a pack's layout and pads it to the devices."""
+  layout = layout_of(session, pack)
+  full = padded(pack, layout)
+  sizes = population.place(sizes_of(full, session), "member", layout)
+  return Placed(session, full, layout, sizes)
+
+
+def _program(
+  session: Session,
+  key: tuple,
+  make: Make,
+  arguments: Sequence[Any],
+  layout: population.Mapping,
+  hot: bool,
+) -> tuple[Callable, float]:
+  """Returns a compiled program and the seconds spent compiling it now.
+
+  Of several threads that need a program one compiles it and the others wait.
+  """
+  shapes = tuple(
+    (leaf.shape, str(leaf.dtype)) for leaf in jax.tree.leaves(arguments)
+  )
+  key = (*key, layout, shapes, jax.tree.structure(arguments))
+  with session.lock:
+    found = session.programs.get(key)
+    ours = found is None
+    if found is None:
+      found = session.programs[key] = concurrent.futures.Future()
+  if not ours:
+    return found.result().call, 0.0
+  try:
+    function, kinds, donate = make()
+    compiled = population.compile(
+      function, kinds, layout, arguments, donate, hot=hot
+    )
+  except BaseException as error:
+    with session.lock:
+      del session.programs[key]
+    found.set_exception(error)
+    raise
+  found.set_result(compiled)
+  return compiled.call, compiled.compile_seconds
 
 
 def num_params(pack: Pack, session: Session) -> int:
@@ -177,42 +301,20 @@ def num_params(pack: Pack, session: Session) -> int:
   return pack.slots * pack.parent.num_params(work.input_shape, work.num_classes)
 
 
-def program(
-  session: Session,
-  name: str,
-  pack: Pack,
-  make: Callable[[], tuple[Callable, tuple[str, ...], tuple[int, ...]]],
-  arguments: Sequence[Any],
-  layout: population.Mapping,
-) -> tuple[Callable, float]:
-  """Returns a compiled program and the seconds spent compiling it now."""
-  shapes = tuple(
-    (leaf.shape, str(leaf.dtype)) for leaf in jax.tree.leaves(arguments)
-  )
-  key = (name, pack.parent, layout, shapes, jax.tree.structure(arguments))
-  if key in session.programs:
-    return session.programs[key].call, 0.0
-  function, kinds, donate = make()
-  compiled = population.compile(
-    function,
-    kinds,
-    layout,
-    arguments,
-    donate,
-    # Transforms touch each weight a few times; a step touches it for each
-    # image. Only in large networks do they take longer than their compilation.
-    hot=name in ("epochs", "score") or num_params(pack, session) > 300_000,
-  )
-  session.programs[key] = compiled
-  return compiled.call, compiled.compile_seconds
+def _predicted(pack: Pack, session: Session) -> float:
+  """Predicts the seconds that one device would take to train a pack."""
+  run = planning.seconds(pack.parent, pack.slots, session.work)
+  return run * len(pack.seeds)
 
 
 def _epochs_per_call(pack: Pack, session: Session) -> int:
   """How many epochs a call may run to stay within CALL_SECONDS."""
-  predicted = planning.seconds(pack.parent, pack.slots, session.work)
-  predicted *= len(pack.seeds) / session.work.num_epochs
+  predicted = _predicted(pack, session) / session.work.num_epochs
   most = int(CALL_SECONDS / max(predicted, 1e-9))
   return min(max(1, most), session.work.num_epochs)
+
+
+# --- training ----------------------------------------------------------------
 
 
 def train(
@@ -220,127 +322,244 @@ def train(
 ) -> Trained:
   """Trains a pack from initialisation and scores the final networks."""
   start = time.perf_counter()
-  layout = layout_of(session, pack)
-  full = padded(pack, layout)
-  model = model_of(session, full, layout)
-  tx = training.make_tx(session.config)
-  spec = full.parent.spec(session.work.input_shape, session.work.num_classes)
-  sizes = population.place(sizes_of(full, session), "member", layout)
-  seeds = population.place(np.array(full.seeds, np.int32), "seed", layout)
-
-  def make_init():
-    init = training.make_init(model, tx)
-
-    def function(seed, sizes):
-      return init(seed, sizes), models.width_masks(spec, sizes)
-
-    return function, ("seed", "member"), ()
-
-  init, compiling = program(
-    session, "init", full, make_init, (seeds, sizes), layout
-  )
-  state, masks = init(seeds, sizes)
-  config = session.config
-  num_steps = session.work.num_steps
-  rates = training.learning_rates(config, num_steps)
-  state, curve, more = run_epochs(
-    session,
-    full,
-    layout,
+  placed, config = place(session, pack), session.config
+  masks = width_masks(placed)
+  state = start_state(placed, initial(placed))
+  rates = training.learning_rates(config, session.work.num_steps)
+  state, curve, scores = train_epochs(
+    placed,
     state,
-    sizes,
     masks,
     rates.reshape(config.num_epochs, -1),
-    first_epoch=0,
+    *Scores._fields,
     progress=progress,
   )
-  parts, last = score(
-    session, full, layout, state.params, sizes, *Scores._fields
-  )
-  scores = Scores(*parts)
   params = jax.device_get(state.params)
   seconds = time.perf_counter() - start
-  compiling += more + last
   keep = (slice(len(pack.seeds)), slice(len(pack.architectures)))
   return Trained(
     pack,
     split_members(params, pack, session),
     jax.tree.map(lambda leaf: leaf[keep], curve),
-    jax.tree.map(lambda leaf: leaf[keep], scores),
-    compiling,
-    seconds - compiling,
+    jax.tree.map(lambda leaf: leaf[keep], Scores(*scores)),
+    placed.compile_seconds,
+    seconds - placed.compile_seconds,
   )
 
 
-def run_epochs(
-  session: Session,
-  pack: Pack,
-  layout: population.Mapping,
-  state: training.TrainState,
-  sizes: Any,
-  masks: Any,
-  rates: np.ndarray,
-  *,
-  first_epoch: int,
-  progress: Progress = _no_progress,
-) -> tuple[training.TrainState, training.Curve, float]:
-  """Trains placed networks for len(rates) epochs.
+def train_or_split(
+  session: Session, pack: Pack, progress: Progress = _no_progress
+) -> list[Trained]:
+  """Trains a pack, or its halves where the whole does not fit the memory.
 
-  Args:
-    state, sizes, masks: placed, kinds network, member and network.
-    rates: float32 [E, T], the learning rate of every step.
-    first_epoch: number of the first epoch, which decides the data order.
-
-  Returns:
-    The state, the curve as host arrays [S, A, E], seconds of compilation.
+  Raises:
+    MemoryError: one network with one seed does not fit.
   """
-  num_epochs = len(rates)
-  per_call = _epochs_per_call(pack, session)
-  tx = training.make_tx(session.config)
+  try:
+    return [train(session, pack, progress)]
+  except jax.errors.JaxRuntimeError as error:
+    if "RESOURCE_EXHAUSTED" not in str(error):
+      raise
+    halves = planning.halves(pack)
+    if not halves:
+      raise MemoryError(
+        f"{pack.parent} does not fit the memory of the device even alone; "
+        "lower --batch_size or --memory_limit"
+      ) from error
+  return [
+    trained
+    for half in halves
+    for trained in train_or_split(session, half, progress)
+  ]
+
+
+def initial(placed: Placed) -> Params:
+  """Draws the initial parameters of a pack: host arrays [S, A, ...].
+
+  A value depends on (seed, leaf, coordinate); members differ in scale and
+  extent only, so each seed draws once for all of them. One small program
+  serves every pack of about as many parameters.
+  """
+  spec, layout = placed.spec, placed.layout
+  coordinates, split = models.coordinates(spec)
+  length = _rung(len(coordinates[0]))
+  coordinates = [
+    np.pad(column, (0, length - len(column))) for column in coordinates
+  ]
+  count = len(layout.devices)
+  seeds = np.array(placed.pack.seeds, np.int32)
+  seeds = np.pad(seeds, (0, -len(seeds) % count))
+  layout = dataclasses.replace(
+    layout, split="seed", seeds="map", convolution="stock"
+  )
 
   def make():
-    model = model_of(session, pack, layout)
-    epochs = training.make_epochs(
-      training.make_step(model, tx), evaluation.make_evaluate(model.apply)
-    )
+    def draw(seed, *coordinates):
+      key = training.key_for(seed, training.INIT)
+      return random.draw(key, *coordinates)
 
-    def function(state, count, order, rates, sizes, masks, data):
-      train = Batch(
-        *(part.reshape(-1, *part.shape[2:]) for part in (data.x, data.y))
-      )
-      validation = chunks_of(data, session.splits, "validation")
-      return epochs(state, count, order, rates, sizes, masks, train, validation)
+    return draw, ("seed", *("shared",) * len(coordinates)), ()
 
-    kinds = (
-      *("network", "shared", "seed", "shared"),
-      *("member", "network", "shared"),
-    )
-    return function, kinds, (0,)
+  arguments = (
+    population.place(seeds, "seed", layout),
+    *population.place(coordinates, "shared", layout),
+  )
+  call, spent = _program(
+    placed.session, ("draw",), make, arguments, layout, False
+  )
+  placed.compile_seconds += spent
+  draws = jax.device_get(call(*arguments))[: len(placed.pack.seeds)]
+  sizes = sizes_of(placed.pack, placed.session)
+  return models.initial(split(draws), spec, sizes)
 
-  compiling, curves = 0.0, []
-  for first in range(0, num_epochs, per_call):
-    numbers = range(first, min(first + per_call, num_epochs))
+
+def _rung(count: int) -> int:
+  """Rounds up to 1, 1.5, 2, 3, 4, 6, ... thousands: few sizes, little waste."""
+  size = 1024
+  while size < count:
+    size *= 2
+  return size * 3 // 4 if size > 1024 and size * 3 // 4 >= count else size
+
+
+def width_masks(placed: Placed) -> Any:
+  """Marks what exists of every member, placed: [S, A, ...]."""
+  sizes = sizes_of(placed.pack, placed.session)
+  seeds = len(placed.pack.seeds)
+  masks = models.width_masks(placed.spec, sizes)
+  masks = jax.tree.map(
+    lambda leaf: np.broadcast_to(leaf, (seeds, *leaf.shape)), masks
+  )
+  return placed.put(masks, "network")
+
+
+def start_state(placed: Placed, params: Params) -> training.TrainState:
+  """Places host parameters [S, A, ...] with a fresh optimizer state."""
+  tx = training.make_tx(placed.session.config)
+  return placed.put(training.start_state(tx, params), "network")
+
+
+def train_epochs(
+  placed: Placed,
+  state: training.TrainState,
+  masks: Any,
+  rates: np.ndarray,
+  *splits: str,
+  first_epoch: int = 0,
+  progress: Progress = _no_progress,
+) -> tuple[training.TrainState, training.Curve, list[evaluation.Score]]:
+  """Trains placed networks for len(rates) epochs and scores them.
+
+  Args:
+    state, masks: placed, [S, A, ...]; the state's buffers are consumed.
+    rates: float32 [E, T], the learning rate of every step.
+    *splits: what is scored at the end; neighbours in the data.
+    first_epoch: number of the first epoch, which decides the data order.
+    progress: told of finished epochs.
+
+  Returns:
+    The state, the curve as host arrays [S, A, E], and for each split mean loss
+    and hits, [S, A].
+  """
+  session, pack = placed.session, placed.pack
+  per_call = _epochs_per_call(pack, session)
+  curves, totals = [], None
+  for first in range(0, len(rates), per_call):
+    numbers = range(first, min(first + per_call, len(rates)))
     order = _orders(session, pack.seeds, first_epoch, numbers, per_call)
     rate = np.zeros((per_call, rates.shape[1]), np.float32)
     rate[: len(numbers)] = rates[numbers.start : numbers.stop]
-    arguments = (
+    state, curve, totals = _run(
+      placed,
       state,
-      population.place(np.int32(len(numbers)), "shared", layout),
-      population.place(order, "seed", layout),
-      population.place(rate, "shared", layout),
-      sizes,
       masks,
-      session.data,
+      len(numbers),
+      placed.put(order, "seed"),
+      placed.put(rate, "shared"),
+      splits if numbers.stop == len(rates) else (),
     )
-    call, spent = program(session, "epochs", pack, make, arguments, layout)
-    compiling += spent
-    state, curve = call(*arguments)
     curve = jax.device_get(curve)
     done = len(numbers)
     curves.append(jax.tree.map(lambda c, n=done: c[..., :n], curve))
     progress(done)
   curve = jax.tree.map(lambda *parts: np.concatenate(parts, axis=-1), *curves)
-  return state, curve, compiling
+  return state, curve, _scores(session, totals, splits)
+
+
+def score(
+  placed: Placed, state: training.TrainState, masks: Any, *splits: str
+) -> tuple[training.TrainState, list[evaluation.Score]]:
+  """Scores placed networks exactly on splits that are neighbours in the data.
+
+  Returns:
+    The state, whose buffers were consumed, and for each split mean loss and
+    hits, host arrays [S, A].
+  """
+  session, seeds = placed.session, placed.pack.seeds
+  per_call = _epochs_per_call(placed.pack, session)
+  order = _orders(session, seeds, 0, range(0), per_call)
+  rate = np.zeros((per_call, order.shape[2]), np.float32)
+  idle = (placed.put(order, "seed"), placed.put(rate, "shared"))
+  state, _, totals = _run(placed, state, masks, 0, *idle, splits)
+  return state, _scores(session, totals, splits)
+
+
+def _run(placed: Placed, state, masks, count, order, rate, splits):
+  """Runs the program of a pack: some epochs, then a score."""
+  session = placed.session
+
+  def make():
+    model, tx = placed.model, training.make_tx(session.config)
+    run = training.make_run(
+      training.make_step(model, tx), evaluation.make_totals(model.apply)
+    )
+
+    def function(state, count, final, order, rates, sizes, masks, data):
+      train = Batch(
+        *(part.reshape(-1, *part.shape[2:]) for part in (data.x, data.y))
+      )
+      validation = tuple(map(np.int32, session.splits["validation"]))
+      return run(
+        *(state, count, order, rates, sizes, masks, train, data),
+        *(validation, final),
+      )
+
+    kinds = (
+      *("network", "shared", "shared", "seed", "shared", "member"),
+      *("network", "shared"),
+    )
+    return function, kinds, (0,)
+
+  final = (0, 0)
+  if splits:
+    final = (session.splits[splits[0]][0], session.splits[splits[-1]][1])
+  return placed.run(
+    "run",
+    make,
+    state,
+    placed.put(np.int32(count), "shared"),
+    placed.put(tuple(map(np.int32, final)), "shared"),
+    order,
+    rate,
+    placed.sizes,
+    masks,
+    session.data,
+    hot=_predicted(placed.pack, session) > COLD_SECONDS,
+  )
+
+
+def _scores(session: Session, totals: Any, splits) -> list[evaluation.Score]:
+  """Adds the sums per chunk up to each split's mean loss and hits."""
+  loss, correct = jax.device_get(totals)
+
+  def of(split):
+    first, last = session.splits[split]
+    total = loss[..., first:last].sum(axis=-1, dtype=np.float64)
+    return evaluation.Score(
+      total / len(getattr(session.dataset, split).y),
+      correct[..., first:last].sum(axis=-1),
+    )
+
+  return [of(split) for split in splits]
 
 
 def _orders(session, seeds, first_epoch, numbers, length) -> np.ndarray:
@@ -354,43 +573,6 @@ def _orders(session, seeds, first_epoch, numbers, length) -> np.ndarray:
         seed, first_epoch + number, work.num_train, work.batch_size
       )
   return order
-
-
-def score(
-  session: Session,
-  pack: Pack,
-  layout: population.Mapping,
-  params: Params,
-  sizes: Any,
-  *splits: str,
-) -> tuple[list[evaluation.Score], float]:
-  """Scores placed networks exactly on splits that are neighbours in the data.
-
-  Returns:
-    For each split mean loss and hits, host arrays [S, A]; seconds of
-    compilation.
-  """
-
-  def make():
-    totals = evaluation.make_totals(model_of(session, pack, layout).apply)
-    kinds = ("network", "member", "shared", "shared", "shared")
-    return totals, kinds, ()
-
-  first, last = session.splits[splits[0]][0], session.splits[splits[-1]][1]
-  ends = population.place((np.int32(first), np.int32(last)), "shared", layout)
-  arguments = (params, sizes, session.data, *ends)
-  call, spent = program(session, "score", pack, make, arguments, layout)
-  loss, correct = jax.device_get(call(*arguments))
-
-  def of(split):
-    first, last = session.splits[split]
-    total = loss[..., first:last].sum(axis=-1, dtype=np.float64)
-    return evaluation.Score(
-      total / len(getattr(session.dataset, split).y),
-      correct[..., first:last].sum(axis=-1),
-    )
-
-  return [of(split) for split in splits], spent
 
 
 def split_members(params: Params, pack: Pack, session: Session) -> list[Params]:

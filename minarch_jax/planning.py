@@ -1,19 +1,25 @@
 """Plans packs: which networks share a parent and a compiled program.
 
 A pure function of the architectures, the seeds, the work and the machine's
-description; no JAX. Networks with one skeleton may share a parent. Merging two
-groups saves a compilation and costs padded work, so groups merge while that
-lowers the predicted time and padding stays below `MAX_PADDING`.
+description; no JAX. Networks with one skeleton may share a parent. A group
+saves compilations and costs padded work: all networks of a skeleton are cut
+along widths and depth, as a decision tree cuts, until no cut lowers the
+predicted time and padding is below `MAX_PADDING`; then pairs that gain by it
+are joined again.
 """
 
 from collections.abc import Sequence
 import dataclasses
+import functools
 import math
+
+import numpy as np
 
 from minarch_jax import architectures
 from minarch_jax.architectures import Architecture, Shape
 
 MAX_PADDING = 2.0
+MAX_GROUPS = 50  # of one skeleton, as far as padding allows
 MAX_MEMBERS = 32  # more gain nothing: the first product is wide enough by then
 CACHE_BYTES = 48e6  # optimizer traffic of one seed's members stays near cache
 
@@ -120,70 +126,97 @@ def split_axis(slots: int, num_seeds: int, devices: int) -> str:
   return "member" if member_waste < seed_waste else "seed"
 
 
-def _ladder(width: int) -> int:
-  """Rounds up to 1, 2, 3, 4, 6, 8, 12, 16, ...: steps below a half."""
-  power = 2 ** (width - 1).bit_length()
-  lower = power * 3 // 4
-  return lower if 2 < width <= lower else power
+@functools.lru_cache(maxsize=1 << 16)
+def _num_params(a: Architecture, input_shape: Shape, num_classes: int) -> int:
+  return a.num_params(input_shape, num_classes)
 
 
-def _merge(
+class _Groups:
+  """Costs of sets of networks of one skeleton, given by their indices."""
+
+  def __init__(self, members, work: Work, num_seeds: int, devices: int):
+    self.members, self.work = members, work
+    self.per_device = num_seeds / devices
+    depth = max(a.depth for a in members)
+    self.widths = np.array([a.extended(depth).widths for a in members])
+    self.depths = np.array([a.depth for a in members])
+    self.params = np.array([self._count(a) for a in members])
+
+  def _count(self, a: Architecture) -> int:
+    return _num_params(a, self.work.input_shape, self.work.num_classes)
+
+  def parent(self, group: np.ndarray) -> Architecture:
+    """`architectures.parent`, at once for many groups of few sizes."""
+    first = self.members[int(group[0])]
+    per_layer = (self.widths.shape[1], self.depths.max())
+    used = self.depths[group].max() * (3 if first.family == "vit" else 1)
+    used += per_layer[0] - per_layer[1] * (3 if first.family == "vit" else 1)
+    widths = self.widths[group, :used].max(axis=0)
+    return dataclasses.replace(first, widths=tuple(widths.tolist()))
+
+  def padding(self, group: np.ndarray) -> float:
+    held = len(group) * self._count(self.parent(group))
+    return held / int(self.params[group].sum())
+
+  def cost(self, group: np.ndarray) -> float:
+    """Predicts the seconds of training and compiling a group."""
+    parent = self.parent(group)
+    run = seconds(parent, len(group), self.work)
+    compiling = COMPILE_SECONDS[parent.family] * (1 + parent.depth / 4)
+    return run * self.per_device + compiling
+
+  def cuts(self, group: np.ndarray):
+    """Lists the ways to cut a group at a width or at a depth."""
+    for column in (*self.widths[group].T, self.depths[group]):
+      for value in np.unique(column)[:-1]:
+        yield group[column <= value], group[column > value]
+
+  def cut(self, group: np.ndarray) -> list[np.ndarray]:
+    """Cuts a group as long as that is needed or pays."""
+    ways = [(self.cost(a) + self.cost(b), a, b) for a, b in self.cuts(group)]
+    if not ways:
+      return [group]
+    cost, a, b = min(ways, key=lambda way: way[0])
+    if self.padding(group) < MAX_PADDING and self.cost(group) <= cost:
+      return [group]
+    return self.cut(a) + self.cut(b)
+
+  def join(self, groups: list[np.ndarray]) -> list[np.ndarray]:
+    """Joins pairs, best first, while it pays or there are too many groups."""
+    found = dict(enumerate(groups))
+    costs = {i: self.cost(group) for i, group in found.items()}
+    savings: dict[tuple[int, int], float] = {}
+
+    def consider(i, j):
+      union = np.concatenate([found[i], found[j]])
+      if self.padding(union) < MAX_PADDING:
+        savings[i, j] = costs[i] + costs[j] - self.cost(union)
+
+    for i in found:
+      for j in range(i):
+        consider(i, j)
+    while savings:
+      i, j = max(savings, key=savings.__getitem__)
+      if savings[i, j] <= 0 and len(found) <= MAX_GROUPS:
+        break
+      new = max(found) + 1
+      found[new] = np.concatenate([found.pop(i), found.pop(j)])
+      costs[new] = self.cost(found[new])
+      savings = {
+        pair: value for pair, value in savings.items() if not {i, j} & set(pair)
+      }
+      for other in list(found)[:-1]:
+        consider(new, other)
+    return list(found.values())
+
+
+def _grouped(
   members: Sequence[Architecture], work: Work, num_seeds: int, devices: int
 ) -> list[list[Architecture]]:
-  """Merges similar shapes while the predicted total time falls."""
-  shape = (work.input_shape, work.num_classes)
-  params = {a: a.num_params(*shape) for a in members}
-
-  def cost(group):
-    parent = architectures.parent(group)
-    run = seconds(parent, len(group), work) * num_seeds / devices
-    return run + COMPILE_SECONDS[parent.family] * (1 + parent.depth / 4)
-
-  def padded(group):
-    held = len(group) * architectures.parent(group).num_params(*shape)
-    return held / sum(params[a] for a in group)
-
-  buckets: dict[tuple, list[Architecture]] = {}
-  for a in members:
-    buckets.setdefault(tuple(map(_ladder, a.widths)), []).append(a)
-  groups = [[a] for a in members] if len(members) <= 24 else []
-  groups = groups or [
-    part
-    for bucket in buckets.values()
-    for part in (
-      [bucket] if padded(bucket) < MAX_PADDING else [[a] for a in bucket]
-    )
-  ]
-  costs = [cost(group) for group in groups]
-  savings: dict[tuple[int, int], float] = {}
-
-  def saving(i, j):
-    union = groups[i] + groups[j]
-    if padded(union) >= MAX_PADDING:
-      return -math.inf
-    return costs[i] + costs[j] - cost(union)
-
-  alive = set(range(len(groups)))
-  for i in alive:
-    for j in alive:
-      if i < j:
-        savings[i, j] = saving(i, j)
-  while savings:
-    (i, j), best = max(savings.items(), key=lambda item: item[1])
-    if best <= 0:
-      break
-    groups.append(groups[i] + groups[j])
-    costs.append(cost(groups[-1]))
-    alive -= {i, j}
-    savings = {
-      pair: value
-      for pair, value in savings.items()
-      if i not in pair and j not in pair
-    }
-    new = len(groups) - 1
-    savings |= {(k, new): saving(k, new) for k in alive}
-    alive.add(new)
-  return [groups[i] for i in sorted(alive)]
+  """Groups networks of one skeleton that share a parent."""
+  groups = _Groups(members, work, num_seeds, devices)
+  found = groups.join(groups.cut(np.arange(len(members))))
+  return [[members[i] for i in group] for group in found]
 
 
 def plan(
@@ -211,7 +244,7 @@ def plan(
     skeletons.setdefault(a.skeleton, []).append(a)
   packs = []
   for group in skeletons.values():
-    for part in _merge(group, work, len(seeds), devices):
+    for part in _grouped(group, work, len(seeds), devices):
       packs += _chunk(part, tuple(seeds), work, devices, memory_limit)
   return sorted(
     packs, key=lambda p: -seconds(p.parent, p.slots, work) * len(p.seeds)
@@ -240,11 +273,30 @@ def _chunk(members, seeds, work, devices, memory_limit) -> list[Pack]:
     )
   count = -(-len(members) // most)
   slots = -(-len(members) // count)
-  # Similar networks together: less padding if a chunk's parent were smaller,
-  # and one straggling shape does not widen its neighbours' program.
-  ordered = sorted(members, key=lambda a: a.widths)
+  # One program serves all chunks, so each gets its share of the wide ones.
+  shape = (work.input_shape, work.num_classes)
+  ordered = sorted(members, key=lambda a: (-a.num_params(*shape), a.widths))
   return [
-    Pack(tuple(ordered[i : i + slots]), seeds[j : j + per_call], parent, slots)
-    for i in range(0, len(ordered), slots)
+    Pack(tuple(ordered[i::count]), seeds[j : j + per_call], parent, slots)
+    for i in range(count)
     for j in range(0, len(seeds), per_call)
   ]
+
+
+def halves(pack: Pack) -> list[Pack]:
+  """Cuts a pack's members, or the seeds of a single one, into two packs."""
+  members, seeds = pack.architectures, pack.seeds
+  if len(members) > 1:
+    middle = -(-len(members) // 2)
+    parts = (members[:middle], members[middle:])
+    return [
+      dataclasses.replace(pack, architectures=part, slots=middle)
+      for part in parts
+    ]
+  if len(seeds) > 1:
+    middle = -(-len(seeds) // 2)
+    return [
+      dataclasses.replace(pack, seeds=part, slots=1)
+      for part in (seeds[:middle], seeds[middle:])
+    ]
+  return []

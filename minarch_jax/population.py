@@ -70,6 +70,8 @@ def mapping(
 
 def _over(function: Callable, axes: Sequence[int | None], how: str) -> Callable:
   """Maps over the arguments whose axis is 0; the others are shared."""
+  if all(axis is None for axis in axes):
+    return function
   if how == "vmap":
     return jax.vmap(function, in_axes=tuple(axes))
   moving = [i for i, axis in enumerate(axes) if axis == 0]

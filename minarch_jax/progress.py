@@ -1,6 +1,7 @@
 """Progress with an estimate of the remaining time."""
 
 import sys
+import threading
 import time
 
 import rich.console
@@ -19,7 +20,7 @@ class Progress:
   def __init__(self, label: str, total: float):
     self._label, self._total, self._done = label, max(total, 1e-9), 0.0
     self._start = self._spoken = time.monotonic()
-    self._bar = None
+    self._bar, self._lock = None, threading.Lock()
     if sys.stderr.isatty() and total > 0:
       self._bar = rich.progress.Progress(
         rich.progress.TextColumn("{task.description:>9}"),
@@ -42,7 +43,11 @@ class Progress:
       self._bar.stop()
 
   def advance(self, amount: float) -> None:
-    """Counts finished work."""
+    """Counts finished work; threads may share one progress."""
+    with self._lock:
+      self._advance(amount)
+
+  def _advance(self, amount: float) -> None:
     self._done += amount
     if self._bar:
       self._bar.update(self._task, completed=self._done)

@@ -15,6 +15,7 @@ import jax
 from jax import lax
 from jax.extend import random as jex_random
 import jax.numpy as jnp
+import numpy as np
 
 MAX_AXIS = 1 << 16
 
@@ -87,6 +88,44 @@ def uniforms(
   )
 
 
+def coordinates(
+  leaves: Sequence[tuple[tuple[str, ...], tuple[int, ...]]],
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """Lists the name and the coordinate of every entry of several leaves.
+
+  Args:
+    leaves: path and shape of each leaf.
+
+  Returns:
+    Three uint32 [entries]: a hash of the path, and two words of coordinate.
+
+  Raises:
+    ValueError: as `bits`.
+  """
+  names, highs, lows = [], [], []
+  for path, shape in leaves:
+    _check(shape)
+    axes = np.indices(shape, np.uint32).reshape(len(shape), -1)
+    axes = np.concatenate([np.zeros((4 - len(shape), axes.shape[1])), axes])
+    axes = axes.astype(np.uint32)
+    names.append(np.full(axes.shape[1], zlib.crc32("/".join(path).encode())))
+    highs.append(axes[0] << 16 | axes[1])
+    lows.append(axes[2] << 16 | axes[3])
+  names, highs, lows = map(np.concatenate, (names, highs, lows))
+  return names.astype(np.uint32), highs, lows
+
+
+def draw(
+  key: jax.Array, names: jax.Array, highs: jax.Array, lows: jax.Array
+) -> jax.Array:
+  """Draws N(0, 1) at any listed coordinates, the values of `normals` there."""
+  key = _key_words(key)
+  high, low = jex_random.threefry2x32_p.bind(
+    names ^ key[0], jnp.broadcast_to(key[1], names.shape), highs, lows
+  )
+  return _invert(high, low, jnp.result_type(float))
+
+
 def _each(key, leaves, convert) -> list[jax.Array]:
   """Draws the words of all leaves in one call; the path enters the key."""
   key = _key_words(key)
@@ -148,13 +187,17 @@ def _key_words(key: jax.Array) -> jax.Array:
   return key
 
 
-def _counts(shape) -> tuple[jax.Array, jax.Array]:
-  """Two uint32 [*shape]: the coordinate of each element, two axes a word."""
+def _check(shape) -> None:
   if len(shape) > 4 or any(size > MAX_AXIS for size in shape):
     raise ValueError(
       f"shape {tuple(shape)}: at most 4 axes of at most {MAX_AXIS} entries "
       "can be drawn by coordinate; reshape before drawing"
     )
+
+
+def _counts(shape) -> tuple[jax.Array, jax.Array]:
+  """Two uint32 [*shape]: the coordinate of each element, two axes a word."""
+  _check(shape)
   axes = [lax.broadcasted_iota(jnp.uint32, shape, i) for i in range(len(shape))]
   axes = [jnp.zeros(shape, jnp.uint32)] * (4 - len(axes)) + axes
   return axes[0] << 16 | axes[1], axes[2] << 16 | axes[3]

@@ -162,22 +162,26 @@ def sweep(session: packs.Session, out: str) -> list[dict[str, Any]]:
   members = select(session.config, work.input_shape, work.num_classes)
   todo = plan_missing(session, members, out)
   recipe = recipe_id(session)
-  statistics = []
-  costs = [_cost(pack, session) for pack in todo]
-  with Progress("train", sum(costs)) as progress:
-    for pack, cost in zip(todo, costs, strict=True):
-      id = records.content_id([recipe, *_names(pack)])
-      share = cost / work.num_epochs
-      trained = packs.train(
-        session, pack, lambda epochs, s=share: progress.advance(epochs * s)
-      )
-      checkpoints.save(out, id, trained.params)
-      rows = tabulate.curves(session, recipe, trained)
-      records.write(out, "curves", id, rows)
-      rows = tabulate.networks(session, recipe, trained)
-      records.write(out, "networks", id, rows)
-      statistics.append(_statistics("train", pack, trained, session))
-  return statistics
+  costs = {pack: _cost(pack, session) for pack in todo}
+  with Progress("train", sum(costs.values())) as progress:
+
+    def run(pack: Pack) -> list[dict[str, Any]]:
+      share = costs[pack] / work.num_epochs
+      statistics = []
+      for trained in packs.train_or_split(
+        session, pack, lambda epochs: progress.advance(epochs * share)
+      ):
+        id = records.content_id([recipe, *_names(trained.pack)])
+        checkpoints.save(out, id, trained.params)
+        rows = tabulate.curves(session, recipe, trained)
+        records.write(out, "curves", id, rows)
+        rows = tabulate.networks(session, recipe, trained)
+        records.write(out, "networks", id, rows)
+        seconds = (trained.compile_seconds, trained.run_seconds)
+        statistics.append(_statistics("train", trained.pack, seconds, session))
+      return statistics
+
+    return sum(packs.together(session, todo, run), [])
 
 
 def _names(pack: Pack) -> list:
@@ -189,15 +193,15 @@ def _cost(pack: Pack, session: packs.Session) -> float:
   return run * len(pack.seeds) / jax.local_device_count()
 
 
-def _statistics(stage: str, pack: Pack, result: Any, session) -> dict[str, Any]:
+def _statistics(stage: str, pack: Pack, seconds, session) -> dict[str, Any]:
   return {
     "stage": stage,
     "parent": str(pack.parent),
     "members": len(pack.architectures),
     "seeds": len(pack.seeds),
     "padding": round(planning.padding(pack, session.work), 3),
-    "compile_seconds": round(result.compile_seconds, 3),
-    "run_seconds": round(result.run_seconds, 3),
+    "compile_seconds": round(seconds[0], 3),
+    "run_seconds": round(seconds[1], 3),
   }
 
 
@@ -287,27 +291,36 @@ def load_params(
   ]
 
 
-def settings_of(config: Config) -> list[tuple[int, int]]:
-  """Lists (bits, share) pairs; 32 bits, the control, always is one."""
-  shares = range(len(config.quant_granularities))
-  narrow = [(b, s) for s in shares for b in config.bits if b != 32]
-  return [(32, 0), *narrow]
+def settings_of(config: Config, share: int = 0) -> list[tuple[int, int]]:
+  """Lists (bits, share) pairs; 32 bits, the control, is one of the first's."""
+  narrow = [(b, share) for b in config.bits if b != 32]
+  return narrow if share else [(32, 0), *narrow]
 
 
 def grid_of(config: Config, prune: bool, quantize: bool) -> compression.Cells:
   """Lists the cells of the one-shot grid.
 
   Bits are crossed with the sparsities of the first rule; the other rules are
-  compared at 32 bits.
+  compared at 32 bits, and other shares of a scale on dense networks.
   """
   sparsities = sorted({0.0, *config.sparsities}) if prune else [0.0]
   settings = settings_of(config) if quantize else [(32, 0)]
-  cells = compression.make_cells([(0, s) for s in sparsities], settings)
-  others = range(1, len(compressing.rules_of(config))) if prune else ()
-  if others:
-    pairs = [(rule, s) for rule in others for s in sparsities]
-    cells = compression.join(cells, compression.make_cells(pairs, [(32, 0)]))
-  return cells
+  parts = [compression.make_cells([(0, s) for s in sparsities], settings)]
+  others = [
+    setting
+    for share in range(1, len(config.quant_granularities))
+    for setting in settings_of(config, share)
+  ]
+  if quantize and others:
+    parts.append(compression.make_cells([(0, 0.0)], others))
+  pairs = [
+    (rule, sparsity)
+    for rule in range(1, len(compressing.rules_of(config)))
+    for sparsity in sparsities
+  ]
+  if prune and pairs:
+    parts.append(compression.make_cells(pairs, [(32, 0)]))
+  return compression.join(*parts)
 
 
 def compress(
@@ -348,73 +361,92 @@ def compress(
     id = records.content_id([kind, *_names(pack), [str(a) for a in chosen]])
     if not records.exists(out, "compression", id):
       todo.append((id, pack, chosen))
-  statistics = []
-  costs = [
-    _compression_cost(session, pack, chosen, cells) for _, pack, chosen in todo
-  ]
-  with Progress("compress", sum(costs)) as progress:
-    for (id, pack, chosen), cost in zip(todo, costs, strict=True):
+  costs = {
+    id: _compression_cost(session, pack, chosen, cells)
+    for id, pack, chosen in todo
+  }
+  with Progress("compress", sum(costs.values())) as progress:
+
+    def run(task) -> dict[str, Any]:
+      id, pack, chosen = task
       params = load_params(out, recipe, pack.architectures, pack.seeds)
-      graded = compressing.grid(session, pack, params, cells)
-      statistics.append(_statistics("compress", pack, graded, session))
-      frames = [
-        tabulate.compressed(
-          session,
-          recipe,
-          architecture,
-          pack.seeds,
-          rules,
-          cells,
-          _member(graded.outcome, i),
-          schedule="oneshot",
-          steps=work.num_steps,
+      variants = _variants(pack, chosen, config)
+      graded, retrained, *seconds = compressing.compress(
+        session, pack, params, cells, variants, settings
+      )
+      rows = _rows(session, recipe, pack, graded, cells)
+      if retrained is not None:
+        rows += _retrained_rows(
+          session, recipe, pack, retrained, variants, settings
         )
-        for i, architecture in enumerate(pack.architectures)
-      ]
-      if chosen:
-        rows, result = _retrain(session, recipe, pack, params, chosen, settings)
-        frames += rows
-        statistics.append(_statistics("finetune", pack, result, session))
-      records.write(out, "compression", id, pl.concat(frames, how="diagonal"))
-      progress.advance(cost)
-  return statistics
+      records.write(out, "compression", id, pl.concat(rows, how="diagonal"))
+      progress.advance(costs[id])
+      return _statistics("compress", pack, seconds, session)
+
+    return packs.together(session, todo, run)
 
 
-def _member(outcome: compression.Outcome, index: int) -> compression.Outcome:
-  return compression.Outcome(*(part[:, index] for part in outcome))
+def _rows(session, recipe, pack, outcome, cells) -> list[pl.DataFrame]:
+  """Makes the rows of the one-shot grid."""
+  return [
+    tabulate.compressed(
+      session,
+      recipe,
+      architecture,
+      pack.seeds,
+      compressing.rules_of(session.config),
+      cells,
+      _member(session, pack, outcome, i, architecture),
+      schedule="oneshot",
+      steps=session.work.num_steps,
+    )
+    for i, architecture in enumerate(pack.architectures)
+  ]
 
 
-def _retrain(session, recipe, pack, params, chosen, settings):
-  """Prunes, retrains and scores the chosen members of a pack."""
-  config, rules = session.config, compressing.rules_of(session.config)
-  sparsities = sorted({0.0, *config.sparsities})
-  scope = config.scopes[0]
-  variants = [
+def _member(session, pack, outcome, index, architecture) -> compression.Outcome:
+  shape = (session.work.input_shape, session.work.num_classes)
+  return compressing.of_member(
+    outcome, index, architecture.spec(*shape), pack.parent.spec(*shape)
+  )
+
+
+def _variants(pack, chosen, config) -> list[compressing.Variant]:
+  """Lists what is retrained of a pack: every criterion in the first scope."""
+  rules = compressing.rules_of(config)
+  return [
     compressing.Variant(pack.architectures.index(architecture), rule, sparsity)
     for rule, each in enumerate(rules)
-    if each.scope == scope
+    if each.scope == config.scopes[0]
     for architecture in chosen
-    for sparsity in sparsities
+    for sparsity in sorted({0.0, *config.sparsities})
   ]
-  result = compressing.finetune(session, pack, params, variants, settings)
-  per_epoch = session.work.num_steps // session.work.num_epochs
-  frames = []
+
+
+def _retrained_rows(
+  session, recipe, pack, outcome, variants, settings
+) -> list[pl.DataFrame]:
+  """Makes the rows of retraining."""
+  work, config = session.work, session.config
+  per_epoch = work.num_steps // work.num_epochs
+  rows = []
   for i, variant in enumerate(variants):
+    architecture = pack.architectures[variant.member]
     cells = compression.make_cells([(variant.rule, variant.sparsity)], settings)
-    frames.append(
+    rows.append(
       tabulate.compressed(
         session,
         recipe,
-        pack.architectures[variant.member],
+        architecture,
         pack.seeds,
-        rules,
+        compressing.rules_of(config),
         cells,
-        _member(result.outcome, i),
+        _member(session, pack, outcome, i, architecture),
         schedule="finetune",
-        steps=session.work.num_steps + per_epoch * config.finetune_epochs,
+        steps=work.num_steps + per_epoch * config.finetune_epochs,
       )
     )
-  return frames, result
+  return rows
 
 
 def _compression_cost(session, pack, chosen, cells) -> float:
@@ -452,7 +484,7 @@ def representatives(
   """Chooses the architectures that are retrained, on validation alone.
 
   Per family, along the parameter axis: of every depth the smallest at or above
-  the minimal parameter count, and the one nearest to ten times as large.
+  the minimal parameter count, and the one nearest to five times as large.
   """
   if session.config.finetune == "all":
     return list(members)
@@ -469,7 +501,7 @@ def representatives(
     above = [a for a in group if a.num_params(*shape) >= limit]
     for depth in sorted({a.depth for a in above}):
       chosen += [a for a in above if a.depth == depth][:1]
-    distance = [abs(np.log(a.num_params(*shape) / limit / 10)) for a in above]
+    distance = [abs(np.log(a.num_params(*shape) / limit / 5)) for a in above]
     chosen += [above[int(np.argmin(distance))]] if above else []
   return list(dict.fromkeys(chosen))
 

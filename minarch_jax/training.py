@@ -14,7 +14,15 @@ import optax
 
 from minarch_jax import evaluation
 from minarch_jax.config import Config
-from minarch_jax.types import Array, Batch, Masks, Model, Sizes, TrainState
+from minarch_jax.types import (
+  Array,
+  Batch,
+  Masks,
+  Model,
+  Params,
+  Sizes,
+  TrainState,
+)
 
 # What a seed is used for; each purpose folds its own number into the key.
 INIT, PRUNE = 0, 1
@@ -88,16 +96,15 @@ def learning_rates(config: Config, num_steps: int) -> np.ndarray:
   return np.asarray(schedule(np.arange(num_steps)), np.float32)
 
 
-def make_init(
-  model: Model, tx: optax.GradientTransformation
-) -> Callable[[Array, Sizes], TrainState]:
-  """Makes `init(seed, sizes) -> TrainState`."""
+def start_state(tx: optax.GradientTransformation, params: Params) -> TrainState:
+  """Puts stacked host parameters [S, A, ...] beside a fresh optimizer state.
 
-  def init(seed: Array, sizes: Sizes) -> TrainState:
-    params = model.init(key_for(seed, INIT), sizes)
-    return TrainState(params, tx.init(params))
-
-  return init
+  Every optimizer of `make_tx` starts at zero, so none is run for it.
+  """
+  init = jax.vmap(jax.vmap(tx.init))
+  shapes = jax.eval_shape(init, params)
+  zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+  return TrainState(params, zeros)
 
 
 def make_step(model: Model, tx: optax.GradientTransformation) -> Callable:
@@ -133,18 +140,20 @@ def make_step(model: Model, tx: optax.GradientTransformation) -> Callable:
   return step
 
 
-def make_epochs(step: Callable, evaluate: Callable) -> Callable:
-  """Makes the training of up to E epochs as one loop over scans.
+def make_run(step: Callable, totals: Callable) -> Callable:
+  """Makes the one program of a pack: train some epochs, then score.
 
   Returns:
-    `epochs(state, count, order, learning_rate, sizes, masks, train,
-    validation) -> (state, Curve)`: the first `count` of E epochs are run, so
-    one program serves training and shorter fine-tuning. order int32 [E, T, B]
-    indexes the device-resident training images, learning_rate is [E, T]; the
-    curve has a leading epoch axis, zero beyond `count`.
+    `run(state, count, order, learning_rate, sizes, masks, train, chunks,
+    validation, final) -> (state, Curve, Score)`. The first `count` of E epochs
+    are trained, each followed by the exact score of the chunks `validation`
+    (first, last); at the end the chunks `final` are scored, sums per chunk.
+    With count 0 it only scores, so the same program trains, retrains and
+    evaluates. order int32 [E, T, B] indexes the device-resident training
+    images, learning_rate is [E, T]; the curve is [E], zero beyond `count`.
   """
 
-  def epochs(
+  def run(
     state: TrainState,
     count: Array,
     order: Array,
@@ -152,25 +161,58 @@ def make_epochs(step: Callable, evaluate: Callable) -> Callable:
     sizes: Sizes,
     masks: Masks,
     train: Batch,
-    validation: evaluation.Chunks,
-  ) -> tuple[TrainState, Curve]:
-    def one_step(state, inputs):
-      indices, rate = inputs
-      batch = Batch(train.x[indices], train.y[indices])
-      return step(state, batch, rate, sizes, masks)
+    chunks: evaluation.Chunks,
+    validation: tuple[Array, Array],
+    final: tuple[Array, Array],
+  ) -> tuple[TrainState, Curve, evaluation.Score]:
+    epochs, steps = order.shape[:2]
+
+    def one_step(epoch):
+      def body(t, carry):
+        state, sums = carry
+        indices = order[epoch, t]
+        batch = Batch(train.x[indices], train.y[indices])
+        state, seen = step(state, batch, learning_rate[epoch, t], sizes, masks)
+        return state, jax.tree.map(jnp.add, sums, seen)
+
+      return body
 
     def one_epoch(epoch, carry):
-      state, curve = carry
-      inputs = (order[epoch], learning_rate[epoch])
-      state, steps = jax.lax.scan(one_step, state, inputs)
-      means = jax.tree.map(lambda values: values.mean(axis=0), steps)
-      point = Curve(means, evaluate(state.params, validation, sizes))
-      curve = jax.tree.map(lambda c, p: c.at[epoch].set(p), curve, point)
-      return state, curve
+      state, curve, _ = carry
+      training = epoch < count
+      zero = jnp.zeros_like(curve.train.loss[0])
+      state, sums = jax.lax.fori_loop(
+        0,
+        jnp.where(training, steps, 0),
+        one_step(epoch),
+        (state, Step(zero, zero)),
+      )
+      first, last = (
+        jnp.where(training, a, b)
+        for a, b in zip(validation, final, strict=True)
+      )
+      score = totals(state.params, sizes, chunks, first, last)
+      weights = chunks.weight.sum(axis=1)
+      inside = jnp.arange(len(weights))
+      inside = (first <= inside) & (inside < last)
+      images = jnp.where(inside, weights, 0).sum().astype(score.loss.dtype)
+      point = Curve(
+        jax.tree.map(lambda total: total / steps, sums),
+        evaluation.Score(score.loss.sum() / images, score.correct.sum()),
+      )
+      # The last round, which only scores, has no place in the curve.
+      curve = jax.tree.map(
+        lambda c, p: c.at[epoch].set(jnp.where(training, p, c[epoch])),
+        curve,
+        point,
+      )
+      return state, curve, score
 
-    real = jnp.zeros(order.shape[0], jnp.result_type(float))
-    whole = jnp.zeros(order.shape[0], int)
-    curve = Curve(Step(real, real), evaluation.Score(real, whole))
-    return jax.lax.fori_loop(0, count, one_epoch, (state, curve))
+    real = jnp.zeros(epochs, jnp.result_type(float))
+    curve = Curve(
+      Step(real, real), evaluation.Score(real, jnp.zeros(epochs, int))
+    )
+    nothing = evaluation.no_totals(chunks)
+    return jax.lax.fori_loop(0, count + 1, one_epoch, (state, curve, nothing))
 
-  return epochs
+  return run

@@ -323,7 +323,7 @@ def test_a_parent_is_the_smallest_that_holds_its_members(family):
 @pytest.mark.parametrize(
   "texts",
   [
-    ["dnn:3", "dnn:3-3"],
+    ["cnn:3", "cnn:3-3"],
     ["dnn:3", "cnn:3"],
     ["vit:p4-d4-l1-h1", "vit:p2-d4-l1-h1"],
     ["vit:p4-d4-l1-h1", "vit:p4-d4-l1-h1-cls"],
@@ -331,7 +331,7 @@ def test_a_parent_is_the_smallest_that_holds_its_members(family):
   ],
 )
 def test_other_skeletons_have_no_parent(texts):
-  with pytest.raises(ValueError, match="one family, depth and options"):
+  with pytest.raises(ValueError, match="of one family and options"):
     architectures.parent([Architecture.parse(text) for text in texts])
 
 

@@ -1,11 +1,14 @@
 """Flax modules as pure functions of parameters and true sizes."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+import itertools
+import math
 from typing import Any
 
 from flax import traverse_util
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from minarch_jax import random
 from minarch_jax.architectures import Architecture, Leaf, Shape, Spec
@@ -56,7 +59,11 @@ def make_model(
   full = {axis: spec.sizes[axis] for axis in spec.unit_axes}
 
   def init(key: jax.Array, sizes: Sizes | None = None) -> Params:
-    return _initial(key, spec, sizes or full)
+    leaves = _random_leaves(spec)
+    # All leaves in one call: a generator each would dominate compilation.
+    values = random.normals(key, leaves)
+    draws = dict(zip((path for path, _ in leaves), values, strict=True))
+    return initial(draws, spec, sizes or full)
 
   def apply(
     params: Params,
@@ -78,72 +85,128 @@ def flatten(tree: Any) -> dict[tuple[str, ...], Any]:
   return dict(traverse_util.flatten_dict(tree))  # type: ignore
 
 
-def _exists(leaf: Leaf, spec: Spec, sizes: Mapping[str, Any]) -> jax.Array:
-  """Marks the entries of a parent's leaf that lie inside a member."""
+def _exists(leaf: Leaf, spec: Spec, sizes: Mapping[str, Any], xp: Any) -> Any:
+  """Marks the entries of a parent's leaf that lie inside a member.
+
+  Sizes of shape [...] give marks [..., *shape]: one member, or several.
+  """
   shape = spec.shape(leaf)
-  mask = jnp.ones((1,) * len(shape), bool)
+  own = (1,) * len(shape)
+  mask = xp.ones(own, bool)
+
+  def column(size):
+    size = xp.asarray(size)
+    return size.reshape(size.shape + own)
+
+  if "depth" in sizes:
+    mask = mask & (column(sizes["depth"]) > leaf.layer)
   for i, axis in enumerate(leaf.axes):
     if axis in sizes:
-      inside = jnp.arange(shape[i]) < sizes[axis]
-      mask = mask & inside.reshape(
-        [-1 if j == i else 1 for j in range(mask.ndim)]
+      along = xp.arange(shape[i]).reshape(
+        [-1 if j == i else 1 for j in range(len(own))]
       )
-  return jnp.broadcast_to(mask, shape)
+      mask = mask & (along < column(sizes[axis]))
+  batch = xp.shape(next(iter(sizes.values()))) if sizes else ()
+  return xp.broadcast_to(mask, batch + shape)
 
 
 def width_masks(spec: Spec, sizes: Mapping[str, Any]) -> Masks:
-  """Marks, in every leaf of a parent, the entries of one member.
+  """Marks, in every leaf of a parent, the entries of one member or several.
 
   Args:
     spec: the parent's description.
-    sizes: the member's true size of each unit axis; may be traced.
+    sizes: the true size of each unit axis, scalars, which may be traced, or
+      arrays [A]; and "depth" where members may lack layers.
 
   Returns:
-    A tree of bool arrays of the parent's shapes, 1 = exists.
+    A tree of bool arrays of the parent's shapes, 1 = exists; [A, ...] for
+    several members. Numpy in, numpy out.
   """
+  xp = _module(*sizes.values())
   return traverse_util.unflatten_dict(
-    {leaf.path: _exists(leaf, spec, sizes) for leaf in spec.leaves}
+    {leaf.path: _exists(leaf, spec, sizes, xp) for leaf in spec.leaves}
   )
-
-
-def _initial(key: jax.Array, spec: Spec, sizes: Mapping[str, Any]) -> Params:
-  """Draws a member's parameters in its parent's shapes.
-
-  Kernels get variance gain / fan-in of the member (He et al. 2015), so a
-  member's values depend on neither the parent nor the other leaves. All leaves
-  are drawn in one call: a generator per leaf would dominate compilation.
-  """
-  drawn = [leaf for leaf in spec.leaves if leaf.path[-1] in _STARTS_RANDOM]
-  normal = random.normals(
-    key, [(leaf.path, spec.shape(leaf)) for leaf in drawn]
-  )
-  draws = dict(zip((leaf.path for leaf in drawn), normal, strict=True))
-  dtype = jnp.result_type(float)
-  flat = {}
-  for leaf in spec.leaves:
-    if leaf.is_kernel:
-      value = draws[leaf.path] * jnp.sqrt(
-        leaf.gain / _fan_in(leaf, spec, sizes)
-      )
-    elif leaf.path[-1] == "embedding":
-      value = draws[leaf.path] * EMBEDDING_STD
-    else:
-      value = jnp.full(spec.shape(leaf), leaf.path[-1] == "scale", dtype)
-    value = jnp.where(_exists(leaf, spec, sizes), value, 0)
-    flat[leaf.path] = value.astype(dtype)
-  return traverse_util.unflatten_dict(flat)
 
 
 _STARTS_RANDOM = ("kernel", "embedding")
 
 
-def _fan_in(leaf: Leaf, spec: Spec, sizes: Mapping[str, Any]) -> jax.Array:
-  """The number of inputs of a kernel's member, as a float."""
-  fan_in = jnp.ones((), jnp.result_type(float))
+def _random_leaves(
+  spec: Spec,
+) -> list[tuple[tuple[str, ...], tuple[int, ...]]]:
+  return [
+    (leaf.path, spec.shape(leaf))
+    for leaf in spec.leaves
+    if leaf.path[-1] in _STARTS_RANDOM
+  ]
+
+
+def coordinates(
+  spec: Spec,
+) -> tuple[Sequence[np.ndarray], Callable[[np.ndarray], dict]]:
+  """Lists the coordinates of everything that starts random.
+
+  Returns:
+    The three columns of `random.coordinates`, and a function that cuts values
+    drawn there, [S, at least as many], into leaves by path, [S, *shape].
+  """
+  leaves = _random_leaves(spec)
+  ends = list(itertools.accumulate(math.prod(shape) for _, shape in leaves))
+
+  def split(values: np.ndarray) -> dict[tuple[str, ...], np.ndarray]:
+    starts = [0, *ends]
+    return {
+      path: values[:, start:end].reshape(-1, *shape)
+      for (path, shape), start, end in zip(leaves, starts, ends, strict=False)
+    }
+
+  return random.coordinates(leaves), split
+
+
+def initial(
+  draws: Mapping[tuple[str, ...], Any], spec: Spec, sizes: Mapping[str, Any]
+) -> Params:
+  """Makes initial parameters in a parent's shapes of N(0, 1) values.
+
+  Kernels get variance gain / fan-in of the member (He et al. 2015), so a
+  member's values depend on neither the parent nor the other leaves.
+
+  Args:
+    draws: arrays [*shape] for one network, or [S, *shape].
+    spec: the parent's description.
+    sizes: scalars for one network, or arrays [A].
+
+  Returns:
+    A tree of [*shape], or [S, A, *shape]. Numpy in, numpy out.
+  """
+  xp = _module(*draws.values())
+  some = next(iter(draws.values()))
+  dtype, flat = some.dtype, {}
+  for leaf in spec.leaves:
+    exists = _exists(leaf, spec, sizes, xp)
+    shape = spec.shape(leaf)
+    members = exists.shape[: exists.ndim - len(shape)]
+    if leaf.path not in draws:
+      seeds = some.shape[:1] if members else ()
+      value = xp.full(seeds + exists.shape, leaf.path[-1] == "scale", dtype)
+    else:
+      value = draws[leaf.path]
+      seeds = value.shape[: value.ndim - len(shape)]
+      value = value.reshape(seeds + (1,) * len(members) + shape)
+      gain = xp.asarray(EMBEDDING_STD**2, dtype)
+      if leaf.is_kernel:
+        gain = leaf.gain / _fan_in(leaf, spec, sizes, xp, dtype)
+      value = value * xp.sqrt(gain).reshape(gain.shape + (1,) * len(shape))
+    flat[leaf.path] = xp.where(exists, value, xp.zeros((), dtype))
+  return traverse_util.unflatten_dict(flat)
+
+
+def _fan_in(leaf: Leaf, spec: Spec, sizes: Mapping[str, Any], xp, dtype) -> Any:
+  """The number of inputs of a kernel's member or members, as a float."""
+  fan_in = xp.ones((), dtype)
   for axis in leaf.axes[: -leaf.outputs]:
-    fan_in = fan_in * jnp.asarray(
-      sizes.get(axis, spec.sizes[axis]), fan_in.dtype
-    )
+    size = xp.asarray(sizes.get(axis, spec.sizes[axis]))
+    fan_in = fan_in * size.astype(dtype)
   return fan_in
 
 
@@ -161,22 +224,28 @@ def unpad(params: Params, spec: Spec, parent: Spec) -> Params:
 
 
 def _reshape_leaves(params, spec, parent, *, grow):
-  flat = flatten(params)
-  for small, large in zip(spec.leaves, parent.leaves, strict=True):
-    value = flat[small.path]
-    lead = value.ndim - len(small.axes)
-    before, after = spec.shape(small), parent.shape(large)
+  flat, found = flatten(params), {}
+  own = {leaf.path: spec.shape(leaf) for leaf in spec.leaves}
+  for leaf in parent.leaves:
+    after = parent.shape(leaf)
+    if leaf.path not in own:  # of a layer that the member does not have
+      if grow:
+        some = next(iter(flat.items()))
+        lead = some[1].shape[: some[1].ndim - len(own[some[0]])]
+        found[leaf.path] = _module(some[1]).zeros(lead + after, some[1].dtype)
+      continue
+    value, before = flat[leaf.path], own[leaf.path]
+    lead = value.ndim - len(leaf.axes)
     if grow:
       widths = [(0, 0)] * lead
       widths += [(0, b - a) for a, b in zip(before, after, strict=True)]
-      flat[small.path] = _module(value).pad(value, widths)
+      found[leaf.path] = _module(value).pad(value, widths)
     else:
       cut = tuple(slice(0, size) for size in before)
-      flat[small.path] = value[(slice(None),) * lead + cut]
-  return traverse_util.unflatten_dict(flat)
+      found[leaf.path] = value[(slice(None),) * lead + cut]
+  return traverse_util.unflatten_dict(found)
 
 
-def _module(value: Array) -> Any:
-  import numpy as np
-
-  return np if isinstance(value, np.ndarray) else jnp
+def _module(*values: Any) -> Any:
+  """numpy for host arrays and numbers, else jax.numpy."""
+  return jnp if any(isinstance(v, jax.Array) for v in values) else np

@@ -4,6 +4,7 @@ import math
 
 from flax import linen as nn
 import jax
+import jax.numpy as jnp
 
 from minarch_jax.architectures import Architecture, Shape
 from minarch_jax.models import layers
@@ -14,7 +15,8 @@ class DNN(nn.Module):
   """Flatten, then ReLU layers of the architecture's widths, then logits.
 
   Padding needs no care here: a unit with zero weights and bias outputs
-  relu(0) = 0 and receives a zero gradient.
+  relu(0) = 0 and receives a zero gradient. A layer beyond a member's depth
+  hands on what it was given.
   """
 
   architecture: Architecture
@@ -26,15 +28,22 @@ class DNN(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, sizes: Sizes) -> jax.Array:
-    del sizes
     x = x.reshape(x.shape[0], -1)
     features = math.prod(self.input_shape)
     for i, width in enumerate(self.architecture.widths):
       name = f"hidden_{i}"
       weights = layers.Kernel((features, width), 1, self.dtype, name=name)()
-      x = nn.relu(layers.dense(self.tap(f"{name}/kernel", x), *weights))
-      features = width
+      y = nn.relu(layers.dense(self.tap(f"{name}/kernel", x), *weights))
+      if i and "depth" in sizes:
+        y = jnp.where(sizes["depth"] > i, y, _fit(x, width))
+      x, features = y, width
     weights = layers.Kernel(
       (features, self.num_classes), 1, self.dtype, name="output"
     )()
     return layers.dense(self.tap("output/kernel", x), *weights)
+
+
+def _fit(x: jax.Array, width: int) -> jax.Array:
+  """Cuts or pads the last axis; what is cut lies outside the member."""
+  x = x[..., :width]
+  return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, width - x.shape[-1])])

@@ -44,7 +44,8 @@ class Ranking:
     keys: uint32 table of the groups of all layers, 0 = gone; the order.
     sizes: int32 number of groups that exist, of each row of an N:M
       granularity, else of each layer.
-    density: float32 [L], (sum of dimensions) / (their product), for ERK.
+    density: float32 [L], (sum of dimensions) / (their product), for scope
+      erk; [1], unused, for others.
     alive: which entries of each leaf are there before pruning.
     plan, pools: what is static, and how the table is laid out.
   """
@@ -106,7 +107,7 @@ def rank(
   # Known from shapes alone, so that a known sparsity is counted on the host.
   rows, lengths = order.pools.counts, np.array(order.pools.sizes)
   sizes = np.repeat(lengths // rows, rows).astype(np.int32)
-  density = [_erk_density(layer, None) for layer in plan.layers]
+  density = _densities(plan, None)
   return dataclasses.replace(order, sizes=sizes, density=np.stack(density))
 
 
@@ -116,19 +117,23 @@ def rank(
 def _order(plan: Plan, pool: str, leaves, within, masks) -> Ranking:
   """Orders the groups of flat trees; see `rank`."""
   exists, alive = _entries(plan, leaves, within, masks)
-  keys, sizes, densities = [], [], []
+  table, there, sizes = [], [], []
   for layer in plan.layers:
     score, here = plan.granularity.group(layer, leaves, alive, pool)
-    keys.append(selection.sort_keys(score, here))
+    table.append(jnp.asarray(score).astype(jnp.float32))
+    there.append(here)
     rows = score.shape[0] if plan.granularity.rows else 1
     _, existing = plan.granularity.group(layer, leaves, exists, pool)
     sizes.append(jnp.sum(existing.reshape(rows, -1), 1, dtype=jnp.int32))
-    densities.append(_erk_density(layer, None if within is None else exists))
+  densities = _densities(plan, None if within is None else exists)
   if masks is None and within is None:
     alive = [jnp.ones((), bool) for _ in alive]
-  pools = _pools(plan, [key.size for key in keys], keys[0].shape[-1])
+  pools = _pools(plan, [part.size for part in table], table[0].shape[-1])
+  keys = selection.sort_keys(
+    selection.lay_out(pools, table), selection.lay_out(pools, there)
+  )
   return Ranking(
-    selection.lay_out(pools, keys),
+    keys,
     jnp.concatenate(sizes),
     jnp.stack(densities),
     tuple(alive),
@@ -285,6 +290,13 @@ def _entries(plan: Plan, leaves, within, masks):
   # A scalar mask says "not pruned" and stays a scalar.
   alive = [a & e if a.ndim else a for a, e in zip(alive, exists, strict=True)]
   return exists, alive
+
+
+def _densities(plan: Plan, exists) -> list:
+  """The density of each layer, for the only scope that asks for it."""
+  if plan.scope != "erk":
+    return [np.zeros((), np.float32)]
+  return [_erk_density(layer, exists) for layer in plan.layers]
 
 
 def _erk_density(layer: shapes.Layer, exists) -> Any:
