@@ -86,6 +86,16 @@ SCHEMAS: dict[str, dict[str, Any]] = {
     "macs": _I,
     "steps": _I,
   },
+  "probes": _WHO
+  | {
+    "step": _I,
+    "loss": _F,
+    "dead": _F,
+    "logit_scale": _F,
+    "gradient_norm": _F,
+    "sharpness": _F,
+    "limit": _F,
+  },
 }
 
 NETWORK = ("run_id", "dataset", "architecture", "seed")
@@ -94,6 +104,7 @@ NONE = "none"  # the `control` of networks that are compressed in earnest
 _KEYS = {
   "networks": NETWORK,
   "curves": (*NETWORK, "epoch"),
+  "probes": (*NETWORK, "step"),
   "compression": (
     *NETWORK,
     "schedule",
@@ -111,7 +122,7 @@ _KEYS = {
 
 
 class Records(NamedTuple):
-  """The three tables of a results directory; columns as in `SCHEMAS`."""
+  """The three tables every study leaves; columns as in `SCHEMAS`."""
 
   networks: pl.DataFrame
   curves: pl.DataFrame
@@ -165,7 +176,7 @@ def write(out: str, table: str, id: str, frame: pl.DataFrame) -> str:
 
   Args:
     out: the results directory.
-    table: networks, curves or compression.
+    table: a key of `SCHEMAS`.
     id: content hash of everything the rows depend on.
     frame: rows with exactly the columns of `SCHEMAS[table]`, in any order.
 

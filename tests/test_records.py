@@ -30,7 +30,7 @@ def test_what_is_written_is_read_back(tmp_path, table):
   path = records.write(str(tmp_path), table, "one", frame)
   assert records.exists(str(tmp_path), table, "one")
   assert path == str(tmp_path / "records" / table / "one.parquet")
-  testing.assert_frame_equal(getattr(records.read(str(tmp_path)), table), frame)
+  testing.assert_frame_equal(records.read_table(str(tmp_path), table), frame)
   ((id, found),) = records.parts(str(tmp_path), table)
   assert id == "one"
   testing.assert_frame_equal(found, frame)

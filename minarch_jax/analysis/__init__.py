@@ -16,6 +16,7 @@ from minarch_jax.analysis.damage import (
 from minarch_jax.analysis.judgement import outcomes
 from minarch_jax.analysis.labels import regime_boundaries, regimes
 from minarch_jax.analysis.minimal import minimal_parameters, p_at
+from minarch_jax.analysis.probes import probe_predictions
 from minarch_jax.analysis.pruning import pruning_phases, redundancy_by_depth
 from minarch_jax.analysis.recommendation import guidance, recommend
 from minarch_jax.analysis.summaries import summary
@@ -36,6 +37,7 @@ __all__ = [
   "one_recipe",
   "outcomes",
   "p_at",
+  "probe_predictions",
   "pruning_phases",
   "quantization_damage",
   "recommend",

@@ -11,7 +11,7 @@ import math
 from typing import Any
 
 import numpy as np
-from scipy import special, stats
+from scipy import optimize, special, stats
 
 Array = np.ndarray
 
@@ -308,6 +308,36 @@ def bca(
     rng=rng,
   ).confidence_interval
   return estimate, float(interval.low), float(interval.high)
+
+
+def auc_interval(
+  auc: float, positives: int, negatives: int, confidence: float
+) -> tuple[float, float]:
+  """Score interval of an area under the ROC curve, at most [0, 1].
+
+  Newcombe (2006), method 5: the ends are where the area found is just
+  compatible with the variance of Hanley and McNeil (1982) at that end, so
+  perfect separation still has a width.
+  """
+  z = special.ndtri((1 + confidence) / 2)
+  mean = (positives + negatives) / 2 - 1
+
+  def variance(area):
+    spread = 1 + mean * ((1 - area) / (2 - area) + area / (1 + area))
+    return area * (1 - area) * spread / (positives * negatives)
+
+  def end(side):
+    def excess(area):
+      return side * (area - auc) - z * math.sqrt(variance(area))
+
+    edge = 1.0 if side > 0 else 0.0
+    if abs(auc - edge) < 1e-12:
+      return edge
+    # At 0 and 1 the variance vanishes, which is no solution.
+    inside = min(max(auc, 1e-9), 1 - 1e-9)
+    return float(optimize.brentq(excess, inside, edge))  # pyright: ignore
+
+  return end(-1), end(1)
 
 
 def theil_sen(

@@ -1,0 +1,124 @@
+"""Probes packs at initialisation and after the first steps of training."""
+
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+import polars as pl
+
+from minarch_jax import packs, probes, study, training
+from minarch_jax.architectures import Architecture
+from minarch_jax.planning import Pack
+from minarch_jax.types import Batch
+
+BATCH = 256  # images a probe looks at
+KEY = 2  # what a probe uses a seed for, beside training.INIT and PRUNE
+
+
+def probe(
+  session: packs.Session, members: Sequence[Architecture], steps: int
+) -> pl.DataFrame:
+  """Measures every network before and after its first steps of training.
+
+  Args:
+    session: the data, and the recipe whose first steps are taken.
+    members: architectures; the seeds are those of the configuration.
+    steps: how many, at least 1 and at most one training.
+
+  Returns:
+    Rows of the table `probes`, two per network.
+  """
+  todo = study.plan(session, members, list(session.config.seeds))
+  return pl.concat(
+    packs.together(session, todo, lambda pack: _probed(session, pack, steps))
+  )
+
+
+def _probed(session: packs.Session, pack: Pack, steps: int) -> pl.DataFrame:
+  config, work = session.config, session.work
+  placed = packs.place(session, pack)
+  state = packs.start_state(placed, packs.initial(placed))
+  masks = packs.width_masks(placed)
+  rates = training.learning_rates(config, work.num_steps)[:steps]
+  images = min(BATCH, work.num_train)
+
+  def make():
+    model = placed.model
+    step = training.make_step(model, training.make_tx(config))
+    measure = probes.make_probe(model, placed.spec)
+
+    def function(state, seed, order, rates, sizes, masks, data):
+      train = Batch(
+        *(part.reshape(-1, *part.shape[2:]) for part in (data.x, data.y))
+      )
+      batch = Batch(train.x[:images], train.y[:images])
+
+      def one(state, inputs):
+        indices, rate = inputs
+        chosen = Batch(train.x[indices], train.y[indices])
+        return step(state, chosen, rate, sizes, masks)[0], None
+
+      key = training.key_for(seed, KEY)
+      before = measure(state.params, batch, sizes, masks, key)
+      state, _ = jax.lax.scan(one, state, (order, rates))
+      return before, measure(state.params, batch, sizes, masks, key)
+
+    kinds = ("network", "seed", "seed", "shared", "member", "network", "shared")
+    return function, kinds, ()
+
+  seeds = placed.pack.seeds
+  order = np.stack([_order(session, seed, steps) for seed in seeds])
+  found = placed.run(
+    f"probe {steps}",
+    make,
+    state,
+    placed.put(np.array(seeds, np.int32), "seed"),
+    placed.put(order, "seed"),
+    placed.put(rates, "shared"),
+    placed.sizes,
+    masks,
+    session.data,
+    hot=True,
+  )
+  return _rows(session, pack, steps, jax.device_get(found))
+
+
+def _order(session: packs.Session, seed: int, steps: int) -> np.ndarray:
+  """The minibatches of a seed's first steps: int32 [steps, batch]."""
+  work, epochs = session.work, []
+  while sum(map(len, epochs)) < steps:
+    epochs.append(
+      training.data_order(seed, len(epochs), work.num_train, work.batch_size)
+    )
+  return np.concatenate(epochs)[:steps]
+
+
+def _rows(session, pack: Pack, steps: int, found) -> pl.DataFrame:
+  """Two rows per network of a pack; what is not finite becomes null."""
+  work, frames = session.work, []
+  for i, architecture in enumerate(pack.architectures):
+    for step, measured in zip((0, steps), found, strict=True):
+      values = {
+        name: np.asarray(value, np.float64)[: len(pack.seeds), i]
+        for name, value in measured._asdict().items()
+      }
+      frames.append(
+        pl.DataFrame({"seed": list(pack.seeds), **values})
+        .with_columns(
+          pl.when(pl.col(name).is_finite()).then(pl.col(name))
+          for name in values
+        )
+        .with_columns(
+          run_id=pl.lit(study.recipe_id(session)),
+          dataset=pl.lit(session.dataset.name),
+          family=pl.lit(architecture.family),
+          architecture=pl.lit(str(architecture)),
+          depth=pl.lit(architecture.depth),
+          params=pl.lit(
+            architecture.num_params(work.input_shape, work.num_classes)
+          ),
+          step=pl.lit(step),
+          limit=pl.lit(2 / session.config.learning_rate),
+        )
+      )
+  return pl.concat(frames)

@@ -1,0 +1,209 @@
+"""Probes: each against its definition, in a parent as alone, and useful."""
+
+import jax
+from jax import numpy as jnp
+import numpy as np
+import polars as pl
+import pytest
+import simulated
+
+from minarch_jax import analysis, config, models, packs, probes, probing
+from minarch_jax import records as records_lib
+from minarch_jax.analysis import statistics
+from minarch_jax.architectures import Architecture
+from minarch_jax.types import Batch
+
+SHAPE, CLASSES = (8, 8, 1), 10
+NAMES = ("dnn:5-4", "cnn:2-3", "vit:p4-d4-l1-h2")
+
+
+def batch(count=16):
+  rng = np.random.default_rng(0)
+  x = rng.normal(size=(count, *SHAPE)).astype(np.float32)
+  return Batch(x, rng.integers(0, CLASSES, count).astype(np.int32))
+
+
+def network(name):
+  architecture = Architecture.parse(name)
+  model = models.make_model(architecture, SHAPE, CLASSES)
+  spec = architecture.spec(SHAPE, CLASSES)
+  sizes = {axis: spec.sizes[axis] for axis in spec.unit_axes}
+  params = model.init(jax.random.key(0), sizes)
+  return model, spec, sizes, params, jax.tree.map(jnp.ones_like, params)
+
+
+def test_sharpness_is_the_largest_curvature_of_a_quadratic():
+  rng = np.random.default_rng(0)
+  basis = np.linalg.qr(rng.normal(size=(6, 6)))[0]
+  matrix = basis @ np.diag([9.0, 3, 2, 1, 0.5, 0]) @ basis.T
+
+  def loss(params):
+    return params["a"] @ matrix @ params["a"] / 2
+
+  params = {"a": jnp.ones(6)}
+  found = probes.sharpness(
+    loss, params, {"a": jnp.ones(6)}, jax.random.key(0), iterations=30
+  )
+  assert found == pytest.approx(9, rel=1e-3)
+  # What does not exist has no curvature.
+  masks = {"a": jnp.arange(6) < 3}
+  found = probes.sharpness(
+    loss, params, masks, jax.random.key(0), iterations=60
+  )
+  expected = np.linalg.eigvalsh(matrix[:3, :3])[-1]
+  assert found == pytest.approx(expected, rel=1e-2)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_probes_are_what_they_are_called(name):
+  model, spec, sizes, params, masks = network(name)
+  data = batch()
+  found = jax.jit(probes.make_probe(model, spec, iterations=60))(
+    params, data, sizes, masks, jax.random.key(1)
+  )
+  logits = np.asarray(model.apply(params, data.x, sizes))
+
+  def loss(params):
+    log_p = jax.nn.log_softmax(model.apply(params, data.x, sizes))
+    return -log_p[jnp.arange(len(data.y)), data.y].mean()
+
+  value, gradient = jax.value_and_grad(loss)(params)
+  flat, unflatten = jax.flatten_util.ravel_pytree(params)
+  hessian = jax.jit(jax.hessian(lambda vector: loss(unflatten(vector))))(flat)
+  eigenvalues = np.linalg.eigvalsh(np.asarray(hessian))
+  largest = eigenvalues[np.argmax(np.abs(eigenvalues))]
+  assert found.loss == pytest.approx(float(value), rel=1e-5)
+  squares = sum(float((g**2).sum()) for g in jax.tree.leaves(gradient))
+  assert found.gradient_norm == pytest.approx(squares**0.5, rel=1e-4)
+  centred = logits - logits.mean(axis=1, keepdims=True)
+  assert found.logit_scale == pytest.approx(
+    float(np.sqrt((centred**2).mean())), rel=1e-5
+  )
+  assert found.sharpness == pytest.approx(largest, rel=0.05)
+
+
+@pytest.mark.parametrize(
+  ("name", "path", "share"),
+  [
+    ("dnn:5-4", ("hidden_0", "bias"), 5 / 9),
+    ("cnn:2-3", ("conv_0", "bias"), 2 / 5),
+    ("vit:p4-d4-l1-h2", ("block_0", "mlp", "in", "bias"), 1.0),
+  ],
+)
+def test_dead_units_are_counted(name, path, share):
+  model, spec, sizes, params, _ = network(name)
+  *parents, last = path
+  leaf = params
+  for key in parents:
+    leaf = leaf[key]
+  leaf[last] = leaf[last] - 1e3
+  _, hidden = probes.tapped(model, params, batch().x, sizes)
+  kept = {"dnn": "hidden_1", "cnn": "conv_1"}.get(spec_family(name))
+  if kept:  # the layer after is alive by its own bias
+    params[kept]["bias"] = params[kept]["bias"] + 1.0
+    _, hidden = probes.tapped(model, params, batch().x, sizes)
+  assert probes.dead_share(hidden, spec, sizes) == pytest.approx(share)
+
+
+def spec_family(name):
+  return name.partition(":")[0]
+
+
+def test_every_family_has_activated_units():
+  for name in NAMES:
+    assert probes.activated(network(name)[1]), name
+
+
+@pytest.mark.parametrize(
+  "group",
+  [("dnn:4", "dnn:9-6"), ("cnn:2", "cnn:5")],
+)
+def test_packs_give_what_networks_alone_give(digits, group):
+  settings = config.Config(num_seeds=2, num_epochs=2, families=())
+  session = packs.open_session(settings, digits)
+  members = [Architecture.parse(name) for name in group]
+  together = probing.probe(session, members, 3)
+  alone = pl.concat(probing.probe(session, [a], 3) for a in members)
+  assert len(together) == 4 * len(members)
+  assert set(together["step"]) == {0, 3}
+  keys = ["architecture", "seed", "step"]
+  together, alone = together.sort(keys), alone.sort(keys)
+  for name in probes.Probe._fields:
+    np.testing.assert_allclose(
+      together[name], alone[name], rtol=2e-2, atol=1e-5, err_msg=name
+    )
+  assert together.filter(step=3)["loss"].mean() < 2.5
+  records_columns = set(records_lib.SCHEMAS["probes"])
+  assert set(together.columns) == records_columns
+
+
+# --- prediction --------------------------------------------------------------
+
+
+def probed(records, rng, signal):
+  """Probes that shift by `signal` deviations where an architecture is bad."""
+  labels = analysis.regimes(records).select("architecture", "label")
+  who = list(records_lib.SCHEMAS["networks"])[:7]
+  frame = records.networks.select(who).join(labels, on="architecture")
+  bad = (frame["label"] == "unstable").cast(pl.Float64)
+  noise = pl.Series(rng.normal(size=len(frame)))
+  value = bad * signal + noise
+  return frame.drop("label").with_columns(
+    step=pl.lit(100),
+    limit=pl.lit(0.0),
+    **{name: value.alias(name) for name in probes.Probe._fields},
+  )
+
+
+WORLD = {"datasets": ("easy",), "num_epochs": 4, "num_architectures": 16}
+
+
+def bare(seed=0):
+  found = simulated.simulate(seed, **WORLD)
+  return found._replace(compression=found.compression.clear())
+
+
+def test_a_probe_that_knows_foretells_and_one_that_does_not_does_not():
+  records = bare()
+  for signal, verdict in ((5.0, "foretells"), (0.0, "undecided")):
+    rows = analysis.probe_predictions(
+      records, probed(records, np.random.default_rng(1), signal)
+    ).filter(family="", regime="unstable", probe="sharpness")
+    row = rows.row(0, named=True)
+    assert row["verdict"] == verdict, row
+    assert row["auc_low"] <= row["auc"] <= row["auc_high"]
+    assert row["above_limit"] is not None
+
+
+def test_a_loss_that_is_not_finite_is_the_largest():
+  records = bare()
+  frame = probed(records, np.random.default_rng(0), 0.0)
+  labels = analysis.regimes(records).filter(label="unstable")
+  bad = pl.col("architecture").is_in(labels["architecture"].implode())
+  frame = frame.with_columns(loss=pl.when(~bad).then("loss"))
+  row = analysis.probe_predictions(records, frame).filter(
+    family="", regime="unstable", probe="loss"
+  )
+  assert row["auc"].to_list() == [1.0]
+
+
+def test_one_regime_alone_says_nothing():
+  records = simulated.handmade({1000: [0.9] * 3, 2000: [0.9] * 3})
+  frame = probed(records, np.random.default_rng(0), 1.0)
+  rows = analysis.probe_predictions(records, frame)
+  assert rows["auc"].null_count() == len(rows) > 0
+  assert set(rows["verdict"]) == {"undecided"}
+
+
+def test_the_interval_of_an_area_covers():
+  # Normal values one deviation apart: the area is Phi(1 / sqrt 2).
+  rng, truth = np.random.default_rng(0), 0.7602
+  hits = 0
+  for _ in range(300):
+    one, other = rng.normal(1, 1, 12), rng.normal(0, 1, 20)
+    area = (one[:, None] > other).mean()
+    low, high = statistics.auc_interval(area, 12, 20, 0.95)
+    hits += low <= truth <= high
+  assert 0.9 <= hits / 300 <= 0.99
+  low, high = statistics.auc_interval(1.0, 12, 20, 0.95)
+  assert 0.7 < low < 1 and high == 1
