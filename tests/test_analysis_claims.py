@@ -90,10 +90,10 @@ def test_verdicts_need_the_whole_interval():
 
 def test_seeds_that_would_decide():
   # Half width 2, distance 1: four times the seeds.
-  assert "20 seeds" in findings.seeds_needed(1.0, -1.0, 3.0, 0.0, 5)
-  assert "2 seeds" in findings.seeds_needed(1.0, np.nan, np.nan, 0.0, 1)
-  assert "1000" in findings.seeds_needed(0.001, -1.0, 1.0, 0.0, 5)
-  assert "no number" in findings.seeds_needed(0.0, -1.0, 1.0, 0.0, 5)
+  assert "20 seeds" in findings.needed(1.0, -1.0, 3.0, 0.0, 5)
+  assert "2 seeds" in findings.needed(1.0, np.nan, np.nan, 0.0, 1)
+  assert "1000" in findings.needed(0.001, -1.0, 1.0, 0.0, 5)
+  assert "no number" in findings.needed(0.0, -1.0, 1.0, 0.0, 5)
 
 
 def test_matching_is_one_to_one_and_within_the_tolerance():

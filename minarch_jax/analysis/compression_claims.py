@@ -56,8 +56,7 @@ def depth_resists(found: Evidence, config: Config) -> Finding:
   effect, low, high, n = statistics.partial_spearman(groups, config.confidence)
   verdict = findings.decided(low, high, 0.0)
   note = (
-    findings.seeds_needed(effect, low, high, 0.0, findings.num_seeds(found))
-    + ", or as many times more architectures"
+    findings.needed(effect, low, high, 0.0, n, "architectures")
     if verdict == findings.UNDECIDED
     else ""
   )
@@ -172,8 +171,8 @@ def small_suffer(found: Evidence, config: Config) -> Finding:
   verdict = findings.decided(-high, -low, 0.0)
   note = f"{rows['bits'][0]} bits per {rows['quant_granularity'][0]}"
   if verdict == findings.UNDECIDED:
-    note += "; " + findings.seeds_needed(
-      slope, low, high, 0.0, findings.num_seeds(found)
+    note += "; " + findings.needed(
+      slope, low, high, 0.0, len(rows), "architectures"
     )
   return Finding(slope, low, high, len(rows), verdict, unit, rests_on, note)
 
@@ -222,8 +221,8 @@ def hard_suffer(found: Evidence, config: Config) -> Finding:
   verdict = findings.decided(float(low), float(high), 0.0)
   note = " < ".join(order)
   if verdict == findings.UNDECIDED:
-    note += "; " + findings.seeds_needed(
-      float(mean), float(low), float(high), 0.0, findings.num_seeds(found)
+    note += "; " + findings.needed(
+      float(mean), float(low), float(high), 0.0, int(n), "architectures"
     )
   return Finding(
     float(mean), float(low), float(high), int(n), verdict, unit, rests_on, note

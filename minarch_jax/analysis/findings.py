@@ -42,22 +42,28 @@ def decided(low: float, high: float, boundary: float) -> str:
   return CONTRADICTED if high < boundary else UNDECIDED
 
 
-def seeds_needed(
-  effect: float, low: float, high: float, boundary: float, seeds: int
+def needed(
+  effect: float,
+  low: float,
+  high: float,
+  boundary: float,
+  now: int,
+  what: str = "seeds",
 ) -> str:
   """Says how many seeds would decide, if the effect stayed as it is.
 
-  Intervals narrow as one over the root of the seeds.
+  Intervals narrow as one over the root of their sample, which are seeds for
+  some claims and `what="architectures"` for others.
   """
   half, distance = (high - low) / 2, abs(effect - boundary)
-  if not all(map(math.isfinite, (half, distance))) or seeds < 1:
-    return "at least 2 seeds are needed to say anything"
+  if not all(map(math.isfinite, (half, distance))) or now < 1:
+    return f"at least 2 {what} are needed to say anything"
   if distance == 0:
-    return "no number of seeds decides an effect that is exactly at the limit"
-  needed = math.ceil(seeds * (half / distance) ** 2)
-  if needed > 1000:
-    return "more than 1000 seeds would be needed to decide"
-  return f"about {max(needed, seeds + 1)} seeds would decide ({seeds} now)"
+    return f"no number of {what} decides an effect that is exactly at the limit"
+  count = math.ceil(now * (half / distance) ** 2)
+  if count > 1000:
+    return f"more than 1000 {what} would be needed to decide"
+  return f"about {max(count, now + 1)} {what} would decide ({now} now)"
 
 
 def num_seeds(found: Evidence) -> int:

@@ -75,7 +75,7 @@ def invariance(found: Evidence, config: Config) -> Finding:
   ):
     note += "; pairs scatter: a denser grid would decide"
   elif verdict == findings.UNDECIDED:
-    note += "; " + findings.seeds_needed(
+    note += "; " + findings.needed(
       abs(worst.mean), worst.low, worst.high, margin, findings.num_seeds(found)
     )
   return Finding(
@@ -115,7 +115,9 @@ def three_regimes(found: Evidence, config: Config) -> Finding:
     verdict = findings.UNDECIDED
     shares += "; one seed cannot show instability"
   elif verdict == findings.UNDECIDED:
-    shares += "; more architectures would decide, not more seeds"
+    shares += "; " + findings.needed(
+      counts[rarest] / n, low, high, config.regime_share, n, "architectures"
+    )
   return Finding(
     counts[rarest] / n, low, high, n, verdict, unit, rests_on, shares
   )
@@ -126,9 +128,11 @@ def minimal_count(found: Evidence, config: Config) -> Finding:
 
   Supported only if the seed deviation from P_min on is also shown to be at
   most `eps_sigma` (upper bound over the pooled sizes): a few seeds that agree
-  by luck do not make learning stable. Contradicted where a smaller
-  architecture is stable and the largest sizes surely are not, so that no size
-  is the least from which on learning is stable.
+  by luck do not make learning stable. Contradicted only if in every (data set,
+  family) some architecture is stable and yet the largest surely varies too
+  much (no bootstrap replicate has a P_min inside the grid): then no size is
+  the least from which on learning is stable. The effect is the share of
+  groups whose P_min is bounded and shown.
   """
   unit = "share of (data set, family)"
   rests_on = "minimal_parameters: p_min_low, p_min_high"
@@ -218,7 +222,5 @@ def distinct_phases(found: Evidence, config: Config) -> Finding:
   else:
     note += "; no pruning records"
   if verdict == findings.UNDECIDED:
-    note += "; " + findings.seeds_needed(
-      hits / n, low, high, 0.5, findings.num_seeds(found)
-    )
+    note += "; " + findings.needed(hits / n, low, high, 0.5, n, "architectures")
   return Finding(hits / n, low, high, n, verdict, unit, rests_on, note)
