@@ -20,6 +20,9 @@ flags.DEFINE_float(
   "Stop when the interval is narrower than this share of P_min.",
   lower_bound=1e-6,
 )
+flags.DEFINE_float(
+  "max_share", 1 / 3, "Most trainings, as a share of the full grid's."
+)
 
 
 def stage(settings: config.Config) -> None:
@@ -40,6 +43,7 @@ def stage(settings: config.Config) -> None:
         settings.out,
         candidates,
         relative_width=flags.FLAGS.relative_width,
+        max_share=flags.FLAGS.max_share,
       )
       statistics += lines
       name = f"{settings.dataset} {family}"

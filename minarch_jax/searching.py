@@ -35,6 +35,7 @@ def run(
   candidates: Mapping[str, int],
   *,
   relative_width: float,
+  max_share: float,
   show: Callable[[str], Any] = print,
 ) -> tuple[search.Step, list[dict[str, Any]]]:
   """Searches one family until its interval is narrow enough.
@@ -47,6 +48,7 @@ def run(
     out: the results directory.
     candidates: parameter count of every architecture that may be trained.
     relative_width: as `search.next_trainings`.
+    max_share: most trainings, as a share of the full grid's.
     show: takes a line per round.
 
   Returns:
@@ -60,7 +62,11 @@ def run(
       pl.col("architecture").is_in(list(candidates)),
     )
     step = search.next_trainings(
-      networks, candidates, config, relative_width=relative_width
+      networks,
+      candidates,
+      config,
+      relative_width=relative_width,
+      max_trainings=int(max_share * len(candidates) * config.num_seeds),
     )
     before = step.trained if before is None else before
     new = step.trained - before

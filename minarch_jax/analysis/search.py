@@ -43,6 +43,7 @@ def next_trainings(
   config: Config = tables.DEFAULTS,
   *,
   relative_width: float,
+  max_trainings: int | None = None,
 ) -> Step:
   """Decides what to train next to locate P_min of one family on one data set.
 
@@ -62,6 +63,7 @@ def next_trainings(
     candidates: parameter count of every architecture that may be trained.
     config: thresholds, seeds (`first_seed`, `num_seeds`).
     relative_width: the width at which to stop.
+    max_trainings: stop rather than exceed so many; None = the full grid.
 
   Raises:
     ValueError: no candidates, a width that is not positive, or networks that
@@ -89,6 +91,9 @@ def next_trainings(
       missing = [seed for seed in config.seeds if seed not in seeds[name]]
       wanted = max(0, min(number(name), config.num_seeds) - counts[name])
       trainings += [(name, seed) for seed in missing[:wanted]]
+    if max_trainings is not None and len(rows) + len(trainings) > max_trainings:
+      trainings = []
+      reason = f"the next round would exceed {max_trainings} trainings"
     left = max(len(trainings), after) if trainings else 0
     return Step(trainings, not trainings, reason, found, width, len(rows), left)
 
@@ -104,6 +109,13 @@ def next_trainings(
     return step(
       dict.fromkeys((top, middle)), first, "plateau and middle", after
     )
+  confirm = [
+    name
+    for name in sorted({*_ends(order, found, candidates), top})
+    if counts[name] < min(FIRST_SEEDS + 1, config.num_seeds)
+  ]
+  if width <= relative_width and not confirm:
+    return step([], first, f"the interval is narrower than {relative_width:g}")
   inside = _untrained(order, counts, found, candidates)
   if inside:
     sizes = np.log([candidates[name] for name in inside])
@@ -120,16 +132,9 @@ def next_trainings(
     return step([anchor], first, "no trained size is surely too small")
   fit = minimal.replicates(grid, config, None)
   open_ = _straddled(grid, fit, config)
-  confirm = [
-    name
-    for name in {*_ends(order, found, candidates), top}
-    if counts[name] < min(FIRST_SEEDS + 1, config.num_seeds)
-  ]
   left = sum(max(0, config.num_seeds - counts[n]) for n in {*open_, top})
   if confirm:
-    return step(sorted(confirm), another, "a third seed at the boundary", left)
-  if width <= relative_width:
-    return step([], first, f"the interval is narrower than {relative_width}")
+    return step(confirm, another, "a third seed at the boundary", left)
   if len(open_) <= 2:
     return step([], first, "the interval is one step of the grid")
   more = [name for name in {*open_, top} if counts[name] < config.num_seeds]
