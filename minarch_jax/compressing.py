@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from minarch_jax import compression, packs
+from minarch_jax import compression, packs, pruning, records, training
 from minarch_jax.architectures import Spec
 from minarch_jax.compression import Cells, Outcome, Rule
 from minarch_jax.config import Config
@@ -35,11 +35,21 @@ def rules_of(config: Config) -> tuple[Rule, ...]:
 
 
 class Variant(NamedTuple):
-  """One retraining: which member of the pack, pruned by which rule."""
+  """One retraining: which member of the pack, pruned by which rule.
+
+  `control` names what is done to the found mask or the weights under it, a key
+  of `CONTROLS`; the others are pruned in earnest.
+  """
 
   member: int
   rule: int
   sparsity: float
+  control: str = records.NONE
+
+
+# Whether a control trains from new weights, and so for all the steps that the
+# pruned network had.
+CONTROLS = {"shuffled": False, "reinit": True}
 
 
 @dataclasses.dataclass
@@ -208,9 +218,9 @@ def retrain(
     Outcome arrays [S, variants, settings].
   """
   parts = []
-  for rule in dict.fromkeys(variant.rule for variant in variants):
-    group = [variant for variant in variants if variant.rule == rule]
-    order = jax.device_get(ranked.orders[rule])
+  for kind in dict.fromkeys((v.rule, v.control) for v in variants):
+    group = [v for v in variants if (v.rule, v.control) == kind]
+    order = jax.device_get(ranked.orders[kind[0]])
     for first in range(0, len(group), pack.slots):
       some = group[first : first + pack.slots]
       part = _retrain_slots(ranked, pack, order, some, settings)
@@ -218,40 +228,56 @@ def retrain(
   return Outcome(*(np.concatenate(p, 1) for p in zip(*parts, strict=True)))
 
 
+def retraining_rates(session: Session, *, whole: bool = False) -> np.ndarray:
+  """Lists the learning rate of every step of retraining, float32 [E, T].
+
+  Args:
+    whole: after all the steps of the recipe, for what starts anew.
+  """
+  config, rates = session.config, packs.rates_of(session)
+  shape = (config.finetune_epochs, rates.shape[1])
+  more = np.full(shape, config.finetune_learning_rate, np.float32)
+  return np.concatenate([rates, more]) if whole else more
+
+
 def _retrain_slots(ranked, pack, order, variants, settings) -> Outcome:
-  """Retrains as many variants of one rule as the pack has slots."""
-  session, config = ranked.placed.session, ranked.placed.session.config
+  """Retrains as many variants of one rule and control as the pack has slots."""
+  session = ranked.placed.session
   chosen = dataclasses.replace(
     pack, architectures=tuple(pack.architectures[v.member] for v in variants)
   )
   placed = packs.place(session, chosen)
-  index = [v.member for v in variants]
-  index += index[-1:] * (placed.pack.slots - len(index))
-  sparsity = [v.sparsity for v in variants]
-  sparsity += sparsity[-1:] * (placed.pack.slots - len(sparsity))
-  sparsity = np.array(sparsity)
+  missing = placed.pack.slots - len(variants)
+  filled = [*variants, *[variants[-1]] * missing]
+  members = [v.member for v in filled]
+  sparsity = np.array([v.sparsity for v in filled])
 
   def pick(tree):
-    return placed.put(
-      jax.tree.map(lambda leaf: leaf[:, index], tree), "network"
-    )
+    tree = jax.tree.map(lambda leaf: leaf[:, members], tree)
+    return placed.put(tree, "network")
 
   order = pick(order)
   params, masks, _ = _transform(
     placed, pick(ranked.params), order, sparsity, 32, 0
   )
-  state = packs.start_state(placed, params)
-  steps = session.work.num_train // session.work.batch_size
-  rates = np.full(
-    (config.finetune_epochs, steps), config.finetune_learning_rate, np.float32
-  )
+  control = variants[0].control
+  anew = CONTROLS.get(control, False)
+  if control != records.NONE:
+    trained = ranked.params if not anew else None
+    source = pick(trained) if trained is not None else _drawn_again(placed)
+    params, masks = _controlled(placed, control, source, masks)
   state, _, _ = packs.train_epochs(
-    placed, state, masks, rates, first_epoch=config.num_epochs
+    placed,
+    packs.start_state(placed, params),
+    masks,
+    retraining_rates(session, whole=anew),
+    first_epoch=0 if anew else session.config.num_epochs,
   )
   outcomes, opt_state = [], state.opt_state
   for bits, share in settings:
+    # What was pruned has stayed zero: nothing is left to remove.
     rounded, _, nonzeros = _transform(
-      placed, state.params, order, sparsity, bits, share
+      placed, state.params, order, np.zeros_like(sparsity), bits, share
     )
     scored, scores = packs.score(
       placed, TrainState(rounded, opt_state), masks, *SCORED
@@ -261,6 +287,32 @@ def _retrain_slots(ranked, pack, order, variants, settings) -> Outcome:
   ranked.placed.compile_seconds += placed.compile_seconds
   keep = (slice(len(chosen.seeds)), slice(len(variants)))
   return Outcome(*(part[keep] for part in _stack(outcomes, 2)))
+
+
+def _drawn_again(placed: Placed) -> Any:
+  return placed.put(packs.initial(placed, training.AGAIN), "network")
+
+
+def _controlled(placed: Placed, control: str, params: Any, masks: Any):
+  """Makes a control of found masks: (masked parameters, masks)."""
+
+  def make():
+    def function(params, masks, seed, exists):
+      if control == "shuffled":
+        key = training.key_for(seed, training.AGAIN)
+        masks = pruning.shuffled(masks, key, exists)
+      return pruning.apply_masks(params, masks), masks
+
+    return function, ("network", "network", "seed", "network"), ()
+
+  return placed.run(
+    control,
+    make,
+    params,
+    masks,
+    placed.put(np.array(placed.pack.seeds, np.int32), "seed"),
+    packs.width_masks(placed),
+  )
 
 
 def compress(

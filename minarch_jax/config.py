@@ -121,8 +121,21 @@ class Config:
     "minimal size and one above; or all.",
     choices=("representatives", "all"),
   )
+  controls: tuple[str, ...] = _field(
+    ("shuffled", "reinit", "small_dense"),
+    "What pruning must beat: the mask shuffled within layers, new weights "
+    "under it, a dense network as small; for one architecture per family.",
+    choices=("shuffled", "reinit", "small_dense"),
+  )
+  control_sparsities: tuple[float, ...] = _field(
+    (),
+    "Sparsities at which controls are trained (none = the one of --sparsities "
+    "nearest to 0.8).",
+    low=0.0,
+    below=1.0,
+  )
   bits: tuple[int, ...] = _field(
-    (32, 8, 4), "Weight precisions; 32 = as trained."
+    (32, 8, 4), "Weight precisions, 2 to 8; 32 = as trained."
   )
   quant_granularities: tuple[str, ...] = _field(
     ("channel", "tensor"),
@@ -244,6 +257,13 @@ class Config:
         raise ConfigError(
           f"--bits={bits} is not one of {', '.join(map(str, BITS))}"
         )
+    for sparsity in self.control_sparsities:
+      if sparsity not in self.sparsities:
+        raise ConfigError(
+          f"--control_sparsities={sparsity} is not one of --sparsities="
+          f"{','.join(map(str, self.sparsities))}; controls are compared with "
+          "networks pruned as much"
+        )
     for name in ("sparsities", "bits", "criteria", "scopes"):
       if not getattr(self, name):
         raise ConfigError(f"--{name} is empty; name at least one")
@@ -265,11 +285,19 @@ class Config:
     return {name: getattr(self, name) for name in TRAINING}
 
   @property
+  def compared_sparsities(self) -> tuple[float, ...]:
+    """The sparsities at which controls are trained."""
+    nearest = min(self.sparsities, key=lambda s: abs(s - CONTROL_SPARSITY))
+    return self.control_sparsities or ((nearest,) if nearest else ())
+
+  @property
   def seeds(self) -> range:
     return range(self.first_seed, self.first_seed + self.num_seeds)
 
 
-BITS = (32, 8, 4)
+CONTROL_SPARSITY = 0.8
+
+BITS = (32, 8, 7, 6, 5, 4, 3, 2)
 
 THRESHOLDS = (
   "eps_accuracy",

@@ -317,22 +317,33 @@ def _epochs_per_call(pack: Pack, session: Session) -> int:
 # --- training ----------------------------------------------------------------
 
 
+def rates_of(session: Session) -> np.ndarray:
+  """Lists the learning rate of every step of the recipe, float32 [E, T]."""
+  rates = training.learning_rates(session.config, session.work.num_steps)
+  return rates.reshape(session.config.num_epochs, -1)
+
+
 def train(
-  session: Session, pack: Pack, progress: Progress = _no_progress
+  session: Session,
+  pack: Pack,
+  progress: Progress = _no_progress,
+  rates: np.ndarray | None = None,
 ) -> Trained:
-  """Trains a pack from initialisation and scores the final networks."""
+  """Trains a pack from initialisation and scores the final networks.
+
+  Args:
+    session: the data and programs.
+    pack: what to train.
+    progress: told of finished epochs.
+    rates: float32 [E, T], when not those of the recipe.
+  """
   start = time.perf_counter()
-  placed, config = place(session, pack), session.config
+  placed = place(session, pack)
   masks = width_masks(placed)
   state = start_state(placed, initial(placed))
-  rates = training.learning_rates(config, session.work.num_steps)
+  rates = rates_of(session) if rates is None else rates
   state, curve, scores = train_epochs(
-    placed,
-    state,
-    masks,
-    rates.reshape(config.num_epochs, -1),
-    *Scores._fields,
-    progress=progress,
+    placed, state, masks, rates, *Scores._fields, progress=progress
   )
   params = jax.device_get(state.params)
   seconds = time.perf_counter() - start
@@ -373,7 +384,7 @@ def train_or_split(
   ]
 
 
-def initial(placed: Placed) -> Params:
+def initial(placed: Placed, purpose: int = training.INIT) -> Params:
   """Draws the initial parameters of a pack: host arrays [S, A, ...].
 
   A value depends on (seed, leaf, coordinate); members differ in scale and
@@ -395,8 +406,7 @@ def initial(placed: Placed) -> Params:
 
   def make():
     def draw(seed, *coordinates):
-      key = training.key_for(seed, training.INIT)
-      return random.draw(key, *coordinates)
+      return random.draw(training.key_for(seed, purpose), *coordinates)
 
     return draw, ("seed", *("shared",) * len(coordinates)), ()
 
@@ -405,7 +415,7 @@ def initial(placed: Placed) -> Params:
     *population.place(coordinates, "shared", layout),
   )
   call, spent = _program(
-    placed.session, ("draw",), make, arguments, layout, False
+    placed.session, ("draw", purpose), make, arguments, layout, False
   )
   placed.compile_seconds += spent
   draws = jax.device_get(call(*arguments))[: len(placed.pack.seeds)]

@@ -25,6 +25,7 @@ from minarch_jax import (
   compressing,
   compression,
   data,
+  grading,
   packs,
   planning,
   population,
@@ -354,11 +355,14 @@ def compress(
     "cells": [column.tolist() for column in cells],
     "shares": config.quant_granularities,
     "finetune": {name: getattr(config, name) for name in RETRAINING},
+    "controls": [config.controls, config.compared_sparsities],
   }
-  todo = []
+  todo, largest = [], {a.family: a for a in retrained}
   for pack in plan(session, members, list(config.seeds)):
     chosen = [a for a in pack.architectures if a in retrained]
-    id = records.content_id([kind, *_names(pack), [str(a) for a in chosen]])
+    names = [str(a) for a in chosen]
+    controlled = [str(a) for a in chosen if a in largest.values()]
+    id = records.content_id([kind, *_names(pack), names, controlled])
     if not records.exists(out, "compression", id):
       todo.append((id, pack, chosen))
   costs = {
@@ -370,83 +374,24 @@ def compress(
     def run(task) -> dict[str, Any]:
       id, pack, chosen = task
       params = load_params(out, recipe, pack.architectures, pack.seeds)
-      variants = _variants(pack, chosen, config)
+      variants = grading.variants(pack, chosen, config)
+      compared = [a for a in chosen if a in largest.values()]
+      variants += grading.control_variants(pack, compared, config)
       graded, retrained, *seconds = compressing.compress(
         session, pack, params, cells, variants, settings
       )
-      rows = _rows(session, recipe, pack, graded, cells)
+      rows = grading.rows(session, recipe, pack, graded, cells)
       if retrained is not None:
-        rows += _retrained_rows(
+        rows += grading.retrained_rows(
           session, recipe, pack, retrained, variants, settings
         )
+      if "small_dense" in config.controls:
+        rows += grading.small_dense(session, recipe, pack, compared)
       records.write(out, "compression", id, pl.concat(rows, how="diagonal"))
       progress.advance(costs[id])
       return _statistics("compress", pack, seconds, session)
 
     return packs.together(session, todo, run)
-
-
-def _rows(session, recipe, pack, outcome, cells) -> list[pl.DataFrame]:
-  """Makes the rows of the one-shot grid."""
-  return [
-    tabulate.compressed(
-      session,
-      recipe,
-      architecture,
-      pack.seeds,
-      compressing.rules_of(session.config),
-      cells,
-      _member(session, pack, outcome, i, architecture),
-      schedule="oneshot",
-      steps=session.work.num_steps,
-    )
-    for i, architecture in enumerate(pack.architectures)
-  ]
-
-
-def _member(session, pack, outcome, index, architecture) -> compression.Outcome:
-  shape = (session.work.input_shape, session.work.num_classes)
-  return compressing.of_member(
-    outcome, index, architecture.spec(*shape), pack.parent.spec(*shape)
-  )
-
-
-def _variants(pack, chosen, config) -> list[compressing.Variant]:
-  """Lists what is retrained of a pack: every criterion in the first scope."""
-  rules = compressing.rules_of(config)
-  return [
-    compressing.Variant(pack.architectures.index(architecture), rule, sparsity)
-    for rule, each in enumerate(rules)
-    if each.scope == config.scopes[0]
-    for architecture in chosen
-    for sparsity in sorted({0.0, *config.sparsities})
-  ]
-
-
-def _retrained_rows(
-  session, recipe, pack, outcome, variants, settings
-) -> list[pl.DataFrame]:
-  """Makes the rows of retraining."""
-  work, config = session.work, session.config
-  per_epoch = work.num_steps // work.num_epochs
-  rows = []
-  for i, variant in enumerate(variants):
-    architecture = pack.architectures[variant.member]
-    cells = compression.make_cells([(variant.rule, variant.sparsity)], settings)
-    rows.append(
-      tabulate.compressed(
-        session,
-        recipe,
-        architecture,
-        pack.seeds,
-        compressing.rules_of(config),
-        cells,
-        _member(session, pack, outcome, i, architecture),
-        schedule="finetune",
-        steps=work.num_steps + per_epoch * config.finetune_epochs,
-      )
-    )
-  return rows
 
 
 def _compression_cost(session, pack, chosen, cells) -> float:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from minarch_jax import compression, packs
+from minarch_jax import compression, packs, records
 from minarch_jax.architectures import Architecture, Spec
 from minarch_jax.quantization import layouts
 
@@ -168,7 +168,7 @@ def compressed(
   *,
   schedule: str,
   steps: int,
-  control: str = "",
+  control: str = records.NONE,
 ) -> pl.DataFrame:
   """Makes one row per seed and cell of one architecture.
 
@@ -177,6 +177,7 @@ def compressed(
       there is one of 32 bits.
     schedule: oneshot or finetune.
     steps: training steps the networks have seen.
+    control: what was done instead of pruning in earnest.
   """
   config, dataset = session.config, session.dataset
   spec = architecture.spec(session.work.input_shape, session.work.num_classes)

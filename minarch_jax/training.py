@@ -25,7 +25,7 @@ from minarch_jax.types import (
 )
 
 # What a seed is used for; each purpose folds its own number into the key.
-INIT, PRUNE = 0, 1
+INIT, PRUNE, AGAIN = 0, 1, 2
 
 
 class Step(NamedTuple):
