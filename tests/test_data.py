@@ -11,8 +11,13 @@ import pytest
 from minarch_jax import config, data
 from minarch_jax.data import cache, normalisation, sources, splits, synthetic
 
+# Decoding a set takes seconds; one real TFDS set stands for the others.
 NAMES = [
-  *(name if name != "synthetic" else "synthetic:easy" for name in data.DATASETS)
+  pytest.param(
+    name if name != "synthetic" else "synthetic:easy",
+    marks=() if name in ("digits", "synthetic", "mnist") else pytest.mark.slow,
+  )
+  for name in data.DATASETS
 ]
 FRACTION = config.Config.validation_fraction
 

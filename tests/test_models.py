@@ -4,6 +4,7 @@ A member inside a wider parent must be the network it is alone: same initial
 values, outputs and gradients, and exactly nothing in the padding.
 """
 
+import itertools
 import math
 
 from flax import linen as nn
@@ -29,6 +30,7 @@ PADDED = {
   "vit:p4-d4-l2-h1.2-m3-cls": "vit:p4-d8-l2-h2.2-k4.5-m3.8-cls",
 }
 MEMBERS = [*PADDED, *PADDED.values()]
+ONE_OF_EACH = ["dnn:5-3", "cnn:2-3", "vit:p4-d4-l1-h2"]
 
 
 def parse(text):
@@ -112,8 +114,7 @@ GRIDS = [(g, f) for g, members in architectures.GRIDS.items() for f in members]
 @pytest.mark.parametrize("name, family", GRIDS)
 def test_modules_declare_the_leaves_of_the_spec(name, family):
   members = architectures.grid(name, family, SHAPE, 10)
-  step = 1 if name in ("tiny", "small") else max(1, len(members) // 5)
-  for a in members[::step]:
+  for a in members[:: max(1, len(members) // 5)]:
     check_tree(a, SHAPE)
 
 
@@ -238,9 +239,13 @@ def test_initial_variance_is_gain_over_fan_in(text):
 # --- padding -----------------------------------------------------------------
 
 
-@pytest.mark.parametrize("lead", [(), (2,), (2, 3)], ids=str)
-@pytest.mark.parametrize("text", PADDED)
-@pytest.mark.parametrize("library", [np, jnp], ids=["numpy", "jax"])
+@pytest.mark.parametrize(
+  "text, lead, library",
+  [
+    *itertools.product(PADDED, [(), (2,), (2, 3)], [np]),
+    *itertools.product(ONE_OF_EACH, [(2,)], [jnp]),
+  ],
+)
 def test_unpad_undoes_pad(text, lead, library):
   _, (_, wide), _ = pair(text)
   spec = parse(text).spec(SHAPE, CLASSES)
@@ -324,7 +329,7 @@ def test_padding_changes_neither_outputs_nor_gradients(text):
 # --- pure functions ----------------------------------------------------------
 
 
-@pytest.mark.parametrize("text", PADDED)
+@pytest.mark.parametrize("text", ONE_OF_EACH)
 def test_logits_of_an_image_do_not_depend_on_its_batch(text):
   model = build(text)
   params = perturbed(initial(text))
@@ -337,7 +342,7 @@ def test_logits_of_an_image_do_not_depend_on_its_batch(text):
   assert np.abs(np.diff(together, axis=0)).max() > 1e-3
 
 
-@pytest.mark.parametrize("text", PADDED)
+@pytest.mark.parametrize("text", ONE_OF_EACH)
 def test_products_in_bfloat16_stay_near_and_give_float32(text):
   params = perturbed(initial(text))
   x, _ = images()
@@ -454,10 +459,9 @@ REFERENCES = {
 }
 
 
-@pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("text", REFERENCES)
-def test_logits_equal_the_reference(text, channels):
-  shape = (8, 8, channels)
+def test_logits_equal_the_reference(text):
+  shape = (8, 8, 3)
   params = perturbed(initial(text, shape))
   x, _ = images(shape=shape)
   found = jax.jit(build(text, shape).apply)(params, x)

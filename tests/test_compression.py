@@ -1,0 +1,343 @@
+"""Packs compressed: a grid's cell is what the public functions give.
+
+A cell of the grid is prune, mask, quantize, dequantize and score of the network
+alone; retraining keeps the masks and, without pruning, is plain training.
+"""
+
+import dataclasses
+import functools
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import minarch_jax as ma
+from minarch_jax import (
+  compressing,
+  compression,
+  evaluation,
+  models,
+  packs,
+  planning,
+  pruning,
+  training,
+)
+from minarch_jax.architectures import Architecture
+from minarch_jax.compression import Rule
+from minarch_jax.config import Config
+from minarch_jax.types import Batch, Dataset
+
+SHAPE, CLASSES = (4, 4, 1), 3
+SEEDS = (4, 0)
+SPARSITIES = (0.0, 0.3, 0.8)
+SETTINGS = [(32, 0), (8, 0), (4, 0), (4, 1)]  # bits, share
+
+# For each family members, a parent and the rules its grid compares.
+CASES = {
+  "dnn": (
+    ("dnn:5-6", "dnn:4"),
+    "dnn:9-6",
+    {"criteria": ("magnitude", "snip"), "scopes": ("global", "layerwise")},
+  ),
+  "cnn": (
+    ("cnn:2-4", "cnn:3-2"),
+    "cnn:3-5",
+    {"scopes": ("erk",), "granularities": ("element", "unit")},
+  ),
+  "vit": (
+    ("vit:p2-d4-l1-h2", "vit:p2-d6-l1-h3-k1-m5"),
+    "vit:p2-d8-l1-h3-k2-m9",
+    {"criteria": ("random", "wanda"), "scopes": ("layerwise",)},
+  ),
+}
+
+
+@functools.cache
+def dataset(num_train=52):
+  """52 images are four whole chunks of 13, the size of validation."""
+  rng = np.random.default_rng(0)
+  means = rng.normal(size=(CLASSES, *SHAPE))
+
+  def split(count):
+    y = (np.arange(count) % CLASSES).astype(np.int32)
+    noise = rng.normal(size=(count, *SHAPE))
+    return Batch((means[y] + noise).astype(np.float32), y)
+
+  return Dataset("made-up", split(num_train), split(13), split(40), CLASSES, "")
+
+
+def config_of(family):
+  return Config(
+    num_epochs=6,
+    batch_size=8,
+    learning_rate=0.02,
+    finetune_epochs=2,
+    finetune_learning_rate=0.01,
+    criteria=("magnitude",),
+    sparsities=SPARSITIES,
+  ).replace(**CASES[family][2])
+
+
+@functools.cache
+def trained(family):
+  texts, parent, _ = CASES[family]
+  members = tuple(map(Architecture.parse, texts))
+  pack = planning.Pack(members, SEEDS, Architecture.parse(parent), 3)
+  session = packs.open_session(config_of(family), dataset())
+  return session, packs.train(session, pack)
+
+
+def rules_of(family):
+  return compressing.rules_of(trained(family)[0].config)
+
+
+def cells_of(family):
+  pairs = [(r, s) for r in range(len(rules_of(family))) for s in SPARSITIES]
+  return compression.make_cells(pairs, SETTINGS)
+
+
+@functools.cache
+def ranked(family):
+  session, found = trained(family)
+  return compressing.rank(session, found.pack, found.params)
+
+
+@functools.cache
+def graded(family):
+  return compressing.grid(
+    ranked(family), trained(family)[1].pack, cells_of(family)
+  )
+
+
+def of_members(family, outcome, members=(0, 1)):
+  """The outcome of each slot, with the leaves that its member has."""
+  pack = trained(family)[1].pack
+  parent = pack.parent.spec(SHAPE, CLASSES)
+  return [
+    compressing.of_member(
+      outcome, i, pack.architectures[m].spec(SHAPE, CLASSES), parent
+    )
+    for i, m in enumerate(members)
+  ]
+
+
+# --- one network by the public functions -------------------------------------
+
+
+@functools.cache
+def pruner(family, member):
+  """prune(params, seed, sparsity) -> the masked tree for each rule."""
+  architecture = trained(family)[1].pack.architectures[member]
+  spec = architecture.spec(SHAPE, CLASSES)
+  model = ma.make_model(architecture, SHAPE, CLASSES)
+  batch = dataset().train
+
+  def loss(params, batch):
+    logits = model.apply(params, batch.x)
+    return optax.softmax_cross_entropy_with_integer_labels(
+      logits, batch.y
+    ).mean()
+
+  def prune(params, seed, sparsity):
+    context = {
+      "key": training.key_for(seed, training.PRUNE),
+      "loss": loss,
+      "batch": batch,
+      "activations": pruning.capture(model.apply, params, batch.x),
+    }
+    return [
+      ma.apply_masks(
+        params,
+        ma.prune(
+          *(params, sparsity, rule.criterion, rule.scope),
+          granularity=rule.granularity,
+          spec=spec,
+          **context,
+        ),
+      )
+      for rule in rules_of(family)
+    ]
+
+  mapped = jax.jit(jax.vmap(prune, (0, 0, None)))
+  return lambda params, s: mapped(params, np.array(SEEDS), np.float32(s))
+
+
+@functools.cache
+def scorer(family, member):
+  """outcomes(params) -> the Outcome [S, ...] of each of SETTINGS."""
+  session, found = trained(family)
+  architecture = found.pack.architectures[member]
+  spec = architecture.spec(SHAPE, CLASSES)
+  model = ma.make_model(architecture, SHAPE, CLASSES)
+  shares = session.config.quant_granularities
+
+  def score(params):
+    flat = models.flatten(params)
+    counts = [jnp.count_nonzero(flat[leaf.path]) for leaf in spec.leaves]
+    hits = [
+      evaluation.losses(model.apply(params, batch.x), batch.y)[1].sum()
+      for batch in (dataset().validation, dataset().test)
+    ]
+    return compression.Outcome(*hits, jnp.stack(counts))
+
+  def outcomes(params):
+    return [
+      score(ma.dequantize(ma.quantize(params, bits, shares[share])))
+      for bits, share in SETTINGS
+    ]
+
+  return jax.jit(jax.vmap(outcomes))
+
+
+@pytest.mark.parametrize("family", CASES)
+def test_a_cell_is_what_the_public_functions_give(family):
+  _, found = trained(family)
+  for i, outcome in enumerate(of_members(family, graded(family))):
+    cells = iter(range(outcome.test.shape[1]))
+    pruned = {s: pruner(family, i)(found.params[i], s) for s in SPARSITIES}
+    for rule, s in (
+      (r, s) for r in range(len(rules_of(family))) for s in pruned
+    ):
+      for alone in scorer(family, i)(pruned[s][rule]):
+        cell = next(cells)
+        for part, expected in zip(outcome, alone, strict=True):
+          np.testing.assert_array_equal(part[:, cell], expected, f"{rule} {s}")
+
+
+@pytest.mark.xfail(
+  strict=True,
+  reason="the criteria's images run on into padding, validation and test where "
+  "the training split has fewer than four whole chunks",
+)
+def test_criteria_look_at_training_images_only():
+  config = config_of("dnn").replace(criteria=("snip",), scopes=("global",))
+  session = packs.open_session(config, dataset(30))  # three chunks of 13
+  pack, params = trained("dnn")[1].pack, trained("dnn")[1].params
+  _, last = session.splits["train"]
+  others = session.data._replace(x=session.data.x.at[last:].set(9.0))
+  orders = [
+    compressing.rank(each, pack, params).orders
+    for each in (session, dataclasses.replace(session, data=others))
+  ]
+  jax.tree.map(np.testing.assert_array_equal, *orders)
+
+
+@pytest.mark.parametrize("family", CASES)
+def test_dense_in_32_bits_is_the_trained_network(family):
+  cells, scores = cells_of(family), trained(family)[1].scores
+  neutral = (cells.sparsity == 0) & (cells.bits == 32)
+  assert neutral.sum() == len(rules_of(family))
+  for split in ("validation", "test"):
+    hits = getattr(graded(family), split)[..., neutral]
+    expected = getattr(scores, split).correct[..., None]
+    np.testing.assert_array_equal(hits, np.broadcast_to(expected, hits.shape))
+
+
+def test_a_grid_is_its_cells_in_any_order():
+  session, found = trained("dnn")
+  whole, cells = graded("dnn"), cells_of("dnn")
+  order = np.random.default_rng(0).permutation(len(cells.rule))[:12]
+  some = compression.Cells(*(column[order] for column in cells))
+  programs = len(session.programs)
+  outcome = compressing.grid(ranked("dnn"), found.pack, some)
+  for part, expected in zip(outcome, whole, strict=True):
+    np.testing.assert_array_equal(part, expected[:, :, order])
+  # Rules, sparsities and bits are data: no cell costs a compilation.
+  assert len(session.programs) == programs
+
+
+def test_rules_are_every_combination_the_main_one_first():
+  config = Config().replace(
+    criteria=("magnitude", "snip"),
+    scopes=("erk", "global"),
+    granularities=("element", "unit"),
+  )
+  rules = compressing.rules_of(config)
+  assert len(rules) == len(set(rules)) == 8
+  assert rules[0] == Rule("magnitude", "erk", "element")
+
+
+def test_a_diverged_network_is_compressed_as_data():
+  session, found = trained("dnn")
+  params = jax.tree.map(lambda leaf: np.full_like(leaf, np.nan), found.params)
+  outcome, *_ = compressing.compress(
+    session, found.pack, params, cells_of("dnn"), [], []
+  )
+  assert not outcome.validation.any() and not outcome.test.any()
+
+
+# --- retraining --------------------------------------------------------------
+
+
+def retrained(family, variants):
+  """Each variant's outcome and parameters [S, ...] in the parent's shapes."""
+  pack, states, run = trained(family)[1].pack, [], packs.train_epochs
+
+  def spy(*arguments, **options):
+    result = run(*arguments, **options)
+    states.append(jax.device_get(result[0].params))
+    return result
+
+  with mock.patch.object(packs, "train_epochs", spy):
+    outcome = compressing.retrain(ranked(family), pack, variants, SETTINGS)
+  trees = [
+    jax.tree.map(lambda leaf, i=i: leaf[: len(SEEDS), i], state)
+    for state in states
+    for i in range(pack.slots)
+  ]
+  members = [variant.member for variant in variants]
+  return of_members(family, outcome, members), trees
+
+
+def test_retraining_unpruned_is_training_on():
+  session, found = trained("dnn")
+  config, train = session.config, dataset().train
+  parent = found.pack.parent.spec(SHAPE, CLASSES)
+  _, trees = retrained("dnn", [compressing.Variant(m, 0, 0.0) for m in (0, 1)])
+  for member, a in enumerate(found.pack.architectures):
+    tx = training.make_tx(config)
+    step = jax.jit(training.make_step(ma.make_model(a, SHAPE, CLASSES), tx))
+    inside = models.unpad(trees[member], a.spec(SHAPE, CLASSES), parent)
+    for j, seed in enumerate(SEEDS):
+      params = jax.tree.map(lambda leaf, j=j: leaf[j], found.params[member])
+      state = training.TrainState(params, tx.init(params))
+      masks = jax.tree.map(lambda leaf: np.ones(leaf.shape, bool), params)
+      for epoch in range(6, 8):
+        for indices in training.data_order(seed, epoch, 52, 8):
+          batch = Batch(train.x[indices], train.y[indices])
+          state, _ = step(state, batch, np.float32(0.01), None, masks)
+      jax.tree.map(
+        lambda x, y, j=j: np.testing.assert_allclose(
+          x[j], y, rtol=1e-3, atol=1e-4
+        ),
+        inside,
+        state.params,
+      )
+
+
+@pytest.mark.parametrize("family", CASES)
+def test_retraining_keeps_what_was_pruned_zero_and_moves_the_rest(family):
+  _, found = trained(family)
+  rule = len(rules_of(family)) - 1
+  pairs = [(m, s) for m in (0, 1) for s in (0.3, 0.8)]  # of three slots
+  variants = [compressing.Variant(m, rule, s) for m, s in pairs]
+  outcomes, trees = retrained(family, variants)
+  parent = found.pack.parent.spec(SHAPE, CLASSES)
+  for i, (member, s) in enumerate(pairs):
+    spec = found.pack.architectures[member].spec(SHAPE, CLASSES)
+    before = pruner(family, member)(found.params[member], s)[rule]
+    inside = models.unpad(trees[i], spec, parent)
+    moved = []
+    for path, start in models.flatten(before).items():
+      after, kept = models.flatten(inside)[path], np.asarray(start) != 0
+      if path[-1] in ("kernel", "embedding"):
+        assert not after[~kept].any(), path
+      moved.append((after != start)[kept].mean())
+    assert np.nanmax(moved) > 0.9
+    # What is scored is the retrained network, rounded.
+    for cell, alone in enumerate(scorer(family, member)(inside)):
+      for part, expected in zip(outcomes[i], alone, strict=True):
+        np.testing.assert_array_equal(part[:, cell], expected)
