@@ -11,6 +11,7 @@ minibatches), `member` [A, ...] (shared by the seeds: the true sizes) and
 from collections.abc import Callable, Sequence
 import dataclasses
 import functools
+import json
 import os
 import time
 from typing import Any
@@ -19,12 +20,14 @@ import jax
 import numpy as np
 
 from minarch_jax import planning
-from minarch_jax.config import Config
+from minarch_jax.config import Config, ConfigError
+from minarch_jax.models import layers
 
 AXIS = "devices"
 
 # (seeds, members): one after another inside the program, or vmapped, and the
-# formulation of convolutions; `experiments/benchmarks/mapping.py` measures it.
+# formulation of convolutions, by family and backend. What
+# `experiments/benchmarks/mapping.py --write` measured on this machine wins.
 MAPPING: dict[tuple[str, str], tuple[str, str, str]] = {
   ("dnn", "cpu"): ("map", "vmap", "stock"),
   ("cnn", "cpu"): ("map", "map", "hybrid"),
@@ -47,13 +50,46 @@ class Mapping:
   split: str = "seed"
 
 
+def cache_directory() -> str:
+  """Names the user's directory for what can be made again."""
+  base = os.environ.get("XDG_CACHE_HOME", os.path.expanduser("~/.cache"))
+  return os.path.join(base, "minarch_jax")
+
+
+def table_path() -> str:
+  """Names the file of measured layouts: {"dnn/cpu": [seeds, members, form]}."""
+  return os.path.join(cache_directory(), "mapping.json")
+
+
+@functools.cache
+def _measured(path: str) -> dict[str, tuple[str, str, str]]:
+  """Reads measured layouts; none when there is no file."""
+  if not os.path.exists(path):
+    return {}
+  allowed = [("map", "vmap"), ("map", "vmap"), tuple(layers.CONVOLUTIONS)]
+  try:
+    with open(path) as file:
+      found = {key: tuple(value) for key, value in json.load(file).items()}
+    for value in found.values():
+      if any(v not in a for v, a in zip(value, allowed, strict=True)):
+        raise ValueError(value)
+  except (ValueError, TypeError, AttributeError) as error:
+    raise ConfigError(
+      f"{path} is no table of measured layouts ({error}); delete it, or write "
+      "it anew with `python -m experiments.benchmarks.mapping --write`"
+    ) from None
+  return found
+
+
 def mapping(
   config: Config, family: str, slots: int = 1, num_seeds: int = 1
 ) -> Mapping:
   """Resolves a family's layout from the table and the flags."""
   devices = tuple(jax.local_devices())
-  backend = "cpu" if devices[0].platform == "cpu" else "other"
-  seeds, members, convolution = MAPPING[family, backend]
+  backend = devices[0].platform
+  table = MAPPING[family, "cpu" if backend == "cpu" else "other"]
+  found = _measured(table_path()).get(f"{family}/{backend}", table)
+  seeds, members, convolution = found
 
   def choose(flag, default):
     return default if flag == "auto" else flag
@@ -268,8 +304,7 @@ def use_cache(directory: str) -> None:
   if not directory:
     return
   if directory == "default":
-    base = os.environ.get("XDG_CACHE_HOME", os.path.expanduser("~/.cache"))
-    directory = os.path.join(base, "minarch_jax", "programs")
+    directory = os.path.join(cache_directory(), "programs")
   jax.config.update("jax_compilation_cache_dir", directory)
   # The default keeps only what took a second; ours are many and small.
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

@@ -27,7 +27,7 @@ from absl import flags
 
 from experiments import common
 from experiments.benchmarks import measure
-from minarch_jax import config, data
+from minarch_jax import config, data, population
 from minarch_jax.architectures import patch_sizes, Shape
 
 config.define_flags("families")
@@ -142,15 +142,9 @@ def measure_family(
   return rows, backend, min(costs, key=lambda layout: costs[layout])
 
 
-def table_path() -> str:
-  """Where the measured combinations are kept."""
-  base = os.environ.get("XDG_CACHE_HOME", os.path.expanduser("~/.cache"))
-  return os.path.join(base, "minarch_jax", "mapping.json")
-
-
 def keep(choices: dict[str, Sequence[str]]) -> str:
   """Adds choices to the kept ones, in one replacement of the file."""
-  path = table_path()
+  path = population.table_path()
   before = {}
   if os.path.exists(path):
     with open(path) as file:
