@@ -27,7 +27,8 @@ from absl import flags
 
 from experiments import common
 from experiments.benchmarks import measure
-from minarch_jax import config, data, population
+from minarch_jax import config, data
+from minarch_jax import population as layouts_lib
 from minarch_jax.architectures import patch_sizes, Shape
 
 config.define_flags("families")
@@ -144,7 +145,7 @@ def measure_family(
 
 def keep(choices: dict[str, Sequence[str]]) -> str:
   """Adds choices to the kept ones, in one replacement of the file."""
-  path = population.table_path()
+  path = layouts_lib.table_path()
   before = {}
   if os.path.exists(path):
     with open(path) as file:
