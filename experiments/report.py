@@ -20,8 +20,8 @@ def stage(settings: config.Config) -> None:
   config.check_writable(settings.out)
   try:
     common.report(settings, START)
-  except FileNotFoundError as error:
-    raise config.ConfigError(f"--out: {error}") from None
+  except (FileNotFoundError, config.ConfigError) as error:
+    raise config.ConfigError(f"--out={settings.out}: {error}") from None
 
 
 if __name__ == "__main__":

@@ -50,6 +50,7 @@ def _number(value: float) -> str:
 
 FORMS: dict[str, Callable[[Any], str]] = {
   "text": str,
+  "words": str,
   "count": lambda value: f"{value:,.0f}",
   "number": _number,
   "percent": lambda value: f"{100 * value:.1f}",
@@ -220,13 +221,13 @@ COLUMNS: Mapping[str, tuple[Column, ...]] = {
   ),
   "claims": (
     Column("claim", "claim"),
-    Column("statement", "statement"),
+    Column("statement", "statement", "words"),
     Column("effect", "effect", "number", ""),
-    Column("unit", "unit"),
+    Column("unit", "unit", "words"),
     Column("n", "n", "count"),
     Column("verdict", "verdict"),
     Column("figure", "figure", "figure"),
-    Column("rests_on", "rests on"),
+    Column("rests_on", "rests on", "words"),
     Column("note", "note"),
   ),
 }
@@ -278,6 +279,8 @@ def written(value: Any, form: str) -> str:
   if value is None or (isinstance(value, float) and not math.isfinite(value)):
     return "\u2013"
   text = FORMS[form](value)
+  if not isinstance(value, str) and not text.strip("-0."):
+    text = text.removeprefix("-")  # a rounded zero has no sign
   return text if isinstance(value, str) else text.replace("-", "\u2212")
 
 
@@ -298,6 +301,8 @@ def _cell(row: Mapping[str, Any], column: Column) -> Cell:
 
 
 def _kind(column: Column, text: str) -> str:
+  if column.form == "words":
+    return "wrap"
   if column.form not in ("text", "flag", "figure"):
     return "n"
   return "long" if len(text) > 40 else ""
