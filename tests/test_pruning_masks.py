@@ -231,6 +231,13 @@ def test_each_layer_is_cut_alone_for_its_sensitivity():
     kept = [round((1 - s) * whole[leaf]) for s in (0.0, 0.5, 0.9)]
     expected[layer, :, leaf] = kept
   np.testing.assert_array_equal(ours, expected)
+  found = sensitivity.Sensitivity(("a", "b"), (0.0, 0.5, 0.9), ours)
+  rows = sensitivity.table(found)
+  assert [(row["layer"], row["sparsity"]) for row in rows] == [
+    *(("a", 0.0), ("a", 0.5), ("a", 0.9)),
+    *(("b", 0.0), ("b", 0.5), ("b", 0.9)),
+  ]
+  np.testing.assert_array_equal(rows[4]["value"], expected[1, 1])
 
 
 ERRORS = {

@@ -415,6 +415,99 @@ def test_the_order_matters():
   np.testing.assert_allclose(last, [[0], [0], [0]])
 
 
+def test_the_surface_has_a_front_and_equal_bytes():
+  """Neutral cells are the network; the front rises; MACs follow the zeros."""
+  rng = np.random.default_rng(0)
+  architecture = architectures.Architecture.parse("dnn:6-5")
+  spec = architecture.spec((2, 2, 1), 3)
+  params = {
+    name: {
+      "kernel": rng.normal(size=shape).astype(np.float32),
+      "bias": np.zeros(shape[1], np.float32),
+    }
+    for name, shape in (
+      ("hidden_0", (4, 6)),
+      ("hidden_1", (6, 5)),
+      ("output", (5, 3)),
+    )
+  }
+
+  def evaluate(tree):  # minus the squared distance to the network
+    pairs = zip(jax.tree.leaves(tree), jax.tree.leaves(params), strict=True)
+    return -sum(float(np.sum((np.asarray(a) - b) ** 2)) for a, b in pairs)
+
+  points = joint.surface(
+    *(params, pruning.prune, (0.0, 0.5), (32, 8, 2), evaluate), spec=spec
+  )
+  assert len(points) == 2 * 2 * 3
+  whole = [p for p in points if p.sparsity == 0 and p.bits == 32]
+  assert all(p.value == 0 and p.macs == spec.macs for p in whole)
+  for order in joint.ORDERS:
+    sizes = {(p.sparsity, p.bits): p.bytes for p in points if p.order == order}
+    assert sizes[0.5, 8] < sizes[0.0, 8] < sizes[0.0, 32]
+  front = joint.front(points)
+  assert all(a.bytes < b.bytes for a, b in zip(front, front[1:], strict=False))
+  assert all(a.value < b.value for a, b in zip(front, front[1:], strict=False))
+  for point in points:
+    assert joint.at_most(points, point.bytes).value >= point.value
+    assert any(f.bytes <= point.bytes and f.value >= point.value for f in front)
+  assert joint.front(points, "macs")[0].macs <= spec.macs / 2
+  effects = joint.order_effects(points)
+  assert effects.keys() == {(s, b) for s in (0.0, 0.5) for b in (32, 8, 2)}
+  assert effects[0.5, 32] == effects[0.0, 2] == 0 != effects[0.5, 2]
+  with pytest.raises(ValueError, match="budget of 3 bytes; the smallest has"):
+    joint.at_most(points, 3)
+  with pytest.raises(ValueError, match="measured with spec="):
+    joint.front([points[0]._replace(macs=None)], "macs")
+  with pytest.raises(ValueError, match="order 'first' is not one of"):
+    joint.surface(params, pruning.prune, (), (), evaluate, orders=("first",))
+
+
+def test_bits_are_chosen_on_some_seeds_and_tested_on_others():
+  """Held-out networks do not move the choice."""
+  rng = np.random.default_rng(0)
+  params = {
+    name: {"kernel": rng.normal(size=(3, 8, 4)).astype(np.float32)}
+    for name in ("calm", "touchy")
+  }
+
+  def make_loss(reference):
+    def loss(tree):
+      weight = {"calm": 1e-3, "touchy": 1.0}
+      one = min(
+        sum(
+          weight[n]
+          * float(
+            np.sum((np.asarray(tree[n]["kernel"]) - ref[n]["kernel"]) ** 2)
+          )
+          for n in tree
+        )
+        for ref in reference
+      )
+      return one
+
+    return loss
+
+  def networks(stack):
+    return [jax.tree.map(lambda x, i=i: x[i], stack) for i in range(3)]
+
+  one = jax.tree.map(lambda x: x[0], params)
+  budget = storage.storage_bytes(one, {"calm/kernel": 2, "touchy/kernel": 8})
+  arguments = ((8, 4, 2), budget, 1)
+  found = mixed.validate(make_loss(networks(params)), params, *arguments)
+  assert found.bits == {"calm/kernel": "int2", "touchy/kernel": "int8"}
+  assert found.bytes <= budget
+  assert found.chosen_on.shape == (1,) and found.held_out.shape == (2,)
+  assert np.all(found.held_out > 0)
+  other = jax.tree.map(lambda x: np.concatenate([x[:1], 9 * x[1:]]), params)
+  again = mixed.validate(make_loss(networks(other)), other, *arguments)
+  assert again.bits == found.bits
+  assert again.chosen_on == pytest.approx(found.chosen_on)
+  assert np.all(again.held_out > 10 * found.held_out)
+  with pytest.raises(ValueError, match="num_choosing 3 of 3 seeds"):
+    mixed.validate(lambda p: 0.0, params, (8,), 10**6, 3)
+
+
 def test_interaction():
   damages = joint.interaction(*np.array([0.9, 0.8, 0.85, 0.7]))
   assert damages == pytest.approx(0.05)

@@ -3,8 +3,10 @@
 Every schedule is a plain loop over two functions it is given: `cut(params,
 sparsity, masks) -> masks` (`prune` with everything but these three bound) and
 `train(params, masks, steps) -> params`. Both work on one tree or on a stack of
-networks, and both may be compiled: a schedule calls `cut` between steps, never
-inside one, so a training step costs what it costs without pruning.
+networks (`cut` then fills every mask to its leaf's shape: a scalar mask of each
+network fits no leaf of the stack), and both may be compiled: a schedule calls
+`cut` between steps, never inside one, so a training step costs what it costs
+without pruning.
 """
 
 from collections.abc import Callable

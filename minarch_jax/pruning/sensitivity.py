@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Sequence
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from minarch_jax.pruning import masks as masking
 from minarch_jax.pruning import ranking as rankings
@@ -59,6 +60,19 @@ def sensitivity(
     values.append(jax.lax.map(at, grid))
   names = tuple(layer.name for layer in layers)
   return Sensitivity(names, tuple(sparsities), jnp.stack(values))
+
+
+def table(found: Sensitivity) -> list[dict[str, Any]]:
+  """Lists layer, sparsity and value of every cell: the rows of a heat map.
+
+  Values with further axes, as of seeds, stay arrays.
+  """
+  values = np.asarray(found.values)
+  return [
+    {"layer": layer, "sparsity": sparsity, "value": values[i, j]}
+    for i, layer in enumerate(found.layers)
+    for j, sparsity in enumerate(found.sparsities)
+  ]
 
 
 def only(ranking: rankings.Ranking, layer: int) -> rankings.Ranking:
