@@ -78,17 +78,7 @@ def make_train(
   return train
 
 
-def full(masks: Any, params: Any) -> Any:
-  """Gives the masks of a stack, [S] where nothing is pruned, full shapes."""
-  return jax.tree.map(
-    lambda mask, leaf: jnp.broadcast_to(
-      mask.reshape(mask.shape + (1,) * (leaf.ndim - mask.ndim)), leaf.shape
-    ),
-    *(masks, params),
-  )
-
-
-def cut(params: Any, sparsity: float, masks: Any) -> Any:
+def cut(params: Any, sparsity: Any, masks: Any) -> Any:
   """Cuts every seed's layers to a round's sparsities by magnitude."""
   rounds = math.log(1 - sparsity) / math.log(1 - RATE)
   output = 1 - (1 - OUTPUT_RATE) ** rounds
@@ -97,10 +87,12 @@ def cut(params: Any, sparsity: float, masks: Any) -> Any:
     masks = jax.tree.map(lambda leaf: jnp.ones(leaf.shape, bool), params)
   prune = functools.partial(pruning.prune, sparsity=sparsity, scope=scope)
   cut_one = jax.vmap(lambda p, m: prune(p, masks=m))
-  return full(cut_one(params, masks), params)
+  return stacks.fill(cut_one(params, masks), params)
 
 
-def lottery(task: stacks.Task, seeds: Sequence[int], epochs: int, rounds: int):
+def lottery(
+  task: stacks.Task, seeds: Sequence[int], epochs: int, *, rounds: int
+):
   """Yields a row for each of the lottery paper's levels."""
   train = make_train(task, seeds, lambda n: np.full(n, LEARNING_RATE))
   score = stacks.make_score(task.apply)
@@ -123,8 +115,7 @@ def lottery(task: stacks.Task, seeds: Sequence[int], epochs: int, rounds: int):
     }
     if number == 0:
       dense = found["ticket"]
-    kept = [leaf for leaf in jax.tree.leaves(ticket.masks) if leaf.ndim > 2]
-    left = float(sum(map(jnp.sum, kept)) / sum(leaf.size for leaf in kept))
+    left = 1 - stacks.sparsity(ticket.masks)
     for (name, accuracies), theirs in zip(found.items(), said, strict=True):
       yield {
         "network": name,
@@ -165,14 +156,18 @@ def snip(task: stacks.Task, seeds: Sequence[int], epochs: int):
         params, sparsity, criterion, key=key, loss=loss, batch=(x, y)
       )
 
-    return full(jax.jit(jax.vmap(one))(params, np.asarray(seeds)), params)
+    return stacks.fill(
+      jax.jit(jax.vmap(one))(params, np.asarray(seeds)), params
+    )
 
   whole = cut(start, 0.0, None)
   dense = train(start, whole, epochs)
   longer = score(train(dense, whole, epochs), task.dataset.test)
   reference = score(dense, task.dataset.test)
   steps = epochs * (len(task.dataset.train.y) // BATCH)
-  table = {"dense": (reference, 100.0, 100 - SNIP_DENSE, steps)}
+  table: dict[str, tuple] = {
+    "dense": (reference, 100.0, 100 - SNIP_DENSE, steps)
+  }
   table["dense, trained on"] = (longer, 100.0, None, 2 * steps)
   for sparsity, error in SNIP_ERRORS.items():
     for criterion in ("snip", "random", "magnitude"):
@@ -203,8 +198,8 @@ def falling(steps: int) -> np.ndarray:
 
 
 def stage(settings: config.Config) -> None:
-  parts = {
-    "lottery": lambda *a: lottery(*a, flags.FLAGS.rounds),
+  parts: dict[str, Callable] = {
+    "lottery": lambda *task: lottery(*task, rounds=flags.FLAGS.rounds),
     "snip": lambda task, seeds, epochs: snip(task, seeds, 2 * epochs),
   }
   for part in flags.FLAGS.parts:

@@ -72,6 +72,27 @@ def join(*stacks: Tree) -> Tree:
   return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *stacks)
 
 
+def fill(masks: Tree, params: Tree) -> Tree:
+  """Gives the masks of a stack, [N] where nothing is pruned, full shapes."""
+
+  def one(mask, leaf):
+    lead = mask.reshape(mask.shape + (1,) * (leaf.ndim - mask.ndim))
+    return jnp.broadcast_to(lead, leaf.shape)
+
+  return jax.tree.map(one, masks, params)
+
+
+def sparsity(masks: Tree) -> float:
+  """The fraction removed from the kernels of a stack with full masks."""
+  kernels = [
+    leaf
+    for path, leaf in jax.tree.leaves_with_path(masks)
+    if getattr(path[-1], "key", "") == "kernel"
+  ]
+  kept = sum(int(jnp.sum(leaf)) for leaf in kernels)
+  return 1 - kept / sum(leaf.size for leaf in kernels)
+
+
 def spread(function: Callable, moving: int) -> Callable:
   """Maps a function over networks: devices side by side, each in turn.
 
