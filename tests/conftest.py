@@ -7,7 +7,7 @@ workers of one run share both.
 
 Compiling is most of the time, and the laws are those of our arithmetic, so
 XLA is told to skip most optimizations; `pytest --optimized` compiles as users
-do. CI runs both. Programs that tests start compile as users do.
+do. CI runs both. Studies that tests start compile as users do.
 """
 
 import os

@@ -31,6 +31,7 @@ def start(pytestconfig):
   environment = {
     "JAX_PLATFORMS": "cpu",
     "JAX_COMPILATION_CACHE_DIR": programs,
+    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # their figures are not looked at
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
   }
 
