@@ -85,9 +85,11 @@ def watched(run):
 @pytest.fixture
 def quick_compilation():
   """For what trains a moment and is compared with float64's precision."""
-  jax.config.update("jax_disable_most_optimizations", True)
+  name = "jax_disable_most_optimizations"
+  before = jax.config.read(name)  # pyright: ignore
+  jax.config.update(name, True)
   yield
-  jax.config.update("jax_disable_most_optimizations", False)
+  jax.config.update(name, before)
 
 
 def results(trained):
