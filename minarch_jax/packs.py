@@ -33,6 +33,7 @@ from minarch_jax.types import Batch, Dataset, Params
 EVAL_BATCH = 256
 CALL_SECONDS = 2.0  # epochs per call: long enough to hide dispatch, short
 # enough that progress moves and Ctrl-C is answered
+LARGE_STEP_SECONDS = 2e-3  # averaging gradients costs some 0.1 ms
 COLD_SECONDS = 0.5  # training below this is shorter than optimising its program
 
 
@@ -134,13 +135,20 @@ def _no_progress(epochs: int) -> None:
 
 def layout_of(session: Session, pack: Pack) -> population.Mapping:
   """Says how a pack is laid out on this machine."""
+  step = planning.seconds(pack.parent, 1, session.work) / session.work.num_steps
   return population.mapping(
-    session.config, pack.parent.family, pack.slots, len(pack.seeds)
+    session.config,
+    pack.parent.family,
+    pack.slots,
+    len(pack.seeds),
+    large=step > LARGE_STEP_SECONDS,
   )
 
 
 def padded(pack: Pack, layout: population.Mapping) -> Pack:
   """Repeats the last seed or member until the split axis divides."""
+  if layout.split == "batch":
+    return pack
   missing = -(len(pack.seeds) if layout.split == "seed" else pack.slots)
   missing %= len(layout.devices)
   if layout.split == "seed":
@@ -483,7 +491,7 @@ def train_epochs(
       state,
       masks,
       len(numbers),
-      placed.put(order, "seed"),
+      placed.put(order, "order"),
       placed.put(rate, "shared"),
       splits if numbers.stop == len(rates) else (),
     )
@@ -508,7 +516,7 @@ def score(
   per_call = _epochs_per_call(placed.pack, session)
   order = _orders(session, seeds, 0, range(0), per_call)
   rate = np.zeros((per_call, order.shape[2]), np.float32)
-  idle = (placed.put(order, "seed"), placed.put(rate, "shared"))
+  idle = (placed.put(order, "order"), placed.put(rate, "shared"))
   state, _, totals = _run(placed, state, masks, 0, *idle, splits)
   return state, _scores(session, totals, splits)
 
@@ -519,8 +527,9 @@ def _run(placed: Placed, state, masks, count, order, rate, splits):
 
   def make():
     model, tx = placed.model, training.make_tx(session.config)
+    axis = population.AXIS if placed.layout.split == "batch" else None
     run = training.make_run(
-      training.make_step(model, tx), evaluation.make_totals(model.apply)
+      training.make_step(model, tx, axis), evaluation.make_totals(model.apply)
     )
 
     def function(state, count, final, order, rates, sizes, masks, data):
@@ -534,7 +543,7 @@ def _run(placed: Placed, state, masks, count, order, rate, splits):
       )
 
     kinds = (
-      *("network", "shared", "shared", "seed", "shared", "member"),
+      *("network", "shared", "shared", "order", "shared", "member"),
       *("network", "shared"),
     )
     return function, kinds, (0,)

@@ -117,10 +117,17 @@ def _pad(count: int, devices: int) -> int:
   return -(-count // devices) * devices
 
 
-def split_axis(slots: int, num_seeds: int, devices: int) -> str:
-  """Chooses the axis split over devices: the one that wastes less."""
+def split_axis(
+  slots: int, num_seeds: int, devices: int, batch_size: int = 0
+) -> str:
+  """Chooses the axis split over devices: the one that wastes less.
+
+  A single network has its minibatches split, where they divide.
+  """
   if devices == 1:
     return "seed"
+  if slots * num_seeds == 1 and batch_size and batch_size % devices == 0:
+    return "batch"
   seed_waste = _pad(num_seeds, devices) / num_seeds
   member_waste = _pad(slots, devices) / slots
   return "member" if member_waste < seed_waste else "seed"
@@ -129,6 +136,17 @@ def split_axis(slots: int, num_seeds: int, devices: int) -> str:
 @functools.lru_cache(maxsize=1 << 16)
 def _num_params(a: Architecture, input_shape: Shape, num_classes: int) -> int:
   return a.num_params(input_shape, num_classes)
+
+
+def _most_members(num_params: int) -> int:
+  """How many members of a parent one pack may hold."""
+  return max(1, min(MAX_MEMBERS, int(CACHE_BYTES / (16 * num_params))))
+
+
+def _slots(num_members: int, most: int) -> tuple[int, int]:
+  """Cuts members into equal chunks: how many, and the slots of each."""
+  count = -(-num_members // most)
+  return count, -(-num_members // count)
 
 
 class _Groups:
@@ -155,8 +173,9 @@ class _Groups:
     return dataclasses.replace(first, widths=tuple(widths.tolist()))
 
   def padding(self, group: np.ndarray) -> float:
-    held = len(group) * self._count(self.parent(group))
-    return held / int(self.params[group].sum())
+    params = self._count(self.parent(group))
+    count, slots = _slots(len(group), _most_members(params))
+    return count * slots * params / int(self.params[group].sum())
 
   def cost(self, group: np.ndarray) -> float:
     """Predicts the seconds of training and compiling a group."""
@@ -255,7 +274,7 @@ def _chunk(members, seeds, work, devices, memory_limit) -> list[Pack]:
   """Cuts one group into equal packs that fit the cache and the memory."""
   parent = architectures.parent(members)
   params = parent.num_params(work.input_shape, work.num_classes)
-  most = max(1, min(MAX_MEMBERS, int(CACHE_BYTES / (16 * params))))
+  most = _most_members(params)
 
   def need(slots, num_seeds):
     return memory(parent, slots, num_seeds, work, devices)
@@ -271,8 +290,7 @@ def _chunk(members, seeds, work, devices, memory_limit) -> list[Pack]:
       f"--memory_limit={memory_limit / 2**30:.2f}; raise it, lower "
       "--batch_size or use fewer devices"
     )
-  count = -(-len(members) // most)
-  slots = -(-len(members) // count)
+  count, slots = _slots(len(members), most)
   # One program serves all chunks, so each gets its share of the wide ones.
   shape = (work.input_shape, work.num_classes)
   ordered = sorted(members, key=lambda a: (-a.num_params(*shape), a.widths))

@@ -2,10 +2,10 @@
 
 The only user of `jit`, `vmap`, `shard_map`, `pmap`, meshes and donation. A
 *program* is a pure function of one network, mapped over the members of a pack
-(axis A) and its seeds (axis S) and split over devices. Its arguments are of
-four kinds: `network` [S, A, ...], `seed` [S, ...] (shared by the members: the
-minibatches), `member` [A, ...] (shared by the seeds: the true sizes) and
-`shared` (the data).
+(axis A) and its seeds (axis S) and split over devices. The kinds of its
+arguments: `network` [S, A, ...], `seed` [S, ...] (shared by the members), `order`
+[S, E, T, B] (the minibatches, whose images may be split over the devices),
+`member` [A, ...] (shared by the seeds: the true sizes) and `shared` (the data).
 """
 
 from collections.abc import Callable, Sequence
@@ -82,9 +82,21 @@ def _measured(path: str) -> dict[str, tuple[str, str, str]]:
 
 
 def mapping(
-  config: Config, family: str, slots: int = 1, num_seeds: int = 1
+  config: Config,
+  family: str,
+  slots: int = 1,
+  num_seeds: int = 1,
+  *,
+  large: bool = False,
 ) -> Mapping:
-  """Resolves a family's layout from the table and the flags."""
+  """Resolves a family's layout from the table and the flags.
+
+  Args:
+    config: the flags.
+    family: dnn, cnn or vit.
+    slots, num_seeds: networks of the pack.
+    large: whether a minibatch is worth splitting over the devices.
+  """
   devices = tuple(jax.local_devices())
   backend = devices[0].platform
   table = MAPPING[family, "cpu" if backend == "cpu" else "other"]
@@ -100,7 +112,9 @@ def mapping(
     choose(config.seed_mapping, seeds),
     choose(config.member_mapping, members),
     choose(config.convolution, convolution),
-    planning.split_axis(slots, num_seeds, len(devices)),
+    planning.split_axis(
+      slots, num_seeds, len(devices), config.batch_size if large else 0
+    ),
   )
 
 
@@ -131,7 +145,7 @@ def spread(
 
   Args:
     function: pure; returns a tree of arrays.
-    kinds: for each argument network, seed, member or shared.
+    kinds: for each argument network, seed, order, member or shared.
     mapping: the layout.
 
   Returns:
@@ -145,7 +159,7 @@ def spread(
   )
   over_seeds = _over(
     over_members,
-    [0 if kind in ("network", "seed") else None for kind in kinds],
+    [0 if kind in ("network", "seed", "order") else None for kind in kinds],
     mapping.seeds,
   )
   if len(mapping.devices) == 1:
@@ -154,13 +168,17 @@ def spread(
   return split(over_seeds, kinds, mapping)
 
 
+# Which axis of an argument of each kind is cut into one part per device.
+_CUTS: dict[str, dict[str, int]] = {
+  "seed": {"network": 0, "seed": 0, "order": 0},
+  "member": {"network": 1, "member": 0},
+  "batch": {"order": 3},
+}
+
+
 def _split_axes(kinds: Sequence[str], split: str) -> list[int | None]:
   """The axis of each argument that is cut into one part per device."""
-  if split == "seed":
-    table = {"network": 0, "seed": 0, "member": None, "shared": None}
-  else:
-    table = {"network": 1, "seed": None, "member": 0, "shared": None}
-  return [table[kind] for kind in kinds]
+  return [_CUTS[split].get(kind) for kind in kinds]
 
 
 def _mesh(devices: tuple[Any, ...]) -> jax.sharding.Mesh:
@@ -189,8 +207,7 @@ def _shard(function, kinds, mapping):
 
 def _pmap(function, kinds, mapping):
   axes = _split_axes(kinds, mapping.split)
-  (found,) = _split_axes(["network"], mapping.split)
-  out_axis = found or 0
+  (out_axis,) = _split_axes(["network"], mapping.split)
   count = len(mapping.devices)
 
   def cut(value, axis):
@@ -200,6 +217,8 @@ def _pmap(function, kinds, mapping):
     )
 
   def join(value):
+    if out_axis is None:  # equal on all devices
+      return value
     shape = value.shape
     return value.reshape(
       *shape[:out_axis],

@@ -107,8 +107,15 @@ def start_state(tx: optax.GradientTransformation, params: Params) -> TrainState:
   return TrainState(params, zeros)
 
 
-def make_step(model: Model, tx: optax.GradientTransformation) -> Callable:
+def make_step(
+  model: Model, tx: optax.GradientTransformation, axis: str | None = None
+) -> Callable:
   """Makes `step(state, batch, learning_rate, sizes, masks) -> (state, Step)`.
+
+  Args:
+    model: the network.
+    tx: the optimizer's direction.
+    axis: mapped axis over which a minibatch is split; gradients are averaged.
 
   `masks` (1 = kept) are pruning and width masks alike: masked parameters are
   exactly zero after every step, whatever the optimizer does, also in a
@@ -129,6 +136,8 @@ def make_step(model: Model, tx: optax.GradientTransformation) -> Callable:
   ) -> tuple[TrainState, Step]:
     gradient = jax.value_and_grad(loss_fn, has_aux=True)
     (loss, accuracy), grads = gradient(state.params, batch, sizes)
+    if axis is not None:
+      loss, accuracy, grads = jax.lax.pmean((loss, accuracy, grads), axis)
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
 
     def move(value, update, mask):

@@ -3,9 +3,12 @@
 import json
 import re
 
+import jax
+import numpy as np
 import pytest
 
-from minarch_jax import population
+from minarch_jax import packs, planning, population
+from minarch_jax.architectures import Architecture
 from minarch_jax.config import Config, ConfigError
 
 
@@ -48,3 +51,25 @@ def test_a_broken_table_says_where_it_is(table, text):
   table.write_text(text)
   with pytest.raises(ConfigError, match=re.escape(str(table))):
     layout("cnn")
+
+
+@pytest.mark.parametrize("device_map", ["shard_map", "pmap"])
+@pytest.mark.parametrize("family", ["dnn:9-5", "cnn:3-4"])
+def test_a_large_network_splits_its_minibatches(
+  digits, monkeypatch, family, device_map
+):
+  a = Architecture.parse(family)
+  pack = planning.Pack((a,), (3,), a, 1)
+  config = Config(num_epochs=2, device_map=device_map)
+  session = packs.open_session(config, digits)
+  whole = packs.train(session, pack)
+  assert packs.layout_of(session, pack).split == "seed"
+  monkeypatch.setattr(packs, "LARGE_STEP_SECONDS", 0.0)
+  assert packs.layout_of(session, pack).split == "batch"
+  split = packs.train(session, pack)
+  for found, expected in zip(
+    jax.tree.leaves((split.params, split.curve)),
+    jax.tree.leaves((whole.params, whole.curve)),
+    strict=True,
+  ):
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
