@@ -4,7 +4,7 @@ Pure functions of one network and one batch, for the caller to map. None of
 them changes training.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -81,7 +81,7 @@ def tapped(
 
 
 def dead_share(
-  hidden: dict[str, jax.Array], spec: Spec, sizes: Sizes
+  hidden: Mapping[str, jax.Array], spec: Spec, sizes: Mapping[str, Any]
 ) -> jax.Array:
   """Gives the share of activated units that are positive for no image.
 

@@ -1,6 +1,9 @@
 """Probes: each against its definition, in a parent as alone, and useful."""
 
+from typing import Any
+
 import jax
+from jax import flatten_util
 from jax import numpy as jnp
 import numpy as np
 import polars as pl
@@ -27,8 +30,8 @@ def network(name):
   architecture = Architecture.parse(name)
   model = models.make_model(architecture, SHAPE, CLASSES)
   spec = architecture.spec(SHAPE, CLASSES)
-  sizes = {axis: spec.sizes[axis] for axis in spec.unit_axes}
-  params = model.init(jax.random.key(0), sizes)
+  sizes: Any = {axis: spec.sizes[axis] for axis in spec.unit_axes}
+  params: Any = model.init(jax.random.key(0), sizes)
   return model, spec, sizes, params, jax.tree.map(jnp.ones_like, params)
 
 
@@ -68,7 +71,7 @@ def test_probes_are_what_they_are_called(name):
     return -log_p[jnp.arange(len(data.y)), data.y].mean()
 
   value, gradient = jax.value_and_grad(loss)(params)
-  flat, unflatten = jax.flatten_util.ravel_pytree(params)
+  flat, unflatten = flatten_util.ravel_pytree(params)
   hessian = jax.jit(jax.hessian(lambda vector: loss(unflatten(vector))))(flat)
   eigenvalues = np.linalg.eigvalsh(np.asarray(hessian))
   largest = eigenvalues[np.argmax(np.abs(eigenvalues))]
@@ -132,7 +135,7 @@ def test_packs_give_what_networks_alone_give(digits, group):
     np.testing.assert_allclose(
       together[name], alone[name], rtol=2e-2, atol=1e-5, err_msg=name
     )
-  assert together.filter(step=3)["loss"].mean() < 2.5
+  assert (together.filter(step=3)["loss"] < 3).all()
   records_columns = set(records_lib.SCHEMAS["probes"])
   assert set(together.columns) == records_columns
 
