@@ -20,12 +20,13 @@ from minarch_jax.architectures import Architecture, Shape
 
 MAX_PADDING = 2.0
 MAX_GROUPS = 50  # of one skeleton, as far as padding allows
+MAX_SPREAD = 4  # members of a group that may go to other groups
 MAX_MEMBERS = 32  # more gain nothing: the first product is wide enough by then
 CACHE_BYTES = 48e6  # optimizer traffic of one seed's members stays near cache
 
 # Rough single-device costs; ratios decide the plan, absolutes only the
 # forecast, and neither can change a result.
-COMPILE_SECONDS = {"dnn": 2.0, "cnn": 4.0, "vit": 6.0}
+COMPILE_SECONDS = {"dnn": 3.0, "cnn": 5.0, "vit": 8.0}
 STEP_SECONDS = {"dnn": 15e-6, "cnn": 60e-6, "vit": 150e-6}  # per hidden layer
 FLOPS = {"dnn": 40e9, "cnn": 25e9, "vit": 30e9}
 BYTES_PER_SECOND = 8e9
@@ -228,6 +229,30 @@ class _Groups:
         consider(new, other)
     return list(found.values())
 
+  def dissolve(self, groups: list[np.ndarray]) -> list[np.ndarray]:
+    """Spreads small groups over the others while that is allowed and pays."""
+    for i, group in enumerate(groups):
+      if len(group) <= MAX_SPREAD:
+        found = self._spread(group, groups[:i] + groups[i + 1 :])
+        if found:
+          return self.dissolve(found)
+    return groups
+
+  def _spread(self, group, others) -> list[np.ndarray]:
+    """Gives each network to the group it costs least; [] if that is no gain."""
+    others, spent = list(others), 0.0
+    for member in group:
+      ways = []
+      for j, other in enumerate(others):
+        union = np.append(other, member)
+        if self.padding(union) < MAX_PADDING:
+          ways.append((self.cost(union) - self.cost(other), j, union))
+      if not ways:
+        return []
+      cost, j, union = min(ways, key=lambda way: way[:2])
+      spent, others[j] = spent + cost, union
+    return others if spent < self.cost(group) else []
+
 
 def _grouped(
   members: Sequence[Architecture], work: Work, num_seeds: int, devices: int
@@ -235,6 +260,7 @@ def _grouped(
   """Groups networks of one skeleton that share a parent."""
   groups = _Groups(members, work, num_seeds, devices)
   found = groups.join(groups.cut(np.arange(len(members))))
+  found = groups.dissolve(found)
   return [[members[i] for i in group] for group in found]
 
 

@@ -2,9 +2,9 @@
 
 The only user of `jit`, `vmap`, `shard_map`, `pmap`, meshes and donation. A
 *program* is a pure function of one network, mapped over the members of a pack
-(axis A) and its seeds (axis S) and split over devices. The kinds of its
-arguments: `network` [S, A, ...], `seed` [S, ...] (shared by the members), `order`
-[S, E, T, B] (the minibatches, whose images may be split over the devices),
+(axis A) and its seeds (axis S) and split over devices. Its arguments are of
+five kinds: `network` [S, A, ...], `seed` [S, ...] (shared by the members),
+`order` [S, E, T, B] (the minibatches, whose images may be split over devices),
 `member` [A, ...] (shared by the seeds: the true sizes) and `shared` (the data).
 """
 
