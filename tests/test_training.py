@@ -1,4 +1,6 @@
-"""Training of one network: keys, order, rates, step, epochs."""
+"""Training of one network: keys, order, rates, start, step, the one program."""
+
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -26,8 +28,16 @@ def tx_of(optimizer):
   return training.make_tx(Config(optimizer=optimizer, weight_decay=0.05))
 
 
+@functools.cache
+def initial(seed):
+  return jax.jit(MODEL.init)(training.key_for(seed, training.INIT))
+
+
 def begin(optimizer="adam", seed=0):
-  return jax.jit(training.make_init(MODEL, tx_of(optimizer)))(seed, {})
+  params = jax.tree.map(
+    lambda leaf: leaf, initial(seed)
+  )  # nodes may be changed
+  return TrainState(params, tx_of(optimizer).init(params))
 
 
 def all_ones(params):
@@ -207,47 +217,58 @@ def test_scalar_masks_prune_nothing():
   assert_trees_close(found.params, expected.params, rtol=1e-6)
 
 
-def test_initial_states_depend_on_the_seed_only():
-  init = training.make_init(MODEL, tx_of("adam"))
-  stacked = jax.jit(jax.vmap(init, (0, None)))(jnp.arange(5), {})
-  for seed in (0, 3):
-    alone = begin("adam", seed)
-    for a, b in zip(
-      jax.tree.leaves(stacked), jax.tree.leaves(alone), strict=True
-    ):
-      np.testing.assert_array_equal(a[seed], b)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_optimizers_start_at_zero(optimizer):
+  tx = tx_of(optimizer)
+  params = jax.tree.map(lambda *s: np.stack(s), *map(initial, range(2)))
+  params = jax.tree.map(lambda leaf: np.stack([leaf] * 3, 1), params)
+  found = training.start_state(tx, params)
+  expected = jax.vmap(jax.vmap(tx.init))(params)
+  assert found.params is params
+  assert jax.tree.structure(found.opt_state) == jax.tree.structure(expected)
+  for a, b in zip(
+    *map(jax.tree.leaves, (found.opt_state, expected)), strict=True
+  ):
+    assert isinstance(a, np.ndarray) and a.dtype == b.dtype
+    np.testing.assert_array_equal(a, b)
+    assert not a.any()
 
 
-# --- epochs ------------------------------------------------------------------
+# --- the program of a pack ---------------------------------------------------
 
 NUM_TRAIN, BATCH = 23, 4
-EPOCHS = jax.jit(
-  training.make_epochs(
-    training.make_step(MODEL, tx_of("adam")),
-    evaluation.make_evaluate(MODEL.apply),
-  )
-)
+STEP = training.make_step(MODEL, tx_of("adam"))
+RUN = jax.jit(training.make_run(STEP, evaluation.make_totals(MODEL.apply)))
+VALIDATION, TEST = (split(count, count) for count in (10, 7))
+CHUNKS = jax.tree.map(
+  lambda *parts: np.concatenate(parts),
+  *(evaluation.chunk(part, 4) for part in (VALIDATION, TEST)),
+)  # three chunks and two
 
 
-def run_epochs(state, count, first=0, rates=0.02, length=3):
-  """Runs `count` of `length` epochs, numbered from `first`."""
-  train, validation = split(NUM_TRAIN), evaluation.chunk(split(10, 1), 4)
+def run(state, count, first=0, rates=0.02, length=3, final=(3, 5)):
+  """Runs `count` of `length` epochs, numbered from `first`; scores the test."""
+  train = jax.tree.map(jnp.asarray, split(NUM_TRAIN))
   order = np.stack(
     [training.data_order(0, first + e, NUM_TRAIN, BATCH) for e in range(length)]
   )
   rate = np.full(order.shape[:2], rates, np.float32)
+  ranges = [tuple(map(np.int32, pair)) for pair in ((0, 3), final)]
   masks = all_ones(state.params)
-  return EPOCHS(
-    *(state, np.int32(count), order, rate, {}, masks),
-    *(jax.tree.map(jnp.asarray, train), validation),
+  return RUN(
+    *(state, np.int32(count), order, rate, {}, masks, train, CHUNKS, *ranges)
   )
 
 
+def assert_same(found, expected):
+  jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
 def test_epochs_are_a_loop_over_steps_and_an_exact_score():
-  state, curve = run_epochs(begin(), 3)
-  step = jax.jit(training.make_step(MODEL, tx_of("adam")))
+  state, curve, totals = run(begin(), 3)
+  step = jax.jit(STEP)
   evaluate = jax.jit(evaluation.make_evaluate(MODEL.apply))
-  train, validation = split(NUM_TRAIN), evaluation.chunk(split(10, 1), 4)
+  train, validation = split(NUM_TRAIN), evaluation.chunk(VALIDATION, 4)
   expected = begin()
   for epoch in range(3):
     seen = []
@@ -272,24 +293,46 @@ def test_epochs_are_a_loop_over_steps_and_an_exact_score():
     assert curve.validation.correct[epoch] == score.correct
   assert_trees_close(state.params, expected.params, rtol=1e-4, atol=1e-5)
   assert curve.train.loss[2] < curve.train.loss[0]
+  # In the end the last two chunks are scored, and no others.
+  score = evaluate(expected.params, evaluation.chunk(TEST, 4), {})
+  np.testing.assert_allclose(totals.loss.sum() / 7, score.loss, rtol=1e-4)
+  assert totals.correct.sum() == score.correct
+  assert (np.asarray(totals.loss) > 0).tolist() == [False] * 3 + [True] * 2
 
 
 def test_only_the_first_epochs_are_run():
-  _, whole = run_epochs(begin(), 3)
-  _, part = run_epochs(begin(), 2)
+  _, whole, _ = run(begin(), 3)
+  _, part, _ = run(begin(), 2)
   for a, b in zip(jax.tree.leaves(part), jax.tree.leaves(whole), strict=True):
     np.testing.assert_array_equal(a[:2], b[:2])
     assert not np.asarray(a)[2:].any()
-  state, none = run_epochs(begin(), 0)
-  assert_trees_close(state, begin(), rtol=0)
+
+
+def test_no_epochs_only_score():
+  trained, curve, totals = run(begin(), 3, final=(0, 5))
+  state, none, again = run(trained, 0, final=(0, 5))
+  assert_same(state, trained)
+  assert_same(again, totals)
   assert not any(np.asarray(leaf).any() for leaf in jax.tree.leaves(none))
+  # The exact score of the last epoch is that of its final network.
+  assert curve.validation.correct[2] == totals.correct[:3].sum()
+  np.testing.assert_allclose(
+    curve.validation.loss[2], totals.loss[:3].sum() / 10, rtol=1e-6
+  )
+
+
+def test_what_is_scored_changes_no_training():
+  scored, unscored = run(begin(), 3), run(begin(), 3, final=(0, 0))
+  assert_same(unscored[:2], scored[:2])
+  assert not any(np.asarray(leaf).any() for leaf in unscored[2])
 
 
 def test_epochs_in_two_calls_are_epochs_in_one():
-  state, curve = run_epochs(begin(), 3)
-  half, first = run_epochs(begin(), 2)
-  found, second = run_epochs(half, 1, first=2)
-  assert_trees_close(found, state, rtol=0)
+  state, curve, totals = run(begin(), 3)
+  half, first, _ = run(begin(), 2, final=(0, 0))
+  found, second, last = run(half, 1, first=2)
+  assert_same(found, state)
+  assert_same(last, totals)
   for whole, a, b in zip(
     *(jax.tree.leaves(c) for c in (curve, first, second)), strict=True
   ):
@@ -297,9 +340,35 @@ def test_epochs_in_two_calls_are_epochs_in_one():
 
 
 def test_a_network_that_diverges_goes_on_as_data():
-  state, curve = run_epochs(begin(), 3, rates=1e30)
+  state, curve, totals = run(begin(), 3, rates=1e30)
   assert not np.isfinite(curve.train.loss[-1])
   assert not np.isfinite(curve.validation.loss[-1])
   assert curve.validation.correct[-1] == 0
+  assert not np.isfinite(totals.loss[3:]).any() and not totals.correct.any()
   leaves = jax.tree.leaves(state.params)
   assert not all(np.isfinite(leaf).all() for leaf in leaves)
+
+
+# --- a minibatch split over devices ------------------------------------------
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_averaged_gradients_of_parts_are_those_of_the_whole(optimizer):
+  whole = jax.jit(training.make_step(MODEL, tx_of(optimizer)))
+  parted = jax.vmap(
+    training.make_step(MODEL, tx_of(optimizer), "parts"),
+    (None, 0, None, None, None),
+    axis_name="parts",
+  )
+  state, batch = begin(optimizer), split(8)
+  masks = some_zeros(state.params)
+  parts = jax.tree.map(lambda leaf: leaf.reshape(2, 4, *leaf.shape[1:]), batch)
+  expected = whole(state, batch, 0.01, {}, masks)
+  found = jax.jit(parted)(state, parts, 0.01, {}, masks)
+  for i in range(2):  # every device holds the same network
+    assert_trees_close(
+      jax.tree.map(lambda leaf, i=i: leaf[i], found),
+      expected,
+      rtol=1e-4,
+      atol=1e-6,
+    )
