@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from minarch_jax import architectures, models, pruning
+from minarch_jax import architectures, models, pruning, quantization
 from minarch_jax.pruning import compaction
 
 SHAPE, CLASSES = (8, 8, 1), 4
@@ -212,5 +212,7 @@ def test_bad_input_is_named():
   other, _, _ = network("cnn:6")
   with pytest.raises(ValueError, match="lack leaf 'conv_0/kernel'"):
     compaction.compact(other, params)
+  with pytest.raises(ValueError, match="kernel' is quantized; prune before"):
+    compaction.compact(architecture, quantization.quantize(params, 8))
   with pytest.raises(ValueError, match="concrete parameters"):
     jax.jit(lambda p: compaction.compact(architecture, p)[1])(params)

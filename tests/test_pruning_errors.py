@@ -24,6 +24,9 @@ ERRORS = {
   "sparsity 1": (dict(sparsity=1.0), r"sparsity 1 is outside \[0, 1\)"),
   "sparsity below 0": (dict(sparsity=-0.1), "sparsity -0.1"),
   "sparsity not a number": (dict(sparsity=float("nan")), "sparsity nan"),
+  "sparsity a text": (dict(sparsity="0.5"), "sparsity '0.5' is not one number"),
+  "sparsity missing": (dict(sparsity=None), "sparsity None is not one number"),
+  "sparsities": (dict(sparsity=np.array([0.1, 0.2])), "use|with jax.vmap"),
   "sparsity array": (dict(sparsity=jnp.float32(1.5)), "sparsity 1.5"),
   "criterion": (
     dict(criterion="magnitud"),
@@ -48,6 +51,12 @@ ERRORS = {
     "use scope 'layerwise'",
   ),
   "unit": (dict(granularity="unit"), "needs spec="),
+  "exclude a text": (dict(exclude="output"), r"write \['output'\]"),
+  "names a text": (dict(names="kernel"), r"write \['kernel'\]"),
+  "spec": (
+    dict(spec=architectures.Architecture.parse("dnn:6").spec((2, 2, 1), 3)),
+    "spec: leaf 'output/bias'|spec: leaf 'output/kernel'",
+  ),
   "exclude": (
     dict(exclude=["outputs"]),
     "exclude names layer 'outputs', which does not exist",

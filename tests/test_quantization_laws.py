@@ -410,6 +410,17 @@ BAD = {
     lambda p: quantization.quantize(p, 8, within={"a": 1}),
     "within has",
   ),
+  "mask's shape": (
+    lambda p: quantization.quantize(
+      {"kernel": jnp.ones((2, 3))}, 8, within={"kernel": jnp.ones(2)}
+    ),
+    "within: kernel has shape .2, 3., its mask .2,.",
+  ),
+  "nothing": (
+    lambda p: quantization.quantize({"w": jnp.ones((2, 3))}, 8),
+    "nothing can be quantized; the leaves are w",
+  ),
+  "truth": (lambda p: quantization.quantize(p, True), "bits True is not one"),
   "leaf": (
     lambda p: quantization.quantize(p, {"conv_0/kernl": 8}),
     "did you mean 'conv_0/kernel'",

@@ -143,6 +143,8 @@ def test_activation_errors(trained):
   net = trained("dnn:16-12")
   with pytest.raises(ValueError, match="empty batch"):
     activations.calibrate(net.apply, net.params, net.x[:0])
+  with pytest.raises(ValueError, match="input of 'hidden_0/kernel' is NaN"):
+    activations.calibrate(net.apply, net.params, net.x[:9] * np.nan)
   with pytest.raises(ValueError, match="format of weights"):
     activations.calibrate(net.apply, net.params, net.x[:9], 1)
   with pytest.raises(ValueError, match="no range for the input of 'hidden_0"):

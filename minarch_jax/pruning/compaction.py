@@ -21,6 +21,7 @@ import numpy as np
 from minarch_jax import architectures
 from minarch_jax.architectures import Architecture, Shape
 from minarch_jax.pruning import masks as masking
+from minarch_jax.pruning import trees
 from minarch_jax.types import Masks, Params
 
 Flat = dict[tuple[str, ...], np.ndarray]  # float64, changed in place
@@ -43,8 +44,10 @@ def compact(
     The smaller architecture and its parameters, in the types of params.
 
   Raises:
-    ValueError: the parameters are not those of the architecture, or traced.
+    ValueError: the parameters are not those of the architecture, quantized or
+      traced.
   """
+  trees.named_leaves(params)  # nothing is quantized
   if masks is not None:
     params = masking.apply_masks(params, masks)
   if any(isinstance(x, core.Tracer) for x in jax.tree.leaves(params)):

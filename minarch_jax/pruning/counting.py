@@ -21,15 +21,18 @@ _DECIMALS = 10**6
 
 
 def check(sparsity: float | Array) -> None:
-  """Raises ValueError unless sparsity, where it is known, is in [0, 1)."""
-  if isinstance(sparsity, core.Tracer):
-    return
-  for value in np.ravel(np.asarray(sparsity, np.float64)).tolist():
-    if not 0.0 <= value < 1.0:
-      raise ValueError(
-        f"sparsity {value:g} is outside [0, 1); it is the fraction of weights "
-        "removed, for example 0.6"
-      )
+  """Raises ValueError unless sparsity is a number, in [0, 1) where known."""
+  known = not isinstance(sparsity, core.Tracer)
+  kind = np.asarray(sparsity).dtype.kind if known else "f"
+  if kind not in "iuf" or np.ndim(sparsity):
+    raise ValueError(
+      f"sparsity {sparsity!r} is not one number; map over several with jax.vmap"
+    )
+  if known and not 0.0 <= float(sparsity) < 1.0:
+    raise ValueError(
+      f"sparsity {float(sparsity):g} is outside [0, 1); it is the fraction of "
+      "weights removed, for example 0.6"
+    )
 
 
 def kept_count(sparsity: float | Array, n: int | Array) -> Array:

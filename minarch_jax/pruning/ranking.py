@@ -213,8 +213,13 @@ def kept_groups(ranking: Ranking, sparsity: float | Array) -> jax.Array:
 
 def _plan(tree, scope, granularity, exclude, names, spec) -> Plan:
   """Checks everything that does not depend on values, and fixes it."""
+  for what, given in (("exclude", exclude), ("names", names)):
+    if isinstance(given, str):
+      raise ValueError(f"{what} is a text, {given!r}; write [{given!r}]")
   named = trees.named_leaves(tree)
   paths = [path for path, _ in named]
+  if spec is not None:
+    _check_spec(named, spec)
   open_paths = [p for p, x in named if trees.prunable(p, x, names)]
   if not open_paths:
     raise ValueError(
@@ -248,6 +253,19 @@ def _plan(tree, scope, granularity, exclude, names, spec) -> Plan:
     own = _own_sparsities(scope, layers, paths)
     scope = "layerwise"
   return Plan(jax.tree.structure(tree), chosen, layers, scope, tuple(own))
+
+
+def _check_spec(named, spec: architectures.Spec) -> None:
+  """Raises ValueError unless the tree is the network that spec describes."""
+  shapes_of = {path: np.shape(leaf) for path, leaf in named}
+  for leaf in spec.leaves:
+    found = shapes_of.get(leaf.path)
+    if found != spec.shape(leaf):
+      raise ValueError(
+        f"spec: leaf {'/'.join(leaf.path)!r} has shape {spec.shape(leaf)}, in "
+        f"the tree {'it is missing' if found is None else found}; take the "
+        "spec of this architecture, and one network at a time"
+      )
 
 
 def _alias(layer: str, spec: architectures.Spec | None) -> str:

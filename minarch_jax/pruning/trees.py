@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from minarch_jax.types import Params
+from minarch_jax.types import Params, QTensor
 
 Path = tuple[str, ...]
 
@@ -15,9 +15,24 @@ NAMES = ("kernel", "embedding")
 
 
 def named_leaves(tree: Params) -> list[tuple[Path, Any]]:
-  """Lists (path, leaf) in the order of `jax.tree.leaves`."""
-  pairs, _ = jax.tree_util.tree_flatten_with_path(tree)
-  return [(tuple(map(_entry, keys)), leaf) for keys, leaf in pairs]
+  """Lists (path, leaf) in the order of `jax.tree.leaves`.
+
+  Raises:
+    ValueError: a leaf is quantized.
+  """
+  pairs, _ = jax.tree_util.tree_flatten_with_path(tree, is_leaf=_quantized)
+  named = [(tuple(map(_entry, keys)), leaf) for keys, leaf in pairs]
+  for path, leaf in named:
+    if _quantized(leaf):
+      raise ValueError(
+        f"leaf {'/'.join(path)!r} is quantized; prune before quantizing, or "
+        "dequantize first"
+      )
+  return named
+
+
+def _quantized(leaf: Any) -> bool:
+  return isinstance(leaf, QTensor)
 
 
 def _entry(key: Any) -> str:

@@ -9,7 +9,9 @@ a scale for each channel of an input could not leave the sum of its products.
 from collections.abc import Callable
 
 import jax
+from jax import core
 import jax.numpy as jnp
+import numpy as np
 
 from minarch_jax import types
 from minarch_jax.quantization import arithmetic, formats
@@ -86,14 +88,20 @@ def calibrate(
     {layer: (low, high)}, float32 scalars.
 
   Raises:
-    ValueError: an empty batch, unknown bits or calibration.
+    ValueError: an empty batch, inputs that are NaN or infinite (seen outside
+      jit only), unknown bits or calibration.
   """
   format = activation_format(bits)
   rule = calibrations.resolve(calibration, format)
-  return {
-    name: range_of(y, format, rule)
-    for name, y in inputs(apply, params, x).items()
-  }
+  seen = inputs(apply, params, x)
+  for name, y in seen.items():
+    known = not isinstance(y, core.Tracer)
+    if known and not np.all(np.isfinite(np.asarray(y, np.float32))):
+      raise ValueError(
+        f"the input of {name!r} is NaN or infinite on the calibration images; "
+        "leave diverged networks out"
+      )
+  return {name: range_of(y, format, rule) for name, y in seen.items()}
 
 
 def merge(first: Ranges, second: Ranges) -> Ranges:

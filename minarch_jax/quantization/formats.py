@@ -235,7 +235,8 @@ def name_of(bits: Bits) -> str:
   Raises:
     ValueError: neither a known width nor a known name.
   """
-  if isinstance(bits, int | np.integer) and int(bits) in WIDTHS:
+  number = isinstance(bits, int | np.integer) and not isinstance(bits, bool)
+  if number and int(bits) in WIDTHS:
     return WIDTHS[int(bits)]
   if isinstance(bits, str):
     if bits in FORMATS:

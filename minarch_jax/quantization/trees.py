@@ -71,6 +71,12 @@ def bits_by_leaf(
       a width that is none.
   """
   names = weight_names(params, choose)
+  if not names:
+    leaves = ", ".join(name for name, _ in leaves_with_names(params))
+    raise ValueError(
+      f"no leaf is a weight, so nothing can be quantized; the leaves are "
+      f"{leaves or 'none'}: choose others with choose="
+    )
   if not isinstance(bits, Mapping):
     bits = dict.fromkeys(names, bits)
   for name in bits:
@@ -133,10 +139,26 @@ def map_weights(
     name = "/".join(path)
     if name in by_leaf:
       _check(name, leaf)
+      _check_within(name, leaf, mask)
       layout = layouts.make_layout(granularity, path, leaf.shape)
       leaf = change(leaf, by_leaf[name], layout, mask)
     changed.append(leaf)
   return jax.tree.unflatten(treedef, changed)
+
+
+def _check_within(name: str, leaf: Any, mask: Any) -> None:
+  """Raises ValueError for a mask that does not broadcast to its leaf."""
+  try:
+    fits = mask is None or (
+      np.broadcast_shapes(np.shape(mask), leaf.shape) == leaf.shape
+    )
+  except ValueError:
+    fits = False
+  if not fits:
+    raise ValueError(
+      f"within: {name} has shape {leaf.shape}, its mask {np.shape(mask)}; give "
+      "that shape, or the scalar 1"
+    )
 
 
 def _check_same_structure(params, within) -> None:
