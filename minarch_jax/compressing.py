@@ -228,16 +228,18 @@ def retrain(
   return Outcome(*(np.concatenate(p, 1) for p in zip(*parts, strict=True)))
 
 
-def retraining_rates(session: Session, *, whole: bool = False) -> np.ndarray:
-  """Lists the learning rate of every step of retraining, float32 [E, T].
+def retraining_steps(session: Session) -> tuple[int, int]:
+  """Divides the steps of retraining: (epochs, steps of each)."""
+  work, share = session.work, session.config.finetune_share
+  total = max(1, round(share * work.num_steps))
+  epochs = -(-total * work.num_epochs // work.num_steps)
+  return epochs, round(total / epochs)
 
-  Args:
-    whole: after all the steps of the recipe, for what starts anew.
-  """
-  config, rates = session.config, packs.rates_of(session)
-  shape = (config.finetune_epochs, rates.shape[1])
-  more = np.full(shape, config.finetune_learning_rate, np.float32)
-  return np.concatenate([rates, more]) if whole else more
+
+def retraining_rates(session: Session) -> np.ndarray:
+  """Lists the learning rate of every step of retraining, float32 [E, T]."""
+  rate = session.config.finetune_learning_rate
+  return np.full(retraining_steps(session), rate, np.float32)
 
 
 def _retrain_slots(ranked, pack, order, variants, settings) -> Outcome:
@@ -266,12 +268,16 @@ def _retrain_slots(ranked, pack, order, variants, settings) -> Outcome:
     trained = ranked.params if not anew else None
     source = pick(trained) if trained is not None else _drawn_again(placed)
     params, masks = _controlled(placed, control, source, masks)
+  state = packs.start_state(placed, params)
+  if anew:
+    rates = packs.rates_of(session)
+    state, _, _ = packs.train_epochs(placed, state, masks, rates)
   state, _, _ = packs.train_epochs(
     placed,
-    packs.start_state(placed, params),
+    state,
     masks,
-    retraining_rates(session, whole=anew),
-    first_epoch=0 if anew else session.config.num_epochs,
+    retraining_rates(session),
+    first_epoch=session.config.num_epochs,
   )
   outcomes, opt_state = [], state.opt_state
   for bits, share in settings:

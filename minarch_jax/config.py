@@ -106,11 +106,12 @@ class Config:
     low=0.0,
     below=1.0,
   )
-  finetune_epochs: int = _field(
-    2,
-    "Epochs of training after pruning, at every sparsity including 0 "
-    "(0 = one-shot only).",
-    low=0,
+  finetune_share: float = _field(
+    0.08,
+    "Steps of training after pruning, at every sparsity including 0, as a "
+    "share of the training's (0 = one-shot only).",
+    low=0.0,
+    high=1.0,
   )
   finetune_learning_rate: float = _field(
     3e-4, "Constant learning rate of fine-tuning.", low=1e-9
@@ -332,7 +333,7 @@ TRAINING = (
 )
 
 # Fields of retraining that no column of the table shows.
-RETRAINING = ("finetune_epochs", "finetune_learning_rate")
+RETRAINING = ("finetune_share", "finetune_learning_rate")
 
 
 def nearest(value: str, known: Sequence[str] | Mapping[str, Any]) -> str:

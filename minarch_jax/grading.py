@@ -76,7 +76,7 @@ def retrained_rows(
 ) -> list[pl.DataFrame]:
   """Makes the rows of retraining."""
   work, config = session.work, session.config
-  per_epoch = work.num_steps // work.num_epochs
+  more = math.prod(compressing.retraining_steps(session))
   found = []
   for i, variant in enumerate(variants):
     architecture = pack.architectures[variant.member]
@@ -91,7 +91,7 @@ def retrained_rows(
         cells,
         _member(session, pack, outcome, i, architecture),
         schedule="finetune",
-        steps=work.num_steps + per_epoch * config.finetune_epochs,
+        steps=work.num_steps + more,
         control=variant.control,
       )
     )
@@ -115,16 +115,17 @@ def small_dense(
     for a in compared
     for sparsity in session.config.compared_sparsities
   ]
-  rates = compressing.retraining_rates(session, whole=True)
+  more = compressing.retraining_rates(session)
+  steps = session.work.num_steps + more.size
   found = []
   for first in range(0, len(tasks), pack.slots):
     part = tasks[first : first + pack.slots]
     small = tuple(_shrunk(session, *task) for task in part)
     trained = packs.train(
-      session, dataclasses.replace(pack, architectures=small), rates=rates
+      session, dataclasses.replace(pack, architectures=small), more=more
     )
     found += [
-      _small_rows(session, recipe, trained, i, *task, rates.size)
+      _small_rows(session, recipe, trained, i, *task, steps)
       for i, task in enumerate(part)
     ]
   return found

@@ -335,7 +335,7 @@ def train(
   session: Session,
   pack: Pack,
   progress: Progress = _no_progress,
-  rates: np.ndarray | None = None,
+  more: np.ndarray | None = None,
 ) -> Trained:
   """Trains a pack from initialisation and scores the final networks.
 
@@ -343,16 +343,29 @@ def train(
     session: the data and programs.
     pack: what to train.
     progress: told of finished epochs.
-    rates: float32 [E, T], when not those of the recipe.
+    more: float32 [E, T], learning rates of steps after those of the recipe.
   """
   start = time.perf_counter()
   placed = place(session, pack)
   masks = width_masks(placed)
   state = start_state(placed, initial(placed))
-  rates = rates_of(session) if rates is None else rates
   state, curve, scores = train_epochs(
-    placed, state, masks, rates, *Scores._fields, progress=progress
+    placed,
+    state,
+    masks,
+    rates_of(session),
+    *Scores._fields,
+    progress=progress,
   )
+  if more is not None:
+    state, _, scores = train_epochs(
+      placed,
+      state,
+      masks,
+      more,
+      *Scores._fields,
+      first_epoch=session.config.num_epochs,
+    )
   params = jax.device_get(state.params)
   seconds = time.perf_counter() - start
   keep = (slice(len(pack.seeds)), slice(len(pack.architectures)))
@@ -469,7 +482,8 @@ def train_epochs(
 
   Args:
     state, masks: placed, [S, A, ...]; the state's buffers are consumed.
-    rates: float32 [E, T], the learning rate of every step.
+    rates: float32 [E, T], the learning rate of every step; T may be less than
+      the steps of a whole epoch.
     *splits: what is scored at the end; neighbours in the data.
     first_epoch: number of the first epoch, which decides the data order.
     progress: told of finished epochs.
@@ -484,13 +498,13 @@ def train_epochs(
   for first in range(0, len(rates), per_call):
     numbers = range(first, min(first + per_call, len(rates)))
     order = _orders(session, pack.seeds, first_epoch, numbers, per_call)
-    rate = np.zeros((per_call, rates.shape[1]), np.float32)
-    rate[: len(numbers)] = rates[numbers.start : numbers.stop]
+    rate = np.zeros(order.shape[1:3], np.float32)
+    rate[: len(numbers), : rates.shape[1]] = rates[numbers.start : numbers.stop]
     state, curve, totals = _run(
       placed,
       state,
       masks,
-      len(numbers),
+      (len(numbers), rates.shape[1]),
       placed.put(order, "order"),
       placed.put(rate, "shared"),
       splits if numbers.stop == len(rates) else (),
@@ -517,12 +531,12 @@ def score(
   order = _orders(session, seeds, 0, range(0), per_call)
   rate = np.zeros((per_call, order.shape[2]), np.float32)
   idle = (placed.put(order, "order"), placed.put(rate, "shared"))
-  state, _, totals = _run(placed, state, masks, 0, *idle, splits)
+  state, _, totals = _run(placed, state, masks, (0, 0), *idle, splits)
   return state, _scores(session, totals, splits)
 
 
-def _run(placed: Placed, state, masks, count, order, rate, splits):
-  """Runs the program of a pack: some epochs, then a score."""
+def _run(placed: Placed, state, masks, length, order, rate, splits):
+  """Runs the program of a pack: (epochs, steps of each), then a score."""
   session = placed.session
 
   def make():
@@ -532,13 +546,13 @@ def _run(placed: Placed, state, masks, count, order, rate, splits):
       training.make_step(model, tx, axis), evaluation.make_totals(model.apply)
     )
 
-    def function(state, count, final, order, rates, sizes, masks, data):
+    def function(state, length, final, order, rates, sizes, masks, data):
       train = Batch(
         *(part.reshape(-1, *part.shape[2:]) for part in (data.x, data.y))
       )
       validation = tuple(map(np.int32, session.splits["validation"]))
       return run(
-        *(state, count, order, rates, sizes, masks, train, data),
+        *(state, *length, order, rates, sizes, masks, train, data),
         *(validation, final),
       )
 
@@ -555,7 +569,7 @@ def _run(placed: Placed, state, masks, count, order, rate, splits):
     "run",
     make,
     state,
-    placed.put(np.int32(count), "shared"),
+    placed.put(tuple(map(np.int32, length)), "shared"),
     placed.put(tuple(map(np.int32, final)), "shared"),
     order,
     rate,

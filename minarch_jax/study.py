@@ -346,7 +346,7 @@ def compress(
   settings = settings_of(config) if quantize else [(32, 0)]
   retrained = (
     representatives(out, session, members)
-    if prune and config.finetune_epochs
+    if prune and config.finetune_share
     else []
   )
   kind = {
@@ -403,10 +403,7 @@ def _compression_cost(session, pack, chosen, cells) -> float:
   retrained = (
     len(chosen) / pack.slots * len(config.sparsities) * len(config.criteria)
   )
-  return (
-    forward * len(cells.rule)
-    + train / work.num_epochs * config.finetune_epochs * retrained
-  )
+  return forward * len(cells.rule) + train * config.finetune_share * retrained
 
 
 def _check_retraining(out: str, config: Config) -> None:

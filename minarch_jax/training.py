@@ -153,18 +153,19 @@ def make_run(step: Callable, totals: Callable) -> Callable:
   """Makes the one program of a pack: train some epochs, then score.
 
   Returns:
-    `run(state, count, order, learning_rate, sizes, masks, train, chunks,
-    validation, final) -> (state, Curve, Score)`. The first `count` of E epochs
-    are trained, each followed by the exact score of the chunks `validation`
-    (first, last); at the end the chunks `final` are scored, sums per chunk.
-    With count 0 it only scores, so the same program trains, retrains and
-    evaluates. order int32 [E, T, B] indexes the device-resident training
+    `run(state, count, steps, order, learning_rate, sizes, masks, train, chunks,
+    validation, final) -> (state, Curve, Score)`. The first `steps` of T steps
+    of the first `count` of E epochs are trained, each epoch followed by the
+    exact score of the chunks `validation` (first, last); at the end the chunks
+    `final` are scored, sums per chunk. With count 0 it only scores, so the same
+    program trains, retrains and evaluates. order int32 [E, T, B] indexes the device-resident training
     images, learning_rate is [E, T]; the curve is [E], zero beyond `count`.
   """
 
   def run(
     state: TrainState,
     count: Array,
+    steps: Array,
     order: Array,
     learning_rate: Array,
     sizes: Sizes,
@@ -174,7 +175,7 @@ def make_run(step: Callable, totals: Callable) -> Callable:
     validation: tuple[Array, Array],
     final: tuple[Array, Array],
   ) -> tuple[TrainState, Curve, evaluation.Score]:
-    epochs, steps = order.shape[:2]
+    epochs = order.shape[0]
 
     def one_step(epoch):
       def body(t, carry):

@@ -74,7 +74,7 @@ def config_of(family):
     num_epochs=6,
     batch_size=8,
     learning_rate=0.02,
-    finetune_epochs=2,
+    finetune_share=0.5,
     finetune_learning_rate=0.01,
     criteria=("magnitude",),
     sparsities=SPARSITIES,

@@ -136,7 +136,7 @@ FLAGS = (
   "--scopes=global",
   "--quant_granularities=channel",
   "--finetune=all",
-  "--finetune_epochs=1",
+  "--finetune_share=0.5",
   "--num_bootstrap=100",
 )
 

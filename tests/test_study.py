@@ -37,7 +37,7 @@ CONFIG = Config(
   sparsities=(0.0, 0.8),
   bits=(32, 4),
   quant_granularities=("channel",),
-  finetune_epochs=1,
+  finetune_share=0.5,
   finetune="all",
   first_seed=3,
   packs_at_once=1,
@@ -335,7 +335,7 @@ def test_other_bytes_of_data_are_another_recipe():
 
 def test_compressing_needs_trained_networks(tmp_path):
   with pytest.raises(ConfigError, match="with seed 3 is not trained"):
-    study.compress(open_session(finetune_epochs=0), str(tmp_path))
+    study.compress(open_session(finetune_share=0.0), str(tmp_path))
 
 
 def test_missing_checkpoints_say_what_to_do(copy):

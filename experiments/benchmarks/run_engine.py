@@ -95,17 +95,16 @@ def steady(session: packs.Session, pack: planning.Pack) -> tuple[float, float]:
   Returns:
     Seconds of wall time, and of all processors together.
   """
-  start = last = (time.perf_counter(), time.process_time())
-
-  def progress(epochs):
-    nonlocal last
-    del epochs
-    last = (time.perf_counter(), time.process_time())
-
-  packs.train(session, pack, progress)
+  placed = packs.place(session, pack)
+  masks = packs.width_masks(placed)
+  state = packs.start_state(placed, packs.initial(placed))
+  jax.block_until_ready((state, masks))
+  before = (time.perf_counter(), time.process_time())
+  packs.train_epochs(placed, state, masks, packs.rates_of(session))
+  after = (time.perf_counter(), time.process_time())
   wall, busy = (
-    (after - before) / session.work.num_epochs
-    for before, after in zip(start, last, strict=True)
+    (end - start) / session.work.num_epochs
+    for start, end in zip(before, after, strict=True)
   )
   return wall, busy
 
@@ -124,8 +123,10 @@ def train(job: measure.Job) -> dict[str, Any]:
   startup = time.perf_counter() - START
   compiling = running = epoch = busy = 0.0
   accuracies = []
-  for pack in planned:
-    result = packs.train(session, pack)
+  trained = packs.together(
+    session, planned, lambda pack: packs.train(session, pack)
+  )
+  for pack, result in zip(planned, trained, strict=True):
     compiling += result.compile_seconds
     running += result.run_seconds
     accuracies.append(
