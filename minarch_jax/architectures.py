@@ -525,7 +525,10 @@ def _small_dnn(input_shape: Shape) -> list[Architecture]:
 
 
 def _small_cnn(input_shape: Shape) -> list[Architecture]:
-  return _chains("cnn", "1 2 4 8 16 4-8 8-16 16-32 2-4-4 4-8-8 8-16-16 16-32-32")
+  return _chains(
+    "cnn",
+    "1 2 4 8 16 4-8 8-16 16-32 2-4-4 4-8-8 8-16-16 16-32-32",
+  )
 
 
 def _small_vit(input_shape: Shape) -> list[Architecture]:

@@ -158,8 +158,9 @@ def make_run(step: Callable, totals: Callable) -> Callable:
     of the first `count` of E epochs are trained, each epoch followed by the
     exact score of the chunks `validation` (first, last); at the end the chunks
     `final` are scored, sums per chunk. With count 0 it only scores, so the same
-    program trains, retrains and evaluates. order int32 [E, T, B] indexes the device-resident training
-    images, learning_rate is [E, T]; the curve is [E], zero beyond `count`.
+    program trains, retrains and evaluates. order int32 [E, T, B] indexes the
+    device-resident training images, learning_rate is [E, T]; the curve is [E],
+    zero beyond `count`.
   """
 
   def run(

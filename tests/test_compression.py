@@ -74,7 +74,7 @@ def config_of(family):
     num_epochs=6,
     batch_size=8,
     learning_rate=0.02,
-    finetune_share=0.5,
+    finetune_share=1 / 3,
     finetune_learning_rate=0.01,
     criteria=("magnitude",),
     sparsities=SPARSITIES,
@@ -207,11 +207,6 @@ def test_a_cell_is_what_the_public_functions_give(family):
           np.testing.assert_array_equal(part[:, cell], expected, f"{rule} {s}")
 
 
-@pytest.mark.xfail(
-  strict=True,
-  reason="the criteria's images run on into padding, validation and test where "
-  "the training split has fewer than four whole chunks",
-)
 def test_criteria_look_at_training_images_only():
   config = config_of("dnn").replace(criteria=("snip",), scopes=("global",))
   session = packs.open_session(config, dataset(30))  # three chunks of 13
@@ -223,6 +218,80 @@ def test_criteria_look_at_training_images_only():
     for each in (session, dataclasses.replace(session, data=others))
   ]
   jax.tree.map(np.testing.assert_array_equal, *orders)
+
+
+# --- a mixed pack, and its networks alone ------------------------------------
+
+# Every rule and both shares of a scale, on networks of several depths.
+MIXED = {
+  "dnn": ("dnn:5-6", "dnn:4", "dnn:3-2-7"),
+  "cnn": ("cnn:2-4", "cnn:3-2"),
+  "vit": ("vit:p2-d4-l2-h2", "vit:p2-d6-l1-h3-k1-m5"),
+}
+EVERY_RULE = Config().replace(
+  batch_size=8,
+  criteria=("magnitude", "random", "snip", "wanda"),
+  scopes=("global", "layerwise", "erk"),
+  granularities=("element", "unit"),
+)
+
+
+def transformed(session, pack, params):
+  """Each rule's masks and each setting's parameters, per member [S, ...].
+
+  The keys are (rule, sparsity, bits, share).
+  """
+  spec = pack.parent.spec(SHAPE, CLASSES)
+  ranking = compressing.rank(session, pack, params)
+  transform = compression.make_transform(
+    spec, session.config.quant_granularities
+  )
+  mapped = jax.vmap(transform, (0, 0, None, None, None, 0))  # members
+  mapped = jax.jit(jax.vmap(mapped, (0, 0, None, None, None, None)))  # seeds
+  sizes = packs.sizes_of(ranking.placed.pack, session)
+  found = {}
+  for rule, order in zip(
+    compressing.rules_of(session.config), ranking.orders, strict=True
+  ):
+    for sparsity, (bits, share) in [*zip([0.6] * 4, SETTINGS), (0.3, (32, 0))]:
+      values, masks, _ = jax.device_get(
+        mapped(
+          *(ranking.params, jax.device_get(order), np.float32(sparsity)),
+          *(np.int32(bits), np.int32(share), sizes),
+        )
+      )
+      found[rule, sparsity, bits, share] = [
+        packs.split_members(tree, pack, session) for tree in (values, masks)
+      ]
+  return found
+
+
+@pytest.mark.parametrize("family", MIXED)
+def test_compression_does_not_depend_on_company(family):
+  session = packs.open_session(EVERY_RULE, dataset())
+  members = tuple(map(Architecture.parse, MIXED[family]))
+  parent = planning.architectures.parent(members)
+  pack = planning.Pack(members, SEEDS, parent, len(members))
+  placed = packs.place(session, pack)
+  rng = np.random.default_rng(0)
+  params = [
+    jax.tree.map(
+      lambda leaf: (leaf + rng.normal(size=leaf.shape) / 4).astype(np.float32),
+      tree,
+    )
+    for tree in packs.split_members(packs.initial(placed), pack, session)
+  ]
+  together = transformed(session, pack, params)
+  for i, a in enumerate(members):
+    alone = planning.Pack((a,), SEEDS, a, 1)
+    for key, trees in transformed(session, alone, params[i : i + 1]).items():
+      for found, (expected,) in zip(together[key], trees, strict=True):
+        assert jax.tree.structure(found[i]) == jax.tree.structure(expected)
+        jax.tree.map(
+          lambda x, y, key=key: np.testing.assert_array_equal(x, y, str(key)),
+          found[i],
+          expected,
+        )
 
 
 @pytest.mark.parametrize("family", CASES)
@@ -251,13 +320,15 @@ def test_a_grid_is_its_cells_in_any_order():
 
 def test_rules_are_every_combination_the_main_one_first():
   config = Config().replace(
-    criteria=("magnitude", "snip"),
+    criteria=("magnitude", "snip", "random"),
     scopes=("erk", "global"),
     granularities=("element", "unit"),
   )
   rules = compressing.rules_of(config)
-  assert len(rules) == len(set(rules)) == 8
+  assert len(rules) == len(set(rules)) == 8 + 2
   assert rules[0] == Rule("magnitude", "erk", "element")
+  # The random control has no opinion on layers.
+  assert {rule.scope for rule in rules if rule.criterion == "random"} == {"erk"}
 
 
 def test_a_diverged_network_is_compressed_as_data():
