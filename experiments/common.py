@@ -47,7 +47,8 @@ def run(stage: Stage, *, trains: bool = True) -> None:
 
 def study(config: config_lib.Config, *, train: bool, compress: Sequence[str]):
   """Runs stages of the line and leaves their description in study.json."""
-  from minarch_jax import study as line  # imports JAX
+  from minarch_jax import provenance  # imports JAX
+  from minarch_jax import study as line
 
   line.check(config)
   session = line.open_session(config)
@@ -63,7 +64,7 @@ def study(config: config_lib.Config, *, train: bool, compress: Sequence[str]):
         quantize="quantize" in compress,
       )
   finally:
-    line.write_description(session, config.out, statistics)
+    provenance.write(session, config.out, statistics)
 
 
 def dry_run(config: config_lib.Config) -> None:

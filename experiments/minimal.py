@@ -29,7 +29,7 @@ def stage(settings: config.Config) -> None:
   if settings.dry_run:  # the full grid, the most that a search can train
     common.dry_run(settings)
     return
-  from minarch_jax import searching, study  # imports JAX
+  from minarch_jax import provenance, searching, study  # imports JAX
   from minarch_jax.analysis import search
 
   families = searching.candidates_of(settings)
@@ -49,7 +49,7 @@ def stage(settings: config.Config) -> None:
       name = f"{settings.dataset} {family}"
       answers.append(search.answer(step, name, len(candidates), settings))
   finally:
-    study.write_description(session, settings.out, statistics)
+    provenance.write(session, settings.out, statistics)
   print("\n" + "\n\n".join(answers))
 
 

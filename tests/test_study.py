@@ -17,6 +17,7 @@ import minarch_jax as ma
 from minarch_jax import (
   compressing,
   packs,
+  provenance,
   records,
   study,
 )
@@ -77,7 +78,7 @@ def run(out, **changes):
   session = open_session(**changes)
   statistics = study.sweep(session, str(out))
   statistics += study.compress(session, str(out))
-  study.write_description(session, str(out), statistics)
+  provenance.write(session, str(out), statistics)
   return statistics
 
 
@@ -460,6 +461,6 @@ def test_the_description_says_what_made_the_results(finished):
 
 def test_statistics_are_added_to_what_is_there(copy):
   before = records.read_json(str(copy / "study.json"))
-  study.write_description(open_session(), str(copy), [{"stage": "train"}])
+  provenance.write(open_session(), str(copy), [{"stage": "train"}])
   after = records.read_json(str(copy / "study.json"))
   assert after["packs"] == [*before["packs"], {"stage": "train"}]
