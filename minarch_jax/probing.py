@@ -6,13 +6,53 @@ import jax
 import numpy as np
 import polars as pl
 
-from minarch_jax import packs, probes, study, training
+from minarch_jax import packs, probes, records, study, training
 from minarch_jax.architectures import Architecture
+from minarch_jax.config import ConfigError
 from minarch_jax.planning import Pack
 from minarch_jax.types import Batch
 
 BATCH = 256  # images a probe looks at
 KEY = 2  # what a probe uses a seed for, beside training.INIT and PRUNE
+
+
+def complete(
+  session: packs.Session, out: str, networks: pl.DataFrame, steps: int
+) -> pl.DataFrame:
+  """Probes the recorded architectures that were not probed yet, and keeps it.
+
+  Returns:
+    The rows of the table `probes` of exactly those architectures, this recipe
+    and these steps.
+
+  Raises:
+    ConfigError: `networks` holds none of this training recipe.
+  """
+  recipe = study.recipe_id(session)
+  of_recipe = pl.col("run_id") == recipe
+  names = networks.filter(of_recipe)["architecture"].unique().sort().to_list()
+  if not names:
+    raise ConfigError(
+      f"{out} holds no network trained with these flags; give the training "
+      "flags of its study.json"
+    )
+  wanted = (
+    of_recipe
+    & pl.col("step").is_in([0, steps])
+    & pl.col("architecture").is_in(names)
+    & pl.col("seed").is_in(list(session.config.seeds))
+  )
+  held = records.read_table(out, "probes").filter(wanted)
+  counts = dict(held["architecture"].value_counts().iter_rows())
+  full = 2 * len(session.config.seeds)
+  missing = [name for name in names if counts.get(name, 0) < full]
+  if missing:
+    members = [Architecture.parse(name) for name in missing]
+    id = records.content_id(
+      [recipe, missing, list(session.config.seeds), steps]
+    )
+    records.write(out, "probes", id, probe(session, members, steps))
+  return records.read_table(out, "probes").filter(wanted)
 
 
 def probe(

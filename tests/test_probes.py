@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 import simulated
 
-from minarch_jax import analysis, config, models, packs, probes, probing
+from minarch_jax import analysis, config, models, packs, probes, probing, study
 from minarch_jax import records as records_lib
 from minarch_jax.analysis import statistics
 from minarch_jax.architectures import Architecture
@@ -138,6 +138,25 @@ def test_packs_give_what_networks_alone_give(digits, group):
   assert (together.filter(step=3)["loss"] < 3).all()
   records_columns = set(records_lib.SCHEMAS["probes"])
   assert set(together.columns) == records_columns
+
+
+def test_what_is_recorded_is_probed_and_nothing_twice(digits, tmp_path):
+  # The grid of the flags holds other architectures than the records do.
+  settings = config.Config(num_seeds=2, num_epochs=2, grid="tiny")
+  session = packs.open_session(settings, digits)
+  networks = simulated.handmade({4: [0.9] * 2, 5: [0.9] * 2}).networks
+  networks = networks.with_columns(run_id=pl.lit(study.recipe_id(session)))
+  first = networks.filter(architecture="dnn:4")
+  assert len(probing.complete(session, str(tmp_path), first, 2)) == 4
+  rows = probing.complete(session, str(tmp_path), networks, 2)
+  assert set(rows["architecture"]) == {"dnn:4", "dnn:5"} and len(rows) == 8
+  parts = records_lib.parts(str(tmp_path), "probes")
+  assert sorted(len(part) for _, part in parts) == [4, 4]
+  again = probing.complete(session, str(tmp_path), networks, 2)
+  assert again.equals(rows)
+  with pytest.raises(config.ConfigError, match="no network trained with these"):
+    other = networks.with_columns(run_id=pl.lit("another"))
+    probing.complete(session, str(tmp_path), other, 2)
 
 
 # --- prediction --------------------------------------------------------------
