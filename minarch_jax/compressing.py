@@ -90,10 +90,16 @@ def rank(session: Session, pack: Pack, params: Sequence[Params]) -> Ranked:
       placed.model, placed.spec, rules_of(session.config)
     )
 
+    # The training images come first, without a gap.
+    count = min(
+      CRITERION_CHUNKS * session.data.y.shape[1], session.work.num_train
+    )
+
     def function(params, seed, sizes, data):
-      first = jax.tree.map(lambda leaf: leaf[:CRITERION_CHUNKS], data)
       batch = Batch(
-        *(part.reshape(-1, *part.shape[2:]) for part in (first.x, first.y))
+        *(
+          part.reshape(-1, *part.shape[2:])[:count] for part in (data.x, data.y)
+        )
       )
       return ranking(params, seed, sizes, batch)
 

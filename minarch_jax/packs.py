@@ -421,9 +421,7 @@ def initial(placed: Placed, purpose: int = training.INIT) -> Params:
   count = len(layout.devices)
   seeds = np.array(placed.pack.seeds, np.int32)
   seeds = np.pad(seeds, (0, -len(seeds) % count))
-  layout = dataclasses.replace(
-    layout, split="seed", seeds="map", convolution="stock"
-  )
+  layout = population.Mapping(layout.devices, layout.device_map)
 
   def make():
     def draw(seed, *coordinates):

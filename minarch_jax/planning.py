@@ -328,7 +328,10 @@ def _chunk(members, seeds, work, devices, memory_limit) -> list[Pack]:
 
 
 def halves(pack: Pack) -> list[Pack]:
-  """Cuts a pack's members, or the seeds of a single one, into two packs."""
+  """Cuts a pack's members, or the seeds of a single one, into two packs.
+
+  One network gives up its spare slots; without any, nothing is left to cut.
+  """
   members, seeds = pack.architectures, pack.seeds
   if len(members) > 1:
     middle = -(-len(members) // 2)
@@ -343,4 +346,4 @@ def halves(pack: Pack) -> list[Pack]:
       dataclasses.replace(pack, seeds=part, slots=1)
       for part in (seeds[:middle], seeds[middle:])
     ]
-  return []
+  return [dataclasses.replace(pack, slots=1)] if pack.slots > 1 else []

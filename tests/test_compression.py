@@ -16,6 +16,7 @@ import pytest
 
 import minarch_jax as ma
 from minarch_jax import (
+  architectures,
   compressing,
   compression,
   evaluation,
@@ -224,81 +225,75 @@ def test_criteria_look_at_training_images_only():
   jax.tree.map(np.testing.assert_array_equal, *orders)
 
 
-# --- a mixed pack, and its networks alone ------------------------------------
+# --- a pack of mixed depth, and its networks alone ---------------------------
 
-# Every rule and both shares of a scale, on networks of several depths.
 MIXED = {
-  "dnn": ("dnn:5-6", "dnn:4", "dnn:3-2-7"),
-  "cnn": ("cnn:2-4", "cnn:3-2"),
-  "vit": ("vit:p2-d4-l2-h2", "vit:p2-d6-l1-h3-k1-m5"),
+  "dnn": (
+    ("dnn:5-6", "dnn:4", "dnn:3-2-7"),
+    {"criteria": ("magnitude",), "granularities": ("element", "unit")},
+  ),
+  "vit": (
+    ("vit:p2-d6-l1-h3-k1-m5", "vit:p2-d4-l2-h2"),
+    {"criteria": ("wanda",)},
+  ),
 }
-EVERY_RULE = Config().replace(
-  batch_size=8,
-  criteria=("magnitude", "random", "snip", "wanda"),
-  scopes=("global", "layerwise", "erk"),
-  granularities=("element", "unit"),
-)
 
 
 def transformed(session, pack, params):
-  """Each rule's masks and each setting's parameters, per member [S, ...].
+  """Masks by every rule, and parameters in every setting, per member [S, ...].
 
-  The keys are (rule, sparsity, bits, share).
+  Two lists of lists: rules or settings, then members.
   """
-  spec = pack.parent.spec(SHAPE, CLASSES)
   ranking = compressing.rank(session, pack, params)
   transform = compression.make_transform(
-    spec, session.config.quant_granularities
+    pack.parent.spec(SHAPE, CLASSES), session.config.quant_granularities
   )
-  mapped = jax.vmap(transform, (0, 0, None, None, None, 0))  # members
-  mapped = jax.jit(jax.vmap(mapped, (0, 0, None, None, None, None)))  # seeds
+
+  def every(params, orders, sizes):
+    masks = [transform(params, o, 0.6, 32, 0, sizes)[1] for o in orders]
+    values = [
+      transform(params, orders[0], 0.6, bits, share, sizes)[0]
+      for bits, share in SETTINGS
+    ]
+    return masks, values
+
+  mapped = jax.vmap(jax.vmap(every), (0, 0, None))
   sizes = packs.sizes_of(ranking.placed.pack, session)
-  found = {}
-  for rule, order in zip(
-    compressing.rules_of(session.config), ranking.orders, strict=True
-  ):
-    for sparsity, (bits, share) in [
-      *((0.6, s) for s in SETTINGS),
-      (0.3, (32, 0)),
-    ]:
-      values, masks, _ = jax.device_get(
-        mapped(
-          *(ranking.params, jax.device_get(order), np.float32(sparsity)),
-          *(np.int32(bits), np.int32(share), sizes),
-        )
-      )
-      found[rule, sparsity, bits, share] = [
-        packs.split_members(tree, pack, session) for tree in (values, masks)
-      ]
-  return found
+  found = jax.jit(mapped)(ranking.params, jax.device_get(ranking.orders), sizes)
+  return [
+    [packs.split_members(tree, pack, session) for tree in trees]
+    for trees in jax.device_get(found)
+  ]
 
 
 @pytest.mark.parametrize("family", MIXED)
 def test_compression_does_not_depend_on_company(family):
-  session = packs.open_session(EVERY_RULE, dataset())
-  members = tuple(map(Architecture.parse, MIXED[family]))
-  parent = planning.architectures.parent(members)
+  texts, rules = MIXED[family]
+  config = config_of("dnn").replace(
+    scopes=("global", "layerwise", "erk"), **rules
+  )
+  session = packs.open_session(config, dataset())
+  members = tuple(map(Architecture.parse, texts))
+  parent = architectures.parent(members)
   pack = planning.Pack(members, SEEDS, parent, len(members))
-  placed = packs.place(session, pack)
   rng = np.random.default_rng(0)
   params = [
     jax.tree.map(
       lambda leaf: (leaf + rng.normal(size=leaf.shape) / 4).astype(np.float32),
       tree,
     )
-    for tree in packs.split_members(packs.initial(placed), pack, session)
+    for tree in packs.split_members(
+      packs.initial(packs.place(session, pack)), pack, session
+    )
   ]
   together = transformed(session, pack, params)
-  for i, a in enumerate(members):
-    alone = planning.Pack((a,), SEEDS, a, 1)
-    for key, trees in transformed(session, alone, params[i : i + 1]).items():
-      for found, (expected,) in zip(together[key], trees, strict=True):
-        assert jax.tree.structure(found[i]) == jax.tree.structure(expected)
-        jax.tree.map(
-          lambda x, y, key=key: np.testing.assert_array_equal(x, y, str(key)),
-          found[i],
-          expected,
-        )
+  for i in range(len(members) - 1):  # the deepest lacks nothing
+    alone = planning.Pack(members[i : i + 1], SEEDS, members[i], 1)
+    expected = transformed(session, alone, params[i : i + 1])
+    for kind, of_member in zip(together, expected, strict=True):
+      for each, (tree,) in zip(kind, of_member, strict=True):
+        assert jax.tree.structure(each[i]) == jax.tree.structure(tree)
+        jax.tree.map(np.testing.assert_array_equal, each[i], tree)
 
 
 @pytest.mark.parametrize("family", CASES)

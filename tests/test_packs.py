@@ -1,6 +1,8 @@
 """Packs: a network in a pack is the network alone, wherever and however run."""
 
+import dataclasses
 import functools
+import threading
 from unittest import mock
 
 import jax
@@ -8,7 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from minarch_jax import evaluation, models, packs, planning, training
+from minarch_jax import (
+  evaluation,
+  models,
+  packs,
+  planning,
+  population,
+  training,
+)
 from minarch_jax.architectures import Architecture
 from minarch_jax.config import Config
 from minarch_jax.types import Batch, Dataset
@@ -209,6 +218,51 @@ def test_training_of_the_reference_gets_somewhere():
     assert (curve.train.loss[..., -1] < curve.train.loss[..., 0]).mean() > 0.7
 
 
+# --- initial values ----------------------------------------------------------
+
+
+@functools.cache
+def init_of(text):
+  return jax.jit(models.make_model(parse(text), SHAPE, CLASSES).init)
+
+
+@pytest.mark.parametrize("family", PACKS)
+def test_packs_start_from_the_initial_values_of_the_networks_alone(family):
+  pack = pack_of(family)
+  placed = packs.place(session(), pack)
+  found = packs.initial(placed)
+  lead = {leaf.shape[:2] for leaf in jax.tree.leaves(found)}
+  assert lead == {(len(placed.pack.seeds), placed.pack.slots)}
+  for a, trees in zip(
+    pack.architectures,
+    packs.split_members(found, pack, session()),
+    strict=True,
+  ):
+    for j, seed in enumerate(SEEDS):
+      expected = init_of(str(a))(training.key_for(seed, training.INIT))
+      alone = jax.tree.map(lambda leaf, j=j: leaf[j], trees)
+      assert jax.tree.structure(alone) == jax.tree.structure(expected)
+      jax.tree.map(np.testing.assert_array_equal, alone, expected)
+
+
+def test_new_weights_are_other_draws():
+  placed = packs.place(session(), pack_of("dnn"))
+  found = packs.initial(placed, training.AGAIN)
+  kernel = found["hidden_0"]["kernel"]
+  assert not np.isin(
+    kernel[kernel != 0], packs.initial(placed)["hidden_0"]["kernel"]
+  ).any()
+  masks = packs.width_masks(placed)["hidden_0"]["kernel"]
+  np.testing.assert_array_equal(kernel != 0, masks)
+
+
+def test_one_program_draws_for_all_small_packs():
+  opened = packs.open_session(CONFIG, dataset())
+  for family in PACKS:
+    packs.initial(packs.place(opened, pack_of(family)))
+  assert len(opened.programs) == 1
+
+
 # --- layouts -----------------------------------------------------------------
 
 BOTH = {"seed_mapping": "vmap", "member_mapping": "vmap"}
@@ -320,20 +374,170 @@ def test_stacking_undoes_splitting(family):
 
 
 def test_the_session_holds_every_image_once():
-  data = jax.device_get(session().data)
+  data, seen = jax.device_get(session().data), 0
   for split in packs.Scores._fields:
     batch = getattr(dataset(), split)
-    chunks = packs.chunks_of(data, session().splits, split)
+    first, last = session().splits[split]
+    assert first == seen  # splits are neighbours, the training images first
+    seen = last
+    chunks = jax.tree.map(lambda leaf, i=first, j=last: leaf[i:j], data)
     real = chunks.weight.reshape(-1) > 0
+    assert real[: len(batch.y)].all() and real.sum() == len(batch.y)
     np.testing.assert_array_equal(chunks.x.reshape(-1, *SHAPE)[real], batch.x)
     np.testing.assert_array_equal(chunks.y.reshape(-1)[real], batch.y)
-  together = packs.chunks_of(data, session().splits, "validation", "test")
-  assert together.weight.sum() == 13 + 11
+  assert seen == len(data.y)
 
 
 def test_a_batch_larger_than_the_training_split_is_refused():
   with pytest.raises(ValueError, match="--batch_size=44 .* made-up .43 images"):
     packs.open_session(CONFIG.replace(batch_size=44), dataset())
+
+
+# --- what does not fit -------------------------------------------------------
+
+
+EXHAUSTED = "RESOURCE_EXHAUSTED: Out of memory while trying to allocate"
+
+
+def fitting(most, seen):
+  """A stand-in for `train` on a device with room for so many networks."""
+
+  def train(session, pack, progress):
+    del session, progress
+    if pack.slots * len(pack.seeds) > most:
+      raise jax.errors.JaxRuntimeError(EXHAUSTED)
+    seen.extend((a, s) for s in pack.seeds for a in pack.architectures)
+    return pack
+
+  return train
+
+
+@pytest.mark.parametrize("most", [1, 2, 4, 8, 100])
+def test_what_does_not_fit_is_split_until_it_does(most):
+  pack, seen = pack_of("dnn", (3, 0, 8)), []
+  with mock.patch.object(packs, "train", fitting(most, seen)):
+    parts = packs.train_or_split(session(), pack)
+  assert len(seen) == len(set(seen)) == 9
+  assert {seed for _, seed in seen} == {3, 0, 8}
+  for part in parts:  # whatever they hold, they are of the planned program
+    assert part.parent == pack.parent
+    assert len(part.architectures) <= part.slots
+  order = [a for part in parts for a in part.architectures]
+  assert list(dict.fromkeys(order)) == list(pack.architectures)
+
+
+def test_halves_hold_a_pack_once():
+  for seeds in ((0,), (4, 1, 2)):
+    todo, found = [pack_of("dnn", seeds)], []
+    while todo:
+      pack = todo.pop()
+      parts = planning.halves(pack)
+      todo += parts
+      for part in parts:
+        assert part.slots * len(part.seeds) < pack.slots * len(pack.seeds)
+      if not parts:
+        assert (pack.slots, len(pack.seeds)) == (1, 1)
+        found += [(pack.architectures[0], pack.seeds[0])]
+    members = pack_of("dnn").architectures
+    assert sorted(found) == sorted((a, s) for a in members for s in seeds)
+
+
+def test_one_network_that_does_not_fit_says_what_to_lower():
+  advice = "lower --batch_size or --memory_limit"
+  with (
+    mock.patch.object(packs, "train", fitting(0, [])),
+    pytest.raises(MemoryError, match=f"dnn:9-6 does not fit .*{advice}"),
+  ):
+    packs.train_or_split(session(), pack_of("dnn"))
+
+
+def test_other_errors_of_a_device_come_through():
+  error = jax.errors.JaxRuntimeError("INTERNAL: something else")
+  with (
+    mock.patch.object(packs, "train", side_effect=error) as train,
+    pytest.raises(jax.errors.JaxRuntimeError, match="something else"),
+  ):
+    packs.train_or_split(session(), pack_of("dnn"))
+  assert train.call_count == 1
+
+
+# --- several at a time -------------------------------------------------------
+
+
+def session_at_once(count):
+  """A session of its own to stop, with everybody's programs."""
+  config = CONFIG.replace(packs_at_once=count)
+  return dataclasses.replace(
+    session(), config=config, lock=threading.Lock(), stop=threading.Event()
+  )
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_so_many_are_in_progress_and_results_come_in_order(count):
+  active, most = set(), []
+  gate = threading.Barrier(count)
+
+  def work(task):
+    active.add(task)
+    gate.wait(30)  # all of them, or nobody
+    most.append(len(active))
+    gate.wait(30)
+    active.remove(task)
+    return -task
+
+  tasks = list(range(3 * count))
+  found = packs.together(session_at_once(count), tasks, work)
+  assert found == [-task for task in tasks]
+  assert set(most) == {count}
+
+
+def test_the_first_error_stops_the_others():
+  opened, started = session_at_once(2), []
+
+  def work(task):
+    started.append(task)
+    if task == 1:
+      raise ValueError("a disk is full")
+    assert opened.stop.wait(30)
+    return packs.train(opened, pack_of("dnn"))  # its programs are there
+
+  with pytest.raises(ValueError, match="a disk is full"):
+    packs.together(opened, range(10), work)
+  assert sorted(started) == [0, 1]
+  with pytest.raises(packs.Stopped):
+    packs.train(opened, pack_of("dnn"))
+
+
+def test_packs_that_train_at_the_same_time_share_a_program():
+  expected, _ = reference("dnn")
+  opened = packs.open_session(CONFIG.replace(packs_at_once=2), dataset())
+  found = packs.together(
+    opened,
+    [pack_of("dnn"), pack_of("dnn", SEEDS[::-1])],
+    lambda pack: packs.train(opened, pack),
+  )
+  assert len(opened.programs) == 2  # one draws, one trains
+  assert sum(trained.compile_seconds == 0 for trained in found) <= 1
+  for trained, order in zip(
+    found, (slice(None), slice(None, None, -1)), strict=True
+  ):
+    jax.tree.map(
+      lambda a, b, order=order: np.testing.assert_array_equal(a[order], b),
+      results(trained),
+      results(expected),
+    )
+
+
+def test_a_program_that_did_not_compile_is_compiled_when_asked_again():
+  opened = packs.open_session(CONFIG, dataset())
+  placed = packs.place(opened, pack_of("dnn"))
+  with (
+    mock.patch.object(population, "compile", side_effect=OSError("disk")),
+    pytest.raises(OSError, match="disk"),
+  ):
+    packs.initial(placed)
+  assert not opened.programs
+  assert packs.initial(placed)["output"]["kernel"].any()
 
 
 # --- divergence --------------------------------------------------------------

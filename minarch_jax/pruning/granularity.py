@@ -37,11 +37,16 @@ class Member:
 
 @dataclasses.dataclass(frozen=True)
 class Layer:
-  """One array of groups: its name, the leaves it covers, its static sizes."""
+  """One array of groups: its name, the leaves it covers, its static sizes.
+
+  `before` is the number of the layer whose units a network that lacks this one
+  hands on (-1 = none).
+  """
 
   name: str
   members: tuple[Member, ...]
   args: tuple[int, ...] = ()
+  before: int = -1
 
 
 class Tree(NamedTuple):
@@ -246,17 +251,19 @@ def _unit_layers(tree: Tree, args) -> list[Layer]:
   for axis in tree.spec.unit_axes:
     if axis.split("/")[-1] in _NOT_UNITS:
       continue
-    members = []
+    members, inputs = [], ()
     for leaf in tree.spec.leaves:
       if axis in leaf.axes:
         i, position = index[leaf.path], leaf.axes.index(axis)
         output = position >= len(leaf.axes) - leaf.outputs
         scored = output and leaf.is_kernel
+        inputs += leaf.axes[: -leaf.outputs] if scored else ()
         members.append(
           Member(i, tree.shapes[i], leaf.outputs, position, scored)
         )
     if all(tree.prunable[m.leaf] for m in members if m.scored):
-      layers.append(Layer(axis, tuple(members), args))
+      before = [i for i, each in enumerate(layers) if each.name in inputs]
+      layers.append(Layer(axis, tuple(members), args, *before[-1:]))
   return layers
 
 

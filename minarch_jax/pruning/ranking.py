@@ -176,6 +176,7 @@ def masks_of(ranking: Ranking, marks: jax.Array) -> Masks:
   plan = ranking.plan
   masks: list[Any] = [None] * len(ranking.alive)
   parts = selection.take_apart(ranking.pools, marks)
+  parts = _handed_on(plan.layers, parts, ranking.sizes)
   for layer, part in zip(plan.layers, parts, strict=True):
     for leaf, cut in plan.granularity.expand(layer, part).items():
       masks[leaf] = cut if masks[leaf] is None else masks[leaf] & cut
@@ -184,6 +185,20 @@ def masks_of(ranking: Ranking, marks: jax.Array) -> Masks:
     for mask, alive in zip(masks, ranking.alive, strict=True)
   ]
   return jax.tree.unflatten(plan.treedef, masks)
+
+
+def _handed_on(layers, parts, sizes) -> list[jax.Array]:
+  """Gives a layer that a network lacks the units of the one before.
+
+  What reads the missing layer's outputs in a parent reads theirs.
+  """
+  parts = list(parts)
+  for i, layer in enumerate(layers):
+    if layer.before >= 0:
+      given, length = parts[layer.before], len(parts[i])
+      given = jnp.pad(given[:length], (0, max(0, length - len(given))))
+      parts[i] = jnp.where(sizes[i] > 0, parts[i], given)
+  return parts
 
 
 def kept_groups(ranking: Ranking, sparsity: float | Array) -> jax.Array:
