@@ -140,12 +140,17 @@ def test_square_members_have_equal_layers():
     assert all(len(set(a.widths)) == 1 for a in members)
 
 
-def test_small_spans_nearly_three_decades():
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_small_spans_decades_and_depths(shape):
+  spans = {"dnn": 400, "cnn": 40, "vit": 300}  # cnn kernels hardly grow
   for family in architectures.FAMILIES:
-    members = architectures.grid("small", family, (28, 28, 1), 10)
-    params = [a.num_params((28, 28, 1), 10) for a in members]
+    members = architectures.grid("small", family, shape, 10)
+    params = [a.num_params(shape, 10) for a in members]
     assert len(members) == 12
-    assert max(params) / min(params) > 400
+    assert max(params) / min(params) > spans[family]
+    depths = [a.depth for a in members]
+    assert min(depths.count(depth) for depth in set(depths)) >= 2
+    assert len(set(depths)) >= 2
 
 
 @pytest.mark.parametrize("name, family", GRIDS)
@@ -297,9 +302,14 @@ def test_specs_are_consistent(shape):
 
 
 FAMILIES = {
-  "dnn": ["dnn:3-5", "dnn:7-2", "dnn:1-1"],
+  "dnn": ["dnn:3-5", "dnn:7", "dnn:1-1-4"],
   "cnn": ["cnn:2", "cnn:5"],
-  "vit": ["vit:p4-d8-l2-h2", "vit:p4-d4-l2-h4.1-m9", "vit:p4-d6-l2-h1-k9"],
+  "vit": ["vit:p4-d8-l2-h2", "vit:p4-d4-l1-h4-m9", "vit:p4-d6-l3-h1-k9"],
+}
+PARENTS = {
+  "dnn": "dnn:7-7-7",  # what a shallow one lacks hands seven units on
+  "cnn": "cnn:5",
+  "vit": "vit:p4-d8-l3-h4.2.1-k9-m16.16.12",
 }
 
 
@@ -307,17 +317,50 @@ FAMILIES = {
 def test_a_parent_is_the_smallest_that_holds_its_members(family):
   members = [Architecture.parse(text) for text in FAMILIES[family]]
   parent = architectures.parent(members)
-  for i, width in enumerate(parent.widths):
-    assert width == max(a.widths[i] for a in members)
+  assert str(parent) == PARENTS[family]
+  depth = max(a.depth for a in members)
+  columns = zip(*(a.extended(depth).widths for a in members), strict=True)
+  assert parent.widths == tuple(map(max, columns))
   assert architectures.parent([parent, *members]) == parent
   assert architectures.parent([parent]) == parent
   for order in itertools.permutations(members):
     assert architectures.parent(order) == parent
-  sizes = parent.sizes((8, 8, 1), 10)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_sizes_in_a_parent_name_all_its_axes_and_the_depth(family):
+  members = [Architecture.parse(text) for text in FAMILIES[family]]
+  parent = architectures.parent(members)
+  spec = parent.spec((8, 8, 1), 10)
   for a in members:
     assert a.skeleton == parent.skeleton
-    for axis, size in a.sizes((8, 8, 1), 10).items():
-      assert size <= sizes[axis]
+    sizes = a.sizes((8, 8, 1), 10, parent.depth)
+    assert sizes.pop("depth") == a.depth
+    assert sizes.keys() == set(spec.unit_axes)
+    assert all(size <= spec.sizes[axis] for axis, size in sizes.items())
+    # The axes of its own layers have the sizes that they have alone.
+    assert a.sizes((8, 8, 1), 10).items() <= sizes.items()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_leaves_belong_to_the_layers_that_a_deeper_network_adds(family):
+  members = [Architecture.parse(text) for text in FAMILIES[family]]
+  parent = architectures.parent(members).spec((8, 8, 1), 10)
+  for a in members:
+    own = {leaf.path for leaf in a.spec((8, 8, 1), 10).leaves}
+    assert own == {leaf.path for leaf in parent.leaves if leaf.layer < a.depth}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_network_extended_by_nothing_is_itself(family):
+  for text in FAMILIES[family]:
+    a = Architecture.parse(text)
+    assert a.extended(a.depth) == a
+    if family != "cnn":
+      assert a.extended(a.depth + 2).depth == a.depth + 2
+      assert architectures.parent([a, a.extended(a.depth + 2)]).widths == (
+        a.extended(a.depth + 2).widths
+      )
 
 
 @pytest.mark.parametrize(

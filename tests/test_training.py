@@ -246,17 +246,18 @@ CHUNKS = jax.tree.map(
 )  # three chunks and two
 
 
-def run(state, count, first=0, rates=0.02, length=3, final=(3, 5)):
-  """Runs `count` of `length` epochs, numbered from `first`; scores the test."""
+def run(state, count, first=0, *, steps=5, rates=0.02, final=(3, 5)):
+  """Runs `count` of three epochs, numbered from `first`; scores the test."""
   train = jax.tree.map(jnp.asarray, split(NUM_TRAIN))
   order = np.stack(
-    [training.data_order(0, first + e, NUM_TRAIN, BATCH) for e in range(length)]
+    [training.data_order(0, first + e, NUM_TRAIN, BATCH) for e in range(3)]
   )
   rate = np.full(order.shape[:2], rates, np.float32)
   ranges = [tuple(map(np.int32, pair)) for pair in ((0, 3), final)]
   masks = all_ones(state.params)
   return RUN(
-    *(state, np.int32(count), order, rate, {}, masks, train, CHUNKS, *ranges)
+    *(state, np.int32(count), np.int32(steps), order, rate, {}, masks),
+    *(train, CHUNKS, *ranges),
   )
 
 
@@ -306,6 +307,19 @@ def test_only_the_first_epochs_are_run():
   for a, b in zip(jax.tree.leaves(part), jax.tree.leaves(whole), strict=True):
     np.testing.assert_array_equal(a[:2], b[:2])
     assert not np.asarray(a)[2:].any()
+
+
+def test_only_the_first_steps_of_an_epoch_are_run():
+  short, curve, _ = run(begin(), 1, steps=2)
+  train, expected, seen = split(NUM_TRAIN), begin(), []
+  for batch in training.data_order(0, 0, NUM_TRAIN, BATCH)[:2]:
+    expected, found = jax.jit(STEP)(
+      *(expected, Batch(train.x[batch], train.y[batch]), 0.02, {}),
+      all_ones(expected.params),
+    )
+    seen.append(found.loss)
+  assert_trees_close(short, expected, rtol=1e-5, atol=1e-7)
+  np.testing.assert_allclose(curve.train.loss[0], np.mean(seen), rtol=1e-5)
 
 
 def test_no_epochs_only_score():
