@@ -17,7 +17,8 @@ LAYERS = (
   ("data", "models", "pruning", "quantization", "transforms", "cost"),
   ("training", "evaluation", "planning", "probes"),
   ("population", "checkpoints", "packs", "compression", "compressing"),
-  ("tabulate", "study", "notebook", "searching", "probing"),
+  ("tabulate", "grading", "provenance"),
+  ("study", "notebook", "searching", "probing"),
 )
 LEVEL = {name: i for i, names in enumerate(LAYERS) for name in names}
 # Right of the bar: tables and plots, on a machine without an accelerator.
