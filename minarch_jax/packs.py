@@ -34,6 +34,7 @@ EVAL_BATCH = 256
 CALL_SECONDS = 2.0  # epochs per call: long enough to hide dispatch, short
 # enough that progress moves and Ctrl-C is answered
 LARGE_STEP_SECONDS = 2e-3  # averaging gradients costs some 0.1 ms
+LOOK_SECONDS = 0.2  # between looks at packs in progress
 COLD_SECONDS = 0.5  # training below this is shorter than optimising its program
 
 
@@ -246,11 +247,14 @@ def together(
   with concurrent.futures.ThreadPoolExecutor(count) as pool:
     futures = [pool.submit(work, task) for task in tasks]
     try:
-      done = concurrent.futures.FIRST_EXCEPTION
-      concurrent.futures.wait(futures, return_when=done)
-      for future in futures:
-        if future.done() and future.exception():
-          future.result()
+      left = True
+      while left:
+        # Polars restarts a wait that Ctrl-C interrupts: only one that ends by
+        # itself lets the main thread see it.
+        _, left = concurrent.futures.wait(futures, LOOK_SECONDS)
+        for future in futures:
+          if future.done() and future.exception():
+            future.result()
       return [future.result() for future in futures]
     except BaseException:
       session.stop.set()
@@ -387,8 +391,20 @@ def train_or_split(
   Raises:
     MemoryError: one network with one seed does not fit.
   """
+  return in_parts(pack, lambda part: train(session, part, progress))
+
+
+def in_parts(pack: Pack, work: Callable[[Pack], Any]) -> list[Any]:
+  """Works on a pack, or on its halves where the whole does not fit the memory.
+
+  Returns:
+    The results of all parts.
+
+  Raises:
+    MemoryError: one network with one seed does not fit.
+  """
   try:
-    return [train(session, pack, progress)]
+    return [work(pack)]
   except jax.errors.JaxRuntimeError as error:
     if "RESOURCE_EXHAUSTED" not in str(error):
       raise
@@ -398,11 +414,7 @@ def train_or_split(
         f"{pack.parent} does not fit the memory of the device even alone; "
         "lower --batch_size or --memory_limit"
       ) from error
-  return [
-    trained
-    for half in halves
-    for trained in train_or_split(session, half, progress)
-  ]
+  return [result for half in halves for result in in_parts(half, work)]
 
 
 def initial(placed: Placed, purpose: int = training.INIT) -> Params:

@@ -366,27 +366,33 @@ def compress(
   }
   with Progress("compress", sum(costs.values())) as progress:
 
-    def run(task) -> dict[str, Any]:
-      id, pack, chosen = task
+    def graded(pack: Pack) -> tuple[list[pl.DataFrame], dict[str, Any]]:
+      chosen = [a for a in pack.architectures if a in retrained]
+      compared = [a for a in chosen if a in largest.values()]
       params = load_params(out, recipe, pack.architectures, pack.seeds)
       variants = grading.variants(pack, chosen, config)
-      compared = [a for a in chosen if a in largest.values()]
       variants += grading.control_variants(pack, compared, config)
-      graded, retrained, *seconds = compressing.compress(
+      dense, again, *seconds = compressing.compress(
         session, pack, params, cells, variants, settings
       )
-      rows = grading.rows(session, recipe, pack, graded, cells)
-      if retrained is not None:
+      rows = grading.rows(session, recipe, pack, dense, cells)
+      if again is not None:
         rows += grading.retrained_rows(
-          session, recipe, pack, retrained, variants, settings
+          session, recipe, pack, again, variants, settings
         )
       if "small_dense" in config.controls:
         rows += grading.small_dense(session, recipe, pack, compared)
+      return rows, _statistics("compress", pack, seconds, session)
+
+    def run(task) -> list[dict[str, Any]]:
+      id, pack, _ = task
+      parts = packs.in_parts(pack, graded)
+      rows = [table for tables, _ in parts for table in tables]
       records.write(out, "compression", id, pl.concat(rows, how="diagonal"))
       progress.advance(costs[id])
-      return _statistics("compress", pack, seconds, session)
+      return [line for _, line in parts]
 
-    return packs.together(session, todo, run)
+    return sum(packs.together(session, todo, run), [])
 
 
 def _compression_cost(session, pack, chosen, cells) -> float:

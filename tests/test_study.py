@@ -5,6 +5,9 @@ import functools
 import json
 import os
 import shutil
+import signal
+import threading
+import time
 from unittest import mock
 
 import jax
@@ -271,6 +274,126 @@ def test_an_interrupted_sweep_goes_on_where_it_stopped(finished, tmp_path):
   assert len(statistics) == len(plan) - 1
   study.compress(session, out)
   assert_same_tables(ma.read_records(out), ma.read_records(str(finished[0])))
+
+
+def test_an_error_stops_what_runs_beside_it_and_leaves_whole_files(
+  finished, tmp_path
+):
+  session, out = open_session(packs_at_once=2), str(tmp_path)
+  train, beside = packs.train, threading.Event()
+
+  def failing(session, pack, *arguments):
+    if pack.parent.family == "cnn":
+      assert beside.wait(60)
+      raise OSError("no space left on device")
+    beside.set()
+    assert session.stop.wait(60)
+    return train(session, pack, *arguments)
+
+  with (
+    mock.patch.object(packs, "train", failing),
+    pytest.raises(OSError, match="no space left"),
+  ):
+    study.sweep(session, out)
+  assert not files(out)
+  run(tmp_path)
+  assert_same_tables(ma.read_records(out), ma.read_records(str(finished[0])))
+
+
+STAGES = {
+  "sweep": (packs, "train", "networks"),
+  "compress": (compressing, "compress", "compression"),
+}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_ctrl_c_ends_soon_and_the_next_run_does_the_rest(
+  finished, tmp_path, stage
+):
+  """The signal comes in the middle of the second pack."""
+  module, name, table = STAGES[stage]
+  out, expected = str(tmp_path), ma.read_records(str(finished[0]))
+  if stage == "compress":
+    shutil.copytree(finished[0], out, dirs_exist_ok=True)
+    shutil.rmtree(tmp_path / "records" / table)
+  work, started, pressed = vars(module)[name], [], []
+  first = threading.Event()
+
+  def interrupted(session, pack, *arguments, **options):
+    started.append(pack)
+    if len(started) == 1:
+      return work(session, pack, *arguments, **options)
+    first.wait(60)
+    pressed.append(time.monotonic())
+    signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+    assert session.stop.wait(60)
+    return work(session, pack, *arguments, **options)
+
+  def written(*arguments):
+    write(*arguments)
+    if arguments[1] == table:
+      first.set()
+
+  write = records.write
+  with (
+    mock.patch.object(module, name, interrupted),
+    mock.patch.object(records, "write", written),
+    pytest.raises(KeyboardInterrupt),
+  ):
+    getattr(study, stage)(open_session(packs_at_once=2), out)
+  assert time.monotonic() - pressed[0] < 10
+  half = [name for name in files(out) if ".tmp" in name or "orbax" in name]
+  assert not half
+  before = getattr(ma.read_records(out), table)
+  assert 0 < len(before) < len(getattr(expected, table))
+  left = open_session()
+  statistics = getattr(study, stage)(left, out)
+  todo = {
+    pack.architectures
+    for pack in study.plan(
+      left, study.select(CONFIG, SHAPE, CLASSES), list(CONFIG.seeds)
+    )
+  }
+  assert len(statistics) == len(todo) - 1
+  if stage == "sweep":
+    study.compress(left, out)
+  assert_same_tables(ma.read_records(out), expected)
+
+
+def refusing(function, most):
+  """A device without room for more than so many networks of a pack."""
+
+  def run(session, pack, *arguments, **options):
+    if len(pack.architectures) > most:
+      raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
+    return function(session, pack, *arguments, **options)
+
+  return run
+
+
+def test_packs_that_do_not_fit_give_the_same_rows(finished, tmp_path):
+  session, out = open_session(), str(tmp_path)
+  with (
+    mock.patch.object(packs, "train", refusing(packs.train, 1)),
+    mock.patch.object(
+      compressing, "compress", refusing(compressing.compress, 1)
+    ),
+  ):
+    statistics = study.sweep(session, out)
+    statistics += study.compress(session, out)
+  assert all(line["members"] == 1 for line in statistics)
+  found, expected = ma.read_records(out), ma.read_records(str(finished[0]))
+  for table, other in zip(found, expected, strict=True):
+    # Other programs round otherwise, and a hit may hang on the last bit.
+    numbers = [c for c in table.columns if c.endswith(("_loss", "_accuracy"))]
+    keys = [c for c in table.columns if c not in (*numbers, "seconds")]
+    table, other = (t.sort(keys) for t in (table, other))
+    pl.testing.assert_frame_equal(table.select(keys), other.select(keys))
+    for column in numbers:
+      near = np.isclose(table[column], other[column], atol=1e-3)
+      assert near.mean() > 0.9, column
+  assert study.sweep(open_session(), out) == []
+  assert study.compress(open_session(), out) == []
 
 
 def test_a_pack_without_its_last_file_is_trained_again(copy):
