@@ -148,10 +148,10 @@ def map_weights(
 
 def _check_within(name: str, leaf: Any, mask: Any) -> None:
   """Raises ValueError for a mask that does not broadcast to its leaf."""
+  if mask is None:
+    return
   try:
-    fits = mask is None or (
-      np.broadcast_shapes(np.shape(mask), leaf.shape) == leaf.shape
-    )
+    fits = np.broadcast_shapes(np.shape(mask), leaf.shape) == leaf.shape
   except ValueError:
     fits = False
   if not fits:
