@@ -426,22 +426,6 @@ def test_what_does_not_fit_is_split_until_it_does(most):
   assert list(dict.fromkeys(order)) == list(pack.architectures)
 
 
-def test_halves_hold_a_pack_once():
-  for seeds in ((0,), (4, 1, 2)):
-    todo, found = [pack_of("dnn", seeds)], []
-    while todo:
-      pack = todo.pop()
-      parts = planning.halves(pack)
-      todo += parts
-      for part in parts:
-        assert part.slots * len(part.seeds) < pack.slots * len(pack.seeds)
-      if not parts:
-        assert (pack.slots, len(pack.seeds)) == (1, 1)
-        found += [(pack.architectures[0], pack.seeds[0])]
-    members = pack_of("dnn").architectures
-    assert sorted(found) == sorted((a, s) for a in members for s in seeds)
-
-
 def test_one_network_that_does_not_fit_says_what_to_lower():
   advice = "lower --batch_size or --memory_limit"
   with (

@@ -161,6 +161,29 @@ def test_a_network_that_cannot_fit_says_what_it_needs():
     planning.plan(members, range(2), MNIST, memory_limit=0.01 * 2**30)
 
 
+@pytest.mark.parametrize("seeds", [(0,), (4, 1, 2)])
+@pytest.mark.parametrize("count, slots", [(1, 1), (1, 3), (2, 2), (5, 7)])
+def test_halves_hold_a_pack_once_and_end_with_one_network(count, slots, seeds):
+  members = tuple(
+    Architecture("dnn", (width,)) for width in range(1, count + 1)
+  )
+  parent = architectures.parent([*members, Architecture("dnn", (9, 9))])
+  todo, found = [planning.Pack(members, seeds, parent, slots)], []
+  while todo:
+    pack = todo.pop()
+    parts = planning.halves(pack)
+    for part in parts:
+      assert part.parent == parent
+      assert len(part.architectures) <= part.slots
+      assert part.slots * len(part.seeds) < pack.slots * len(pack.seeds)
+    assert len({part.slots for part in parts}) <= 1
+    if not parts:
+      assert (pack.slots, len(pack.seeds)) == (1, 1)
+      found.append((pack.architectures[0], pack.seeds[0]))
+    todo += parts
+  assert sorted(found) == sorted(itertools.product(members, seeds))
+
+
 # --- the model of cost -------------------------------------------------------
 
 
@@ -222,3 +245,10 @@ def test_padding_is_one_without_padding():
 )
 def test_the_axis_that_wastes_less_is_split(slots, seeds, devices, expected):
   assert planning.split_axis(slots, seeds, devices) == expected
+
+
+def test_one_network_splits_its_minibatch_where_that_divides():
+  split = planning.split_axis
+  assert split(1, 1, 8, 64) == "batch"
+  assert split(1, 1, 8, 60) == split(1, 1, 8, 0) == split(1, 1, 1, 64) == "seed"
+  assert "batch" not in (split(2, 1, 8, 64), split(1, 2, 8, 64))

@@ -134,6 +134,48 @@ def test_each_device_holds_its_own_seeds(kind, axis):
   assert population.place(value, "shared", mapping).is_fully_replicated
 
 
+# --- minibatches -------------------------------------------------------------
+
+
+def averaged(network, order, shared):
+  """Looks at the images of each minibatch, the mean over all devices' parts."""
+
+  def look(indices):
+    return shared[indices].mean()
+
+  seen = jax.vmap(jax.vmap(look))(order)
+  return network * jax.lax.pmean(seen, population.AXIS)
+
+
+@pytest.mark.parametrize("how", ["shard_map", "pmap"])
+def test_one_network_has_its_minibatches_split(how):
+  mapping = mapping_of(4, how, "batch", "map", "vmap")
+  rng = np.random.default_rng(0)
+  images = rng.normal(size=20).astype(np.float32)
+  order = rng.integers(20, size=(1, 2, 3, 8)).astype(np.int32)
+  network = np.full((1, 1, 2, 3), 2.0, np.float32)
+  values = list(
+    zip((network, order, images), ("network", "order", "shared"), strict=True)
+  )
+  placed = [population.place(value, kind, mapping) for value, kind in values]
+  kinds = [kind for _, kind in values]
+  program = population.compile(averaged, kinds, mapping, placed)
+  found = jax.device_get(program.call(*placed))
+  np.testing.assert_allclose(
+    found[0, 0], 2 * images[order[0]].mean(-1), rtol=1e-6
+  )
+
+
+def test_minibatches_are_cut_along_their_images():
+  mapping = mapping_of(8, "shard_map", "batch", "map", "vmap")
+  order = np.arange(96, dtype=np.int32).reshape(1, 2, 3, 16)
+  placed = population.place(order, "order", mapping)
+  assert {s.data.shape for s in placed.addressable_shards} == {(1, 2, 3, 2)}
+  np.testing.assert_array_equal(placed, order)
+  for kind in KINDS:
+    assert population.place(order, kind, mapping).is_fully_replicated
+
+
 # --- the table ---------------------------------------------------------------
 
 
@@ -160,6 +202,8 @@ def test_flags_override_the_table(family):
     convolution="im2col",
     device_map="pmap",
   )
+  one = population.mapping(config, family, large=True)
+  assert one.split == "batch"
   found = population.mapping(config, family, slots=8, num_seeds=5)
   assert found == population.Mapping(
     plain.devices, "pmap", "vmap", "map", "im2col", "member"

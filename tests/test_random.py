@@ -79,10 +79,26 @@ def test_leaves_draw_by_path_and_coordinate_alone(draw):
   assert len(np.unique(np.concatenate([x.ravel() for x in large]))) == 29
 
 
+def test_drawing_at_coordinates_is_drawing_the_leaves():
+  key = jax.random.key(4)
+  leaves = [(("a", "kernel"), (2, 3)), (("b",), (4,)), (("c",), (3, 2, 1, 5))]
+  columns = random.coordinates(leaves)
+  assert {(c.dtype, c.shape) for c in columns} == {(np.dtype("uint32"), (40,))}
+  found = jax.jit(random.draw)(key, *columns)
+  expected = [leaf.ravel() for leaf in random.normals(key, leaves)]
+  np.testing.assert_array_equal(found, np.concatenate(expected))
+  order = np.random.default_rng(0).permutation(40)
+  some = jax.jit(random.draw)(key, *(column[order] for column in columns))
+  np.testing.assert_array_equal(some, found[order])
+
+
 @pytest.mark.parametrize("shape", [(1, 1, 1, 1, 1), (70_000,)])
 def test_shapes_that_coordinates_cannot_count(shape):
-  with pytest.raises(ValueError, match="at most 4 axes of at most 65536"):
+  message = "at most 4 axes of at most 65536"
+  with pytest.raises(ValueError, match=message):
     random.bits(jax.random.key(0), shape)
+  with pytest.raises(ValueError, match=message):
+    random.coordinates([(("a",), shape)])
 
 
 def test_other_generators_are_refused():
