@@ -251,7 +251,9 @@ def together(
       while left:
         # Polars restarts a wait that Ctrl-C interrupts: only one that ends by
         # itself lets the main thread see it.
-        _, left = concurrent.futures.wait(futures, LOOK_SECONDS)
+        _, left = concurrent.futures.wait(
+          futures, LOOK_SECONDS, concurrent.futures.FIRST_EXCEPTION
+        )
         for future in futures:
           if future.done() and future.exception():
             future.result()

@@ -250,19 +250,25 @@ def transformed(session, pack, params):
   )
 
   def every(params, orders, sizes):
+    def values(setting):
+      return transform(params, orders[0], 0.6, *setting, sizes)[0]
+
+    rounded = jax.lax.map(values, np.array(SETTINGS, np.int32))
     masks = [transform(params, o, 0.6, 32, 0, sizes)[1] for o in orders]
-    values = [
-      transform(params, orders[0], 0.6, bits, share, sizes)[0]
-      for bits, share in SETTINGS
-    ]
-    return masks, values
+    return masks, rounded
 
   mapped = jax.vmap(jax.vmap(every), (0, 0, None))
   sizes = packs.sizes_of(ranking.placed.pack, session)
-  found = jax.jit(mapped)(ranking.params, jax.device_get(ranking.orders), sizes)
+  masks, rounded = jax.device_get(
+    jax.jit(mapped)(ranking.params, jax.device_get(ranking.orders), sizes)
+  )
+  rounded = [
+    jax.tree.map(lambda leaf, i=i: leaf[:, :, i], rounded)
+    for i in range(len(SETTINGS))
+  ]
   return [
     [packs.split_members(tree, pack, session) for tree in trees]
-    for trees in jax.device_get(found)
+    for trees in (masks, rounded)
   ]
 
 
