@@ -229,7 +229,7 @@ def test_criteria_look_at_training_images_only():
 
 MIXED = {
   "dnn": (
-    ("dnn:5-6", "dnn:4", "dnn:3-2-7"),
+    ("dnn:5-6", "dnn:4", "dnn:3-12-2"),
     {"criteria": ("magnitude",), "granularities": ("element", "unit")},
   ),
   "vit": (
