@@ -65,8 +65,13 @@ def train(
 
   Raises:
     ConfigError: a value that cannot be used.
-    ValueError: an architecture that does not fit the images.
+    ValueError: no architecture, or one that does not fit the images.
   """
+  if not architectures:
+    raise ValueError(
+      "architectures is empty; name at least one, or take a grid: "
+      "ma.grid('small', 'dnn', dataset.input_shape, dataset.num_classes)"
+    )
   config = Config().replace(
     num_seeds=num_seeds, num_epochs=num_epochs, **overrides
   )

@@ -84,7 +84,7 @@ def test_numbers_must_be_finite(value):
 @pytest.mark.parametrize(
   "changes, message",
   [
-    ({"bits": (32, 0)}, "--bits=0 is not one of 32, 8, 4"),
+    ({"bits": (32, 0)}, "--bits=0 is not one of 32, 8, 7, 6, 5, 4, 3, 2"),
     ({"sparsities": (1.5,)}, "--sparsities=1.5 must be below 1.0"),
     ({"families": ("dnn", "cmn")}, "--families=cmn .* did you mean 'cnn'"),
     ({"families": ()}, "--families is empty"),

@@ -45,7 +45,7 @@ TYPOS = [
   ("study", "--dataset=mnits", ["--dataset=mnits", "'mnist'"]),
   ("study", "--families=dnn,cmn", ["--families=cmn", "dnn, cnn, vit", "'cnn'"]),
   ("study", "--sparsities=1.5", ["--sparsities=1.5", "below 1"]),
-  ("study", "--bits=0", ["--bits=0", "32, 8, 4"]),
+  ("study", "--bits=0", ["--bits=0", "32, 8, 7"]),
   ("study", "--grid=papr", ["--grid=papr", "'paper'"]),
   ("study", "--out=/proc/results", ["--out=/proc/results", "/proc"]),
   ("study", "--data_dir=nowhere", ["nowhere"]),

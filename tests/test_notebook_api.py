@@ -136,7 +136,6 @@ def test_wrong_arguments_are_named(texts, overrides, error, message):
     train(texts, **overrides)
 
 
-@pytest.mark.xfail(strict=True, reason="an empty list means the whole grid")
 def test_no_architectures_are_no_default():
   with (
     mock.patch.object(planning, "plan", return_value=[]),
