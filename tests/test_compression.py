@@ -234,7 +234,7 @@ MIXED = {
   ),
   "vit": (
     ("vit:p2-d6-l1-h3-k1-m5", "vit:p2-d4-l2-h2"),
-    {"criteria": ("wanda",)},
+    {"criteria": ("magnitude",)},
   ),
 }
 

@@ -374,14 +374,15 @@ def refusing(function, most):
 def test_packs_that_do_not_fit_give_the_same_rows(finished, tmp_path):
   session, out = open_session(), str(tmp_path)
   with (
-    mock.patch.object(packs, "train", refusing(packs.train, 1)),
+    mock.patch.object(packs, "train", refusing(packs.train, 2)),
     mock.patch.object(
-      compressing, "compress", refusing(compressing.compress, 1)
+      compressing, "compress", refusing(compressing.compress, 2)
     ),
   ):
     statistics = study.sweep(session, out)
     statistics += study.compress(session, out)
-  assert all(line["members"] == 1 for line in statistics)
+  assert [line["members"] for line in statistics].count(2) == 2
+  assert all(line["members"] <= 2 for line in statistics)
   found, expected = ma.read_records(out), ma.read_records(str(finished[0]))
   for table, other in zip(found, expected, strict=True):
     # Other programs round otherwise, and a hit may hang on the last bit.
