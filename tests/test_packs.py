@@ -242,7 +242,12 @@ def test_packs_start_from_the_initial_values_of_the_networks_alone(family):
       expected = init_of(str(a))(training.key_for(seed, training.INIT))
       alone = jax.tree.map(lambda leaf, j=j: leaf[j], trees)
       assert jax.tree.structure(alone) == jax.tree.structure(expected)
-      jax.tree.map(np.testing.assert_array_equal, alone, expected)
+      # Optimized, the inverse of the error function ends in other last bits.
+      jax.tree.map(
+        lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-6),
+        alone,
+        expected,
+      )
 
 
 def test_new_weights_are_other_draws():
