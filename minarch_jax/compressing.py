@@ -182,25 +182,32 @@ def grid(ranked: Ranked, pack: Pack, cells: Cells) -> Outcome:
     *(column.tolist() for column in cells), strict=True
   ):
     every = np.full(placed.pack.slots, sparsity)
-    rounded, _, nonzeros = _transform(
-      placed, params, ranked.orders[rule], every, bits, share
+    outcome, opt_state = _score(
+      *(placed, params, ranked.orders[rule], every, bits, share),
+      *(opt_state, ranked.masks),
     )
-    scored, scores = packs.score(
-      placed, TrainState(rounded, opt_state), ranked.masks, *SCORED
-    )
-    opt_state = scored.opt_state
-    outcomes.append(_outcome(scores, nonzeros))
+    outcomes.append(outcome)
   keep = (slice(len(pack.seeds)), slice(len(pack.architectures)))
   return Outcome(*(part[keep] for part in _stack(outcomes, 2)))
 
 
-def _outcome(scores, nonzeros) -> Outcome:
-  validation, test = scores
-  return Outcome(
+def _score(
+  placed, params, order, sparsity, bits, share, opt_state, masks
+) -> tuple[Outcome, Any]:
+  """Prunes, rounds and scores: arrays [S, A, ...], and the optimizer state,
+  whose buffers the program consumed."""
+  rounded, _, nonzeros = _transform(
+    placed, params, order, sparsity, bits, share
+  )
+  state, (validation, test) = packs.score(
+    placed, TrainState(rounded, opt_state), masks, *SCORED
+  )
+  outcome = Outcome(
     np.asarray(validation.correct),
     np.asarray(test.correct),
     jax.device_get(nonzeros),
   )
+  return outcome, state.opt_state
 
 
 def retrain(
@@ -271,8 +278,7 @@ def _retrain_slots(ranked, pack, order, variants, settings) -> Outcome:
   control = variants[0].control
   anew = CONTROLS.get(control, False)
   if control != records.NONE:
-    trained = ranked.params if not anew else None
-    source = pick(trained) if trained is not None else _drawn_again(placed)
+    source = _drawn_again(placed) if anew else pick(ranked.params)
     params, masks = _controlled(placed, control, source, masks)
   state = packs.start_state(placed, params)
   if anew:
@@ -288,14 +294,11 @@ def _retrain_slots(ranked, pack, order, variants, settings) -> Outcome:
   outcomes, opt_state = [], state.opt_state
   for bits, share in settings:
     # What was pruned has stayed zero: nothing is left to remove.
-    rounded, _, nonzeros = _transform(
-      placed, state.params, order, np.zeros_like(sparsity), bits, share
+    outcome, opt_state = _score(
+      *(placed, state.params, order, np.zeros_like(sparsity), bits, share),
+      *(opt_state, masks),
     )
-    scored, scores = packs.score(
-      placed, TrainState(rounded, opt_state), masks, *SCORED
-    )
-    opt_state = scored.opt_state
-    outcomes.append(_outcome(scores, nonzeros))
+    outcomes.append(outcome)
   ranked.placed.compile_seconds += placed.compile_seconds
   keep = (slice(len(chosen.seeds)), slice(len(variants)))
   return Outcome(*(part[keep] for part in _stack(outcomes, 2)))

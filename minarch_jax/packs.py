@@ -8,6 +8,7 @@ program per parent trains, retrains and scores (`training.make_run`).
 from collections.abc import Callable, Mapping, Sequence
 import concurrent.futures
 import dataclasses
+import functools
 import itertools
 import threading
 import time
@@ -206,6 +207,14 @@ class Placed:
       compute_dtype=jnp.bfloat16 if bfloat16 else None,
       convolution=self.layout.convolution,
     )
+
+  @functools.cached_property
+  def idle(self) -> tuple[Any, Any]:
+    """Placed minibatches and rates for a run that only scores."""
+    per_call = _epochs_per_call(self.pack, self.session)
+    order = _orders(self.session, self.pack.seeds, 0, range(0), per_call)
+    rate = np.zeros(order.shape[1:3], np.float32)
+    return self.put(order, "order"), self.put(rate, "shared")
 
   def put(self, value: Any, kind: str) -> Any:
     """Puts host arrays where a program expects that kind."""
@@ -538,13 +547,8 @@ def score(
     The state, whose buffers were consumed, and for each split mean loss and
     hits, host arrays [S, A].
   """
-  session, seeds = placed.session, placed.pack.seeds
-  per_call = _epochs_per_call(placed.pack, session)
-  order = _orders(session, seeds, 0, range(0), per_call)
-  rate = np.zeros((per_call, order.shape[2]), np.float32)
-  idle = (placed.put(order, "order"), placed.put(rate, "shared"))
-  state, _, totals = _run(placed, state, masks, (0, 0), *idle, splits)
-  return state, _scores(session, totals, splits)
+  state, _, totals = _run(placed, state, masks, (0, 0), *placed.idle, splits)
+  return state, _scores(placed.session, totals, splits)
 
 
 def _run(placed: Placed, state, masks, length, order, rate, splits):

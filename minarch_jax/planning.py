@@ -159,6 +159,7 @@ class _Groups:
     depth = max(a.depth for a in members)
     self.widths = np.array([a.extended(depth).widths for a in members])
     self.depths = np.array([a.depth for a in members])
+    self.lengths = np.array([len(a.widths) for a in members])
     self.params = np.array([self._count(a) for a in members])
 
   def _count(self, a: Architecture) -> int:
@@ -167,10 +168,7 @@ class _Groups:
   def parent(self, group: np.ndarray) -> Architecture:
     """`architectures.parent`, at once for many groups of few sizes."""
     first = self.members[int(group[0])]
-    per_layer = (self.widths.shape[1], self.depths.max())
-    used = self.depths[group].max() * (3 if first.family == "vit" else 1)
-    used += per_layer[0] - per_layer[1] * (3 if first.family == "vit" else 1)
-    widths = self.widths[group, :used].max(axis=0)
+    widths = self.widths[group, : self.lengths[group].max()].max(axis=0)
     return dataclasses.replace(first, widths=tuple(widths.tolist()))
 
   def padding(self, group: np.ndarray) -> float:

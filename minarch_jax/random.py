@@ -119,16 +119,12 @@ def draw(
   key: jax.Array, names: jax.Array, highs: jax.Array, lows: jax.Array
 ) -> jax.Array:
   """Draws N(0, 1) at any listed coordinates, the values of `normals` there."""
-  key = _key_words(key)
-  high, low = jex_random.threefry2x32_p.bind(
-    names ^ key[0], jnp.broadcast_to(key[1], names.shape), highs, lows
-  )
+  high, low = _named_words(key, names, highs, lows)
   return _invert(high, low, jnp.result_type(float))
 
 
 def _each(key, leaves, convert) -> list[jax.Array]:
   """Draws the words of all leaves in one call; the path enters the key."""
-  key = _key_words(key)
   counts = [_counts(shape) for _, shape in leaves]
   names = [zlib.crc32("/".join(path).encode()) for path, _ in leaves]
   sizes = [math.prod(shape) for _, shape in leaves]
@@ -140,9 +136,9 @@ def _each(key, leaves, convert) -> list[jax.Array]:
     jnp.full(size, name, jnp.uint32)
     for size, name in zip(sizes, names, strict=True)
   )
-  high, low = jex_random.threefry2x32_p.bind(
-    first ^ key[0],
-    jnp.broadcast_to(key[1], first.shape),
+  high, low = _named_words(
+    key,
+    first,
     joined(high for high, _ in counts),
     joined(low for _, low in counts),
   )
@@ -166,6 +162,15 @@ def _invert(high, low, dtype) -> jax.Array:
     cell = (high >> 9).astype(jnp.float32)
     u = (cell + 0.5) * jnp.float32(2**-22) - 1.0
   return (math.sqrt(2) * lax.erf_inv(u)).astype(dtype)
+
+
+def _named_words(key, names, highs, lows) -> tuple[jax.Array, jax.Array]:
+  """Two uint32 [entries]: the Threefry block at each coordinate of a name."""
+  first, second = _key_words(key)
+  high, low = jex_random.threefry2x32_p.bind(
+    names ^ first, jnp.broadcast_to(second, names.shape), highs, lows
+  )
+  return high, low
 
 
 def _words(key, shape) -> tuple[jax.Array, jax.Array]:

@@ -352,23 +352,25 @@ def compress(
     "finetune": {name: getattr(config, name) for name in RETRAINING},
     "controls": [config.controls, config.compared_sparsities],
   }
-  todo, largest = [], {a.family: a for a in retrained}
-  for pack in plan(session, members, list(config.seeds)):
+  largest = {a.family: a for a in retrained}.values()
+
+  def chosen_of(pack: Pack) -> tuple[list[Architecture], list[Architecture]]:
+    """Lists what is retrained of a pack, and what of it has controls."""
     chosen = [a for a in pack.architectures if a in retrained]
-    names = [str(a) for a in chosen]
-    controlled = [str(a) for a in chosen if a in largest.values()]
-    id = records.content_id([kind, *_names(pack), names, controlled])
+    return chosen, [a for a in chosen if a in largest]
+
+  todo, costs = [], {}
+  for pack in plan(session, members, list(config.seeds)):
+    names = [[str(a) for a in part] for part in chosen_of(pack)]
+    id = records.content_id([kind, *_names(pack), *names])
     if not records.exists(out, "compression", id):
-      todo.append((id, pack, chosen))
-  costs = {
-    id: _compression_cost(session, pack, chosen, cells)
-    for id, pack, chosen in todo
-  }
+      todo.append((id, pack))
+      chosen, _ = chosen_of(pack)
+      costs[id] = _compression_cost(session, pack, chosen, cells)
   with Progress("compress", sum(costs.values())) as progress:
 
     def graded(pack: Pack) -> tuple[list[pl.DataFrame], dict[str, Any]]:
-      chosen = [a for a in pack.architectures if a in retrained]
-      compared = [a for a in chosen if a in largest.values()]
+      chosen, compared = chosen_of(pack)
       params = load_params(out, recipe, pack.architectures, pack.seeds)
       variants = grading.variants(pack, chosen, config)
       variants += grading.control_variants(pack, compared, config)
@@ -385,7 +387,7 @@ def compress(
       return rows, _statistics("compress", pack, seconds, session)
 
     def run(task) -> list[dict[str, Any]]:
-      id, pack, _ = task
+      id, pack = task
       parts = packs.in_parts(pack, graded)
       rows = [table for tables, _ in parts for table in tables]
       records.write(out, "compression", id, pl.concat(rows, how="diagonal"))
