@@ -10,6 +10,8 @@ from unittest import mock
 
 import jax
 import jax.numpy as jnp
+import made_up
+from made_up import CLASSES, SHAPE
 import numpy as np
 import optax
 import pytest
@@ -29,9 +31,8 @@ from minarch_jax import (
 from minarch_jax.architectures import Architecture
 from minarch_jax.compression import Rule
 from minarch_jax.config import Config
-from minarch_jax.types import Batch, Dataset
+from minarch_jax.types import Batch
 
-SHAPE, CLASSES = (4, 4, 1), 3
 SEEDS = (4, 0)
 SPARSITIES = (0.0, 0.3, 0.8)
 # Members compared with networks alone, each of which is compiled.
@@ -61,15 +62,7 @@ CASES = {
 @functools.cache
 def dataset(num_train=52):
   """52 images are four whole chunks of 13, the size of validation."""
-  rng = np.random.default_rng(0)
-  means = rng.normal(size=(CLASSES, *SHAPE))
-
-  def split(count):
-    y = (np.arange(count) % CLASSES).astype(np.int32)
-    noise = rng.normal(size=(count, *SHAPE))
-    return Batch((means[y] + noise).astype(np.float32), y)
-
-  return Dataset("made-up", split(num_train), split(13), split(40), CLASSES, "")
+  return made_up.dataset(num_train, 13, 40, fingerprint="")
 
 
 def config_of(family):

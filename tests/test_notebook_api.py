@@ -4,6 +4,8 @@ import functools
 from unittest import mock
 
 import jax
+import made_up
+from made_up import CLASSES, SHAPE
 import numpy as np
 import optax
 import polars as pl
@@ -13,22 +15,12 @@ import minarch_jax as ma
 from minarch_jax import models, planning, records
 from minarch_jax.config import ConfigError
 
-SHAPE, CLASSES = (4, 4, 1), 3
 TEXTS = ["dnn:5-3", "cnn:2", "dnn:8"]
 
 
 @functools.cache
 def dataset():
-  rng = np.random.default_rng(0)
-  means = 2 * rng.normal(size=(CLASSES, *SHAPE))
-
-  def split(count):
-    y = (np.arange(count) % CLASSES).astype(np.int32)
-    noise = rng.normal(size=(count, *SHAPE))
-    return ma.Batch((means[y] + noise).astype(np.float32), y)
-
-  splits = split(52), split(13), split(11)
-  return ma.Dataset("made-up", *splits, CLASSES, "bytes")
+  return made_up.dataset(52, 13, 11, spread=2.0, fingerprint="bytes")
 
 
 def train(texts=tuple(TEXTS), **overrides):

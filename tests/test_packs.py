@@ -7,6 +7,8 @@ from unittest import mock
 
 import jax
 import jax.numpy as jnp
+import made_up
+from made_up import CLASSES, SHAPE
 import numpy as np
 import pytest
 
@@ -20,9 +22,8 @@ from minarch_jax import (
 )
 from minarch_jax.architectures import Architecture
 from minarch_jax.config import Config
-from minarch_jax.types import Batch, Dataset
+from minarch_jax.types import Batch
 
-SHAPE, CLASSES = (4, 4, 1), 3
 SEEDS = (5, 0)
 CONFIG = Config(num_epochs=4, batch_size=8, learning_rate=0.01)  # 20 steps
 
@@ -40,15 +41,7 @@ PACKS = {
 
 @functools.cache
 def dataset():
-  rng = np.random.default_rng(0)
-  means = rng.normal(size=(CLASSES, *SHAPE))
-
-  def split(count):
-    y = (np.arange(count) % CLASSES).astype(np.int32)
-    noise = rng.normal(size=(count, *SHAPE))
-    return Batch((means[y] + noise).astype(np.float32), y)
-
-  return Dataset("made-up", split(43), split(13), split(11), CLASSES, "0")
+  return made_up.dataset(43, 13, 11)
 
 
 def parse(text):

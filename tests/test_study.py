@@ -11,6 +11,8 @@ import time
 from unittest import mock
 
 import jax
+import made_up
+from made_up import CLASSES, SHAPE
 import numpy as np
 import polars as pl
 import polars.testing
@@ -26,9 +28,7 @@ from minarch_jax import (
 )
 from minarch_jax.architectures import Architecture
 from minarch_jax.config import Config, ConfigError
-from minarch_jax.types import Batch, Dataset
 
-SHAPE, CLASSES = (4, 4, 1), 3
 CONFIG = Config(
   dataset="made-up",
   architectures=("dnn:3", "dnn:4", "cnn:2", "dnn:3-3"),
@@ -50,15 +50,7 @@ CONFIG = Config(
 
 @functools.cache
 def dataset():
-  rng = np.random.default_rng(0)
-  means = 2 * rng.normal(size=(CLASSES, *SHAPE))
-
-  def split(count):
-    y = (np.arange(count) % CLASSES).astype(np.int32)
-    noise = rng.normal(size=(count, *SHAPE))
-    return Batch((means[y] + noise).astype(np.float32), y)
-
-  return Dataset("made-up", split(52), split(13), split(11), CLASSES, "bytes")
+  return made_up.dataset(52, 13, 11, spread=2.0, fingerprint="bytes")
 
 
 @functools.cache
