@@ -12,7 +12,6 @@ logit.
 """
 
 import statistics
-import time
 
 from absl import flags
 import jax
@@ -49,24 +48,6 @@ def briefly_trained(task: stacks.Task):
   return jax.tree.map(lambda leaf: leaf[0], trained)
 
 
-def timer(task: stacks.Task, params, x):
-  """Makes a measurement of one forward pass, in seconds."""
-  call = jax.jit(task.apply)
-  jax.block_until_ready(call(params, x))
-  begun = time.perf_counter()
-  jax.block_until_ready(call(params, x))
-  calls = max(1, round(0.2 / max(time.perf_counter() - begun, 1e-5)))
-
-  def run():
-    begun = time.perf_counter()
-    for _ in range(calls):
-      found = call(params, x)
-    jax.block_until_ready(found)
-    return {"seconds": (time.perf_counter() - begun) / calls, "logits": found}
-
-  return run
-
-
 def measured(text, dataset, granularity, scope, sparsity) -> measure.Row:
   """Prunes, compacts and times one network."""
   task = stacks.make_task(text, dataset)
@@ -78,7 +59,10 @@ def measured(text, dataset, granularity, scope, sparsity) -> measure.Row:
   architecture, small = pruning.compact(task.architecture, masked)
   after = stacks.make_task(str(architecture), dataset)
   x = jnp.asarray(dataset.test.x[:IMAGES])
-  runs = {"dense": timer(task, masked, x), "compact": timer(after, small, x)}
+  runs = {
+    "dense": stacks.timer(task.apply, masked, x),
+    "compact": stacks.timer(after.apply, small, x),
+  }
   results = measure.alternate(runs, 2 * measure.repetitions() + 1)
   dense, compact = (
     [result["seconds"] for result in results[name]] for name in runs

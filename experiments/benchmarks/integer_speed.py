@@ -11,7 +11,6 @@ so below 1 is slower. `agree` is the share of images whose class is float32's.
 """
 
 import statistics
-import time
 
 from absl import flags
 import jax
@@ -73,29 +72,11 @@ def contestants(task: stacks.Task):
   }
 
 
-def timer(function, weights, x):
-  """Makes a measurement of one forward pass, in seconds."""
-  call = jax.jit(function)
-  jax.block_until_ready(call(weights, x))
-  begun = time.perf_counter()
-  jax.block_until_ready(call(weights, x))
-  calls = max(1, round(0.2 / max(time.perf_counter() - begun, 1e-5)))
-
-  def run():
-    begun = time.perf_counter()
-    for _ in range(calls):
-      found = call(weights, x)
-    jax.block_until_ready(found)
-    return {"seconds": (time.perf_counter() - begun) / calls, "logits": found}
-
-  return run
-
-
 def measured(text: str, dataset) -> list[measure.Row]:
   """Times one network in every arithmetic."""
   found = contestants(stacks.make_task(text, dataset))
   x = jnp.asarray(dataset.test.x[:IMAGES])
-  runs = {name: timer(run, w, x) for name, (run, w, _) in found.items()}
+  runs = {name: stacks.timer(run, w, x) for name, (run, w, _) in found.items()}
   results = measure.alternate(runs, 2 * measure.repetitions() + 1)
   times = {name: [r["seconds"] for r in results[name]] for name in runs}
   classes = {name: np.argmax(results[name][0]["logits"], -1) for name in runs}

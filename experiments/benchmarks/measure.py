@@ -116,6 +116,15 @@ def repetitions() -> int:
   return 1 if flags.FLAGS.quick else flags.FLAGS.repetitions
 
 
+def check_choice(flag: str, name: str, known: Mapping[str, Any]) -> None:
+  """Raises ConfigError for a name of a flag's list that is not known."""
+  if name not in known:
+    raise config.ConfigError(
+      f"--{flag}={name} is not one of {', '.join(known)}"
+      f"{config.nearest(name, known)}"
+    )
+
+
 def chosen_workloads(input_shape: architectures.Shape) -> dict[str, Workload]:
   """Returns the workloads of the flag, shrunk to seconds when quick.
 
@@ -125,11 +134,7 @@ def chosen_workloads(input_shape: architectures.Shape) -> dict[str, Workload]:
   known = workloads(input_shape)
   found = {}
   for name in flags.FLAGS.workloads[: 1 if flags.FLAGS.quick else None]:
-    if name not in known:
-      raise config.ConfigError(
-        f"--workloads={name} is not one of {', '.join(known)}"
-        f"{config.nearest(name, known)}"
-      )
+    check_choice("workloads", name, known)
     found[name] = known[name]
     if flags.FLAGS.quick:
       found[name] = dataclasses.replace(

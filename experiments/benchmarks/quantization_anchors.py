@@ -243,11 +243,7 @@ PARTS = {
 
 def stage(settings: config.Config) -> None:
   for part in flags.FLAGS.parts:
-    if part not in PARTS:
-      raise config.ConfigError(
-        f"--parts={part} is not one of {', '.join(PARTS)}"
-        f"{config.nearest(part, PARTS)}"
-      )
+    measure.check_choice("parts", part, PARTS)
   population.use_cores()
   population.use_cache("default")
   for part in flags.FLAGS.parts:

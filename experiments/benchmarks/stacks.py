@@ -9,6 +9,7 @@ parameters: any tree with a loss, such as parameters and quantization steps.
 from collections.abc import Callable, Iterator, Sequence
 import dataclasses
 import math
+import time
 from typing import Any
 
 import jax
@@ -196,3 +197,21 @@ def make_score(apply: Apply) -> Callable[[Tree, types.Batch], np.ndarray]:
     return np.asarray(mapped(trained, *cut)) / len(batch.y)
 
   return score
+
+
+def timer(function, weights, x):
+  """Makes a measurement of one forward pass, in seconds."""
+  call = jax.jit(function)
+  jax.block_until_ready(call(weights, x))
+  begun = time.perf_counter()
+  jax.block_until_ready(call(weights, x))
+  calls = max(1, round(0.2 / max(time.perf_counter() - begun, 1e-5)))
+
+  def run():
+    begun = time.perf_counter()
+    for _ in range(calls):
+      found = call(weights, x)
+    jax.block_until_ready(found)
+    return {"seconds": (time.perf_counter() - begun) / calls, "logits": found}
+
+  return run
