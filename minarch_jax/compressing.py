@@ -1,6 +1,6 @@
 """Compresses packs: the grid of cells, and retraining after pruning."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 import dataclasses
 import time
 from typing import Any, NamedTuple
@@ -59,22 +59,38 @@ class Ranked:
   Attributes:
     placed: the pack on its devices.
     params: host arrays [S, A, ...] in the parent's shapes.
-    orders: one placed `positions.Positions` per rule.
+    cuts: one placed `positions.Cuts` per rule.
+    levels: the sparsities cut at, float32, rising.
     masks: what exists of each member, placed.
   """
 
   placed: Placed
   params: Params
-  orders: tuple
+  cuts: tuple
+  levels: np.ndarray
   masks: Any
 
+  def level(self, sparsity: Any) -> np.ndarray:
+    """Numbers sparsities that were cut at: int32 of their shape."""
+    wanted = np.asarray(sparsity, np.float32)
+    found = np.searchsorted(self.levels, wanted).astype(np.int32)
+    assert np.array_equal(self.levels.take(found, mode="clip"), wanted)
+    return found
 
-def rank(session: Session, pack: Pack, params: Sequence[Params]) -> Ranked:
+
+def rank(
+  session: Session,
+  pack: Pack,
+  params: Sequence[Params],
+  sparsities: Iterable[float],
+) -> Ranked:
   """Places a pack's trained networks and ranks their weights by every rule.
 
   Args:
     params: for each architecture a host tree of its true shapes, leading S.
+    sparsities: what the rankings will be cut at, besides 0.
   """
+  levels = np.unique(np.array([0.0, *sparsities], np.float32))
   placed = packs.place(session, pack)
   full, seeds = placed.pack, placed.pack.seeds
   stacked = packs.stack_members(
@@ -95,26 +111,27 @@ def rank(session: Session, pack: Pack, params: Sequence[Params]) -> Ranked:
       CRITERION_CHUNKS * session.data.y.shape[1], session.work.num_train
     )
 
-    def function(params, seed, sizes, data):
+    def function(params, seed, sizes, levels, data):
       batch = Batch(
         *(
           part.reshape(-1, *part.shape[2:])[:count] for part in (data.x, data.y)
         )
       )
-      return ranking(params, seed, sizes, batch)
+      return ranking(params, seed, sizes, levels, batch)
 
-    return function, ("network", "seed", "member", "shared"), ()
+    return function, ("network", "seed", "member", "shared", "shared"), ()
 
-  orders = placed.run(
+  cuts = placed.run(
     "rank",
     make,
     placed.put(stacked, "network"),
     placed.put(np.array(seeds, np.int32), "seed"),
     placed.sizes,
+    placed.put(levels, "shared"),
     session.data,
     hot=_large(placed),
   )
-  return Ranked(placed, stacked, orders, packs.width_masks(placed))
+  return Ranked(placed, stacked, cuts, levels, packs.width_masks(placed))
 
 
 def _large(placed: Placed) -> bool:
@@ -124,12 +141,12 @@ def _large(placed: Placed) -> bool:
 def _transform(
   placed: Placed,
   params: Any,
-  order: Any,
-  sparsity: np.ndarray,
+  cuts: Any,
+  level: np.ndarray,
   bits: int,
   share: int,
 ) -> tuple:
-  """Prunes and rounds placed networks; sparsity float32 [A]."""
+  """Prunes and rounds placed networks; level int32 [A]."""
   shares = placed.session.config.quant_granularities
 
   def make():
@@ -143,8 +160,8 @@ def _transform(
     "transform",
     make,
     params,
-    order,
-    placed.put(sparsity.astype(np.float32), "member"),
+    cuts,
+    placed.put(level, "member"),
     placed.put(np.int32(bits), "shared"),
     placed.put(np.int32(share), "shared"),
     placed.sizes,
@@ -181,9 +198,9 @@ def grid(ranked: Ranked, pack: Pack, cells: Cells) -> Outcome:
   for rule, sparsity, bits, share in zip(
     *(column.tolist() for column in cells), strict=True
   ):
-    every = np.full(placed.pack.slots, sparsity)
+    level = np.full(placed.pack.slots, ranked.level(sparsity))
     outcome, opt_state = _score(
-      *(placed, params, ranked.orders[rule], every, bits, share),
+      *(placed, params, ranked.cuts[rule], level, bits, share),
       *(opt_state, ranked.masks),
     )
     outcomes.append(outcome)
@@ -192,13 +209,11 @@ def grid(ranked: Ranked, pack: Pack, cells: Cells) -> Outcome:
 
 
 def _score(
-  placed, params, order, sparsity, bits, share, opt_state, masks
+  placed, params, cuts, level, bits, share, opt_state, masks
 ) -> tuple[Outcome, Any]:
   """Prunes, rounds and scores: arrays [S, A, ...], and the optimizer state,
   whose buffers the program consumed."""
-  rounded, _, nonzeros = _transform(
-    placed, params, order, sparsity, bits, share
-  )
+  rounded, _, nonzeros = _transform(placed, params, cuts, level, bits, share)
   state, (validation, test) = packs.score(
     placed, TrainState(rounded, opt_state), masks, *SCORED
   )
@@ -233,10 +248,10 @@ def retrain(
   parts = []
   for kind in dict.fromkeys((v.rule, v.control) for v in variants):
     group = [v for v in variants if (v.rule, v.control) == kind]
-    order = jax.device_get(ranked.orders[kind[0]])
+    cuts = jax.device_get(ranked.cuts[kind[0]])
     for first in range(0, len(group), pack.slots):
       some = group[first : first + pack.slots]
-      part = _retrain_slots(ranked, pack, order, some, settings)
+      part = _retrain_slots(ranked, pack, cuts, some, settings)
       parts.append(part)
   return Outcome(*(np.concatenate(p, 1) for p in zip(*parts, strict=True)))
 
@@ -255,7 +270,7 @@ def retraining_rates(session: Session) -> np.ndarray:
   return np.full(retraining_steps(session), rate, np.float32)
 
 
-def _retrain_slots(ranked, pack, order, variants, settings) -> Outcome:
+def _retrain_slots(ranked, pack, cuts, variants, settings) -> Outcome:
   """Retrains as many variants of one rule and control as the pack has slots."""
   session = ranked.placed.session
   chosen = dataclasses.replace(
@@ -265,16 +280,14 @@ def _retrain_slots(ranked, pack, order, variants, settings) -> Outcome:
   missing = placed.pack.slots - len(variants)
   filled = [*variants, *[variants[-1]] * missing]
   members = [v.member for v in filled]
-  sparsity = np.array([v.sparsity for v in filled])
+  level = ranked.level([v.sparsity for v in filled])
 
   def pick(tree):
     tree = jax.tree.map(lambda leaf: leaf[:, members], tree)
     return placed.put(tree, "network")
 
-  order = pick(order)
-  params, masks, _ = _transform(
-    placed, pick(ranked.params), order, sparsity, 32, 0
-  )
+  cuts = pick(cuts)
+  params, masks, _ = _transform(placed, pick(ranked.params), cuts, level, 32, 0)
   control = variants[0].control
   anew = CONTROLS.get(control, False)
   if control != records.NONE:
@@ -295,7 +308,7 @@ def _retrain_slots(ranked, pack, order, variants, settings) -> Outcome:
   for bits, share in settings:
     # What was pruned has stayed zero: nothing is left to remove.
     outcome, opt_state = _score(
-      *(placed, state.params, order, np.zeros_like(sparsity), bits, share),
+      *(placed, state.params, cuts, np.zeros_like(level), bits, share),
       *(opt_state, masks),
     )
     outcomes.append(outcome)
@@ -351,7 +364,8 @@ def compress(
     seconds of compiling and of running.
   """
   start = time.perf_counter()
-  ranked = rank(session, pack, params)
+  sparsities = {*cells.sparsity.tolist(), *(v.sparsity for v in variants)}
+  ranked = rank(session, pack, params, sparsities)
   graded = grid(ranked, pack, cells)
   retrained = retrain(ranked, pack, variants, settings) if variants else None
   seconds = time.perf_counter() - start

@@ -1,10 +1,11 @@
 """Compression of one network: rank once, cut, round, look.
 
 Transforms applied between compiled programs. A *rule* is (criterion, scope,
-granularity); ranking by a rule is done once, cutting at a sparsity and rounding
-to bits take them as data, and scoring is the program that scored the trained
-network. So any grid of cells costs a constant number of compilations, and
-dense and 32 bits are its neutral values, not special cases.
+granularity); ranking by a rule and cutting at every sparsity is done once,
+choosing one of the cuts and rounding to bits take both as data, and scoring is
+the program that scored the trained network. So any grid of cells costs a
+constant number of compilations, and dense and 32 bits are its neutral values,
+not special cases.
 """
 
 from collections.abc import Callable, Sequence
@@ -80,7 +81,7 @@ def join(*parts: Cells) -> Cells:
 
 def make_rank(
   model: Model, spec: Spec, rules: Sequence[Rule]
-) -> Callable[..., tuple[positions.Positions, ...]]:
+) -> Callable[..., tuple[positions.Cuts, ...]]:
   """Makes the ranking of one network's weights by every rule.
 
   Args:
@@ -88,15 +89,18 @@ def make_rank(
     rules: each ranks once; rules of one criterion share its scores.
 
   Returns:
-    `rank(params, seed, sizes, batch) -> one Positions per rule`; `batch` is
-    what data-dependent criteria may look at.
+    `rank(params, seed, sizes, levels, batch) -> one Cuts per rule`; levels
+    float32 [K] are the sparsities cut at, and `batch` is what data-dependent
+    criteria may look at.
   """
   criteria = {
     rule.criterion: pruning.CRITERIA[rule.criterion] for rule in rules
   }
   needs = {need for each in criteria.values() for need in each.needs}
 
-  def rank(params: Params, seed: Array, sizes: Sizes, batch: Batch):
+  def rank(
+    params: Params, seed: Array, sizes: Sizes, levels: Array, batch: Batch
+  ):
     def apply(params, x, **hooks):
       return model.apply(params, x, sizes, **hooks)
 
@@ -121,7 +125,7 @@ def make_rank(
     scores = {name: each.score(context) for name, each in criteria.items()}
     within = models.width_masks(spec, sizes)
     return tuple(
-      positions.positions(
+      positions.cuts(
         pruning.rank(
           scores[rule.criterion],
           rule.scope,
@@ -129,7 +133,8 @@ def make_rank(
           granularity=rule.granularity,
           pool=criteria[rule.criterion].pool,
           spec=spec,
-        )
+        ),
+        levels,
       )
       for rule in rules
     )
@@ -147,18 +152,18 @@ def make_transform(
     shares: what may share a quantization scale.
 
   Returns:
-    `transform(params, order, sparsity, bits, share, sizes) -> (params, masks,
+    `transform(params, cuts, level, bits, share, sizes) -> (params, masks,
     int32 [leaves] not zero)`. The parameters are those that the pruned,
     quantized network stands for: `dequantize(quantize(apply_masks(params,
     masks), bits, shares[share]))`. The masks are full and 0 outside the member.
-    All of sparsity, bits and share are data.
+    All of level (which of the cuts), bits and share are data.
   """
 
-  def transform(params, order, sparsity, bits, share, sizes):
+  def transform(params, cuts, level, bits, share, sizes):
     masks = jax.tree.map(
       jnp.logical_and,
       models.width_masks(spec, sizes),
-      positions.masks_at(order, sparsity),
+      positions.masks_at(cuts, level),
     )
     pruned = pruning.apply_masks(params, masks)
     rounded = jax.lax.switch(

@@ -98,7 +98,7 @@ def cells_of(family):
 @functools.cache
 def ranked(family):
   session, found = trained(family)
-  return compressing.rank(session, found.pack, found.params)
+  return compressing.rank(session, found.pack, found.params, SPARSITIES)
 
 
 @functools.cache
@@ -211,11 +211,11 @@ def test_criteria_look_at_training_images_only():
   pack, params = trained("dnn")[1].pack, trained("dnn")[1].params
   _, last = session.splits["train"]
   others = session.data._replace(x=session.data.x.at[last:].set(9.0))
-  orders = [
-    compressing.rank(each, pack, params).orders
+  cuts = [
+    compressing.rank(each, pack, params, [0.6]).cuts
     for each in (session, dataclasses.replace(session, data=others))
   ]
-  jax.tree.map(np.testing.assert_array_equal, *orders)
+  jax.tree.map(np.testing.assert_array_equal, *cuts)
 
 
 # --- a pack of mixed depth, and its networks alone ---------------------------
@@ -237,23 +237,23 @@ def transformed(session, pack, params):
 
   Two lists of lists: rules or settings, then members.
   """
-  ranking = compressing.rank(session, pack, params)
+  ranking = compressing.rank(session, pack, params, [0.6])
   transform = compression.make_transform(
     pack.parent.spec(SHAPE, CLASSES), session.config.quant_granularities
   )
 
-  def every(params, orders, sizes):
+  def every(params, cuts, sizes):
     def values(setting):
-      return transform(params, orders[0], 0.6, *setting, sizes)[0]
+      return transform(params, cuts[0], 1, *setting, sizes)[0]
 
     rounded = jax.lax.map(values, np.array(SETTINGS, np.int32))
-    masks = [transform(params, o, 0.6, 32, 0, sizes)[1] for o in orders]
+    masks = [transform(params, cut, 1, 32, 0, sizes)[1] for cut in cuts]
     return masks, rounded
 
   mapped = jax.vmap(jax.vmap(every), (0, 0, None))
   sizes = packs.sizes_of(ranking.placed.pack, session)
   masks, rounded = jax.device_get(
-    jax.jit(mapped)(ranking.params, jax.device_get(ranking.orders), sizes)
+    jax.jit(mapped)(ranking.params, jax.device_get(ranking.cuts), sizes)
   )
   rounded = [
     jax.tree.map(lambda leaf, i=i: leaf[:, :, i], rounded)

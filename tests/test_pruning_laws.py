@@ -67,12 +67,12 @@ def program(text, scope, cut, shapes):
     )
     sparsities = jnp.array(SPARSITIES, jnp.float32)
     at = jax.vmap(pruning.masks_at, (None, 0))
-    ordered = positions.positions(ranking)
+    ordered = positions.cuts(ranking, sparsities)
     sorted_at = jax.vmap(positions.masks_at, (None, 0))
     return (
       ranking,
       at(ranking, sparsities),
-      sorted_at(ordered, sparsities),
+      sorted_at(ordered, jnp.arange(len(SPARSITIES))),
     )
 
   options = {"xla_backend_optimization_level": 0}  # compiles twice as fast
