@@ -181,14 +181,16 @@ def sizes_of(pack: Pack, session: Session) -> dict[str, np.ndarray]:
 class Placed:
   """A pack on its devices, ready to run its programs.
 
-  `pack` is padded to what the devices divide; `compile_seconds` adds up what
-  its programs cost to compile.
+  `pack` is padded to what the devices divide; `wanted` says which of its seeds
+  and members are not padding, placed bool [S] and [A]; `compile_seconds` adds
+  up what its programs cost to compile.
   """
 
   session: Session
   pack: Pack
   layout: population.Mapping
   sizes: Any
+  wanted: tuple[Any, Any]
   compile_seconds: float = 0.0
 
   @property
@@ -278,7 +280,13 @@ def place(session: Session, pack: Pack) -> Placed:
   layout = layout_of(session, pack)
   full = padded(pack, layout)
   sizes = population.place(sizes_of(full, session), "member", layout)
-  return Placed(session, full, layout, sizes)
+  seeds = np.arange(len(full.seeds)) < len(pack.seeds)
+  members = np.arange(full.slots) < len(pack.architectures)
+  wanted = (
+    population.place(seeds, "seed", layout),
+    population.place(members, "member", layout),
+  )
+  return Placed(session, full, layout, sizes, wanted)
 
 
 def _program(
@@ -552,29 +560,39 @@ def score(
 
 
 def _run(placed: Placed, state, masks, length, order, rate, splits):
-  """Runs the program of a pack: (epochs, steps of each), then a score."""
-  session = placed.session
+  """Runs the program of a pack: (epochs, steps of each), then a score.
+
+  Padding neither trains nor scores where networks run one after another.
+  """
+  session, layout = placed.session, placed.layout
 
   def make():
     model, tx = placed.model, training.make_tx(session.config)
-    axis = population.AXIS if placed.layout.split == "batch" else None
+    axis = population.AXIS if layout.split == "batch" else None
     run = training.make_run(
       training.make_step(model, tx, axis), evaluation.make_totals(model.apply)
     )
 
-    def function(state, length, final, order, rates, sizes, masks, data):
+    def function(
+      state, seed, member, length, final, order, rates, sizes, masks, data
+    ):
       train = Batch(
         *(part.reshape(-1, *part.shape[2:]) for part in (data.x, data.y))
       )
       validation = tuple(map(np.int32, session.splits["validation"]))
+      # Under vmap a bound that differs would turn the loops into selections.
+      if layout.seeds == "map":
+        length, final = _if(seed, (length, final))
+      if layout.members == "map":
+        length, final = _if(member, (length, final))
       return run(
         *(state, *length, order, rates, sizes, masks, train, data),
         *(validation, final),
       )
 
     kinds = (
-      *("network", "shared", "shared", "order", "shared", "member"),
-      *("network", "shared"),
+      *("network", "seed", "member", "shared", "shared", "order", "shared"),
+      *("member", "network", "shared"),
     )
     return function, kinds, (0,)
 
@@ -585,6 +603,7 @@ def _run(placed: Placed, state, masks, length, order, rate, splits):
     "run",
     make,
     state,
+    *placed.wanted,
     placed.put(tuple(map(np.int32, length)), "shared"),
     placed.put(tuple(map(np.int32, final)), "shared"),
     order,
@@ -594,6 +613,11 @@ def _run(placed: Placed, state, masks, length, order, rate, splits):
     session.data,
     hot=_predicted(placed.pack, session) > COLD_SECONDS,
   )
+
+
+def _if(wanted, counts):
+  """Returns the counts, or zeros."""
+  return jax.tree.map(lambda count: jnp.where(wanted, count, 0), counts)
 
 
 def _scores(session: Session, totals: Any, splits) -> list[evaluation.Score]:
