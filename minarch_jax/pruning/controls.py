@@ -31,17 +31,30 @@ def shuffled(
   trees.check_like("within", within, masks)
   named = trees.named_leaves(masks)
   draws = random.uniforms(key, [(path, np.shape(mask)) for path, mask in named])
-  out = []
-  for (_, mask), exists, drawn in zip(
-    named, jax.tree.leaves(within), draws, strict=True
-  ):
-    if np.ndim(mask):
-      mask = jnp.asarray(mask, bool)
-      exists = jnp.broadcast_to(jnp.asarray(exists, bool), mask.shape)
-      kept = jnp.sum(mask & exists, dtype=jnp.int32)
-      mask = selection.best(drawn, exists, kept)
-    out.append(mask)
-  return jax.tree.unflatten(jax.tree.structure(masks), out)
+  leaves, treedef = jax.tree.flatten(masks)
+  layers = [i for i, leaf in enumerate(leaves) if np.ndim(leaf)]
+  if not layers:
+    return masks
+  exists = [
+    jnp.broadcast_to(jnp.asarray(here, bool), np.shape(leaf))
+    for here, leaf in zip(jax.tree.leaves(within), leaves, strict=True)
+  ]
+  kept = [
+    jnp.sum(jnp.asarray(leaves[i], bool) & exists[i], dtype=jnp.int32)
+    for i in layers
+  ]
+  # One table for all layers: a search for each would be compiled for each.
+  pools = selection.pools_of([np.size(leaves[i]) for i in layers], "arrays")
+  keys = selection.sort_keys(
+    *(
+      selection.lay_out(pools, [tree[i] for i in layers])
+      for tree in (draws, exists)
+    )
+  )
+  marks = selection.keep_largest(keys, jnp.stack(kept), pools)
+  for i, part in zip(layers, selection.take_apart(pools, marks), strict=True):
+    leaves[i] = part.reshape(np.shape(leaves[i]))
+  return jax.tree.unflatten(treedef, leaves)
 
 
 def reinitialised(initial: Params, masks: Masks) -> Params:

@@ -18,8 +18,6 @@ from minarch_jax.types import Array, Masks, Params
 
 Scope = str | Mapping[str, float]
 
-TABLE_WIDTH = 128  # a cache line of keys times eight; small layers pad little
-
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
@@ -147,7 +145,9 @@ def _pools(plan: Plan, sizes: Sequence[int], last: int) -> selection.Pools:
   if plan.granularity.rows:
     return selection.Pools(tuple(sizes), last, "rows")
   kind = "one" if scopes.SCOPES[plan.scope].pooled else "arrays"
-  return selection.Pools(tuple(sizes), min(max(sizes), TABLE_WIDTH), kind)
+  return selection.Pools(
+    tuple(sizes), min(max(sizes), selection.TABLE_WIDTH), kind
+  )
 
 
 def masks_at(ranking: Ranking, sparsity: float | Array) -> Masks:

@@ -18,6 +18,7 @@ import numpy as np
 from minarch_jax.types import Array
 
 GONE = 0  # key of an entry that does not exist or is already pruned
+TABLE_WIDTH = 128  # a cache line of keys times eight; small layers pad little
 
 
 def sort_keys(scores: Array, alive: Array) -> jax.Array:
@@ -63,6 +64,11 @@ class Pools:
     """Pools that each array has a share in."""
     ones = (1,) * len(self.sizes)
     return self.rows if self.kind == "rows" else ones
+
+
+def pools_of(sizes: Sequence[int], kind: str) -> Pools:
+  """Describes the table of arrays of these sizes."""
+  return Pools(tuple(sizes), min(max(sizes), TABLE_WIDTH), kind)
 
 
 def lay_out(pools: Pools, keys: Sequence[Array]) -> jax.Array:
