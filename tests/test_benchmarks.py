@@ -19,6 +19,8 @@ BINARIES = {
   "scaling": "scaling",
   "roofline": "roofline",
   "mapping": "mapping",
+  "paper_sweep": "paper_sweep",
+  "precision": "precision",
 }
 # PyTorch lives in an environment of its own; name its interpreter to test it.
 TORCH = os.environ.get("MINARCH_TORCH_PYTHON", "")
@@ -59,13 +61,21 @@ def test_help_teaches(start, name):
   assert "--[no]quick" in done.stdout and "--out" in done.stdout
 
 
-@pytest.mark.parametrize("name", ["sweep_vs_flax", "scaling", "roofline"])
+COLUMNS = {
+  "sweep_vs_flax": "flax/engine",
+  "scaling": "step (us)",
+  "roofline": "step (us)",
+  "paper_sweep": "share",
+  "precision": "speed",
+}
+
+
+@pytest.mark.parametrize("name", COLUMNS)
 def test_quick_run_writes_its_table(start, tmp_path, name):
   done = start(name, "--quick", "--dataset=synthetic:easy", f"--out={tmp_path}")
   assert done.returncode == 0, done.stderr
   rows = read(tmp_path, BINARIES[name])
-  column = {"sweep_vs_flax": "flax/engine"}.get(name, "step (us)")
-  assert rows and all(float(row[column]) > 0 for row in rows)
+  assert rows and all(float(row[COLUMNS[name]]) > 0 for row in rows)
 
 
 def test_mapping_is_measured_and_kept(start, tmp_path):

@@ -129,9 +129,8 @@ def train(job: measure.Job) -> dict[str, Any]:
   for pack, result in zip(planned, trained, strict=True):
     compiling += result.compile_seconds
     running += result.run_seconds
-    accuracies.append(
-      np.mean(result.scores.validation.correct) / len(dataset.validation.y)
-    )
+    hits = result.scores.validation.correct / len(dataset.validation.y)
+    accuracies += hits.ravel().tolist()
     if job["steady"]:
       clocks = [steady(session, pack) for _ in range(job["steady"])]
       wall, processors = np.median(clocks, axis=0)
@@ -151,6 +150,7 @@ def train(job: measure.Job) -> dict[str, Any]:
     "epoch_busy_seconds": busy,
     "network_steps": networks * steps,
     "accuracy": float(np.mean(accuracies)),
+    "accuracies": accuracies,
   }
 
 
