@@ -37,9 +37,9 @@ def lost(found: dict[str, list[measure.Row]]) -> tuple[float, float, float]:
   """Mean and interval, in points, of what the networks lose."""
   exact, narrow = (np.array(found[name][0]["accuracies"]) for name in TYPES)
   differences = 100 * (exact - narrow)
-  mean = differences.mean()
-  error = stats.sem(differences) if len(differences) > 1 else np.nan
-  half = stats.t.ppf(0.975, max(1, len(differences) - 1)) * error
+  mean = float(differences.mean())
+  error = float(stats.sem(differences))  # NaN for a single network
+  half = float(stats.t.ppf(0.975, max(1, len(differences) - 1))) * error
   return mean, mean - half, mean + half
 
 
