@@ -367,6 +367,7 @@ def compress(
       todo.append((id, pack))
       chosen, _ = chosen_of(pack)
       costs[id] = _compression_cost(session, pack, chosen, cells)
+  todo.sort(key=lambda task: -costs[task[0]])  # the last ones end together
   with Progress("compress", sum(costs.values())) as progress:
 
     def graded(pack: Pack) -> tuple[list[pl.DataFrame], dict[str, Any]]:
