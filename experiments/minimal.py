@@ -1,4 +1,4 @@
-"""Finds the minimal parameters of each family with few trainings.
+r"""Finds the minimal parameters of each family with few trainings.
 
   python -m experiments.minimal --grid=square --families=dnn --out=results/few
   python -m experiments.minimal --dataset=mnist --data_dir=data \

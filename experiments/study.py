@@ -1,4 +1,4 @@
-"""The whole study with one command: train, prune, quantize, report.
+r"""The whole study with one command: train, prune, quantize, report.
 
   python -m experiments.study --out=results/digits
   python -m experiments.study --dataset=mnist --data_dir=data --num_seeds=3 \

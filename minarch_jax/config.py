@@ -8,6 +8,7 @@ import dataclasses
 import difflib
 import math
 import os
+import sys
 import tempfile
 from typing import Any
 
@@ -359,7 +360,10 @@ def _check_item(name: str, item: Any, rules: Mapping[str, Any]) -> None:
 
 
 def define_flags(*names: str) -> None:
-  """Defines the absl flags of the named fields (all when none is named)."""
+  """Defines the absl flags of the named fields (all when none is named).
+
+  They count as the program's own, so that its --help explains them.
+  """
   for field in dataclasses.fields(Config):
     if names and field.name not in names:
       continue
@@ -378,6 +382,8 @@ def define_flags(*names: str) -> None:
       flags.DEFINE_list(field.name, [str(item) for item in default], help)
     else:
       flags.DEFINE_string(field.name, default, help)
+    flag = flags.FLAGS[field.name]
+    flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
 
 
 def from_flags() -> Config:

@@ -1,5 +1,6 @@
 """The experiments as a user starts them: errors, and a study end to end."""
 
+import dataclasses
 import os
 import pathlib
 import subprocess
@@ -11,6 +12,7 @@ import pytest
 
 import minarch_jax as ma
 from minarch_jax import records
+from minarch_jax.config import Config
 
 ROOT = pathlib.Path(__file__).parent.parent
 FILES = sorted(path.stem for path in (ROOT / "experiments").glob("*.py"))
@@ -123,6 +125,20 @@ def test_help_shows_how_to_start_it(name):
   if name not in ("__init__", "common"):
     assert f"python -m experiments.{name}" in text.split('"""')[1]
     assert 'if __name__ == "__main__":' in text
+
+
+@pytest.mark.parametrize("name", ["study", "minimal", "report"])
+def test_help_explains_every_flag(tmp_path, name):
+  child = start(tmp_path, "-m", f"experiments.{name}", "--help")
+  _, stdout, _ = finish(child)
+  text = " ".join(stdout.split())
+  source = (ROOT / "experiments" / f"{name}.py").read_text()
+  for field in dataclasses.fields(Config):
+    if f'"{field.name}"' in source or "define_flags()" in source:
+      first = field.metadata["help"].split()[:3]
+      assert f"--{field.name}: {' '.join(first)}" in text or (
+        f"--[no]{field.name}: {' '.join(first)}" in text
+      )
 
 
 # --- end to end --------------------------------------------------------------

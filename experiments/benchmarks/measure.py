@@ -82,7 +82,6 @@ def workloads(input_shape: architectures.Shape) -> dict[str, Workload]:
 def define_flags(*workloads: str) -> None:
   """Defines the flags of a benchmark; `workloads` are those it runs."""
   config.define_flags("dataset", "data_dir", "out")
-  flags.adopt_module_key_flags(config)
   flags.DEFINE_integer(
     "repetitions", 3, "Repetitions; medians are reported.", lower_bound=1
   )

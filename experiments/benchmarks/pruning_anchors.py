@@ -35,7 +35,6 @@ from minarch_jax import config, data, population, pruning
 from minarch_jax.pruning import controls, schedules
 
 config.define_flags("dataset", "data_dir", "out", "num_epochs", "num_seeds")
-flags.adopt_module_key_flags(config)
 flags.FLAGS.set_default("dataset", "mnist")
 flags.FLAGS.set_default("num_epochs", 2)
 flags.DEFINE_list("parts", ["lottery", "snip"], "Tables: lottery, snip.")

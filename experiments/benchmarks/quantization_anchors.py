@@ -30,7 +30,6 @@ from minarch_jax import config, data, population, quantization
 from minarch_jax.quantization import activations, lsq, straight_through
 
 config.define_flags("data_dir", "out", "num_epochs", "num_seeds")
-flags.adopt_module_key_flags(config)
 flags.FLAGS.set_default("num_epochs", 10)
 flags.DEFINE_list("parts", ["trained", "damage", "table"], "What to measure.")
 flags.DEFINE_list("datasets", ["digits", "mnist", "fashion_mnist"], "Of table.")
