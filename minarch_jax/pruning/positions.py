@@ -43,14 +43,19 @@ def positions(order: ranking.Ranking) -> Positions:
 
 def masks_at(sorted_order: Positions, sparsity: float | Array) -> Masks:
   """Makes the masks that `ranking.masks_at` makes, by comparison alone."""
+  marks = marks_at(sorted_order, sparsity)
+  return ranking.masks_of(sorted_order.order, marks)
+
+
+def marks_at(sorted_order: Positions, sparsity: float | Array) -> jax.Array:
+  """Marks the groups that a sparsity keeps: bool, the shape of the table."""
   order = sorted_order.order
   kept = ranking.kept_groups(order, sparsity)
   _, sizes = _pools(order)
   rows = np.array(order.pools.rows)
   if order.pools.kind == "arrays":
     kept = jnp.take(kept, np.repeat(np.arange(len(rows)), rows))
-  marks = sorted_order.places >= (sizes - kept)[:, None]
-  return ranking.masks_of(order, marks)
+  return sorted_order.places >= (sizes - kept)[:, None]
 
 
 def _pools(order: ranking.Ranking) -> tuple[np.ndarray, np.ndarray]:
