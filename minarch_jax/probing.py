@@ -6,9 +6,8 @@ import jax
 import numpy as np
 import polars as pl
 
-from minarch_jax import packs, probes, records, study, training
+from minarch_jax import packs, probes, records, study, tabulate, training
 from minarch_jax.architectures import Architecture
-from minarch_jax.config import ConfigError
 from minarch_jax.planning import Pack
 from minarch_jax.types import Batch
 
@@ -29,15 +28,9 @@ def complete(
     ConfigError: `networks` holds none of this training recipe.
   """
   recipe = study.recipe_id(session)
-  of_recipe = pl.col("run_id") == recipe
-  names = networks.filter(of_recipe)["architecture"].unique().sort().to_list()
-  if not names:
-    raise ConfigError(
-      f"{out} holds no network trained with these flags; give the training "
-      "flags of its study.json"
-    )
+  names = [str(a) for a in study.trained(session, out, networks)]
   wanted = (
-    of_recipe
+    (pl.col("run_id") == recipe)
     & pl.col("step").is_in([0, steps])
     & pl.col("architecture").is_in(names)
     & pl.col("seed").is_in(list(session.config.seeds))
@@ -135,8 +128,9 @@ def _order(session: packs.Session, seed: int, steps: int) -> np.ndarray:
 
 def _rows(session, pack: Pack, steps: int, found) -> pl.DataFrame:
   """Two rows per network of a pack; what is not finite becomes null."""
-  work, frames = session.work, []
+  recipe, frames = study.recipe_id(session), []
   for i, architecture in enumerate(pack.architectures):
+    who = tabulate.who(session, recipe, architecture)
     for step, measured in zip((0, steps), found, strict=True):
       values = {
         name: np.asarray(value, np.float64)[: len(pack.seeds), i]
@@ -149,16 +143,9 @@ def _rows(session, pack: Pack, steps: int, found) -> pl.DataFrame:
           for name in values
         )
         .with_columns(
-          run_id=pl.lit(study.recipe_id(session)),
-          dataset=pl.lit(session.dataset.name),
-          family=pl.lit(architecture.family),
-          architecture=pl.lit(str(architecture)),
-          depth=pl.lit(architecture.depth),
-          params=pl.lit(
-            architecture.num_params(work.input_shape, work.num_classes)
-          ),
           step=pl.lit(step),
           limit=pl.lit(2 / session.config.learning_rate),
+          **{name: pl.lit(value) for name, value in who.items()},
         )
       )
   return pl.concat(frames)

@@ -33,6 +33,16 @@ _WHO = {
   "seed": _I,
 }
 
+# A layer, numbered from the input, of so many groups, pruned by a criterion.
+_LAYER = _WHO | {
+  "criterion": _S,
+  "granularity": _S,
+  "layer": _S,
+  "number": _I,
+  "groups": _I,
+  "sparsity": _F,
+}
+
 SCHEMAS: dict[str, dict[str, Any]] = {
   "networks": _WHO
   | {
@@ -96,15 +106,23 @@ SCHEMAS: dict[str, dict[str, Any]] = {
     "sharpness": _F,
     "limit": _F,
   },
+  "sensitivity": _LAYER | {"val_accuracy": _F},
+  "overlap": _LAYER
+  | {"other": _I, "overlap": _F, "chance": _F, "shuffled": _F},
 }
 
 NETWORK = ("run_id", "dataset", "architecture", "seed")
+ALL_LAYERS = "all"  # the `layer` that is the whole network
 NONE = "none"  # the `control` of networks that are compressed in earnest
+
+_CUT = ("criterion", "granularity", "layer", "sparsity")
 
 _KEYS = {
   "networks": NETWORK,
   "curves": (*NETWORK, "epoch"),
   "probes": (*NETWORK, "step"),
+  "sensitivity": (*NETWORK, *_CUT),
+  "overlap": (*NETWORK, *_CUT, "other"),
   "compression": (
     *NETWORK,
     "schedule",

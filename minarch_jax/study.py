@@ -114,6 +114,23 @@ def _stored(out: str, recipe: str) -> dict[Key, tuple[str, int, int]]:
   return found
 
 
+def trained(
+  session: packs.Session, out: str, networks: pl.DataFrame
+) -> list[Architecture]:
+  """Lists the recorded architectures of a session's training recipe, by name.
+
+  Raises:
+    ConfigError: there are none.
+  """
+  rows = networks.filter(pl.col("run_id") == recipe_id(session))
+  if rows.is_empty():
+    raise ConfigError(
+      f"{out} holds no network trained with these flags; give the training "
+      "flags of its study.json"
+    )
+  return list(map(Architecture.parse, rows["architecture"].unique().sort()))
+
+
 def plan(
   session: packs.Session, members: Sequence[Architecture], seeds: Sequence[int]
 ) -> list[Pack]:

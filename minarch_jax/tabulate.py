@@ -11,9 +11,10 @@ from minarch_jax.architectures import Architecture, Spec
 from minarch_jax.quantization import layouts
 
 
-def _who(
+def who(
   session: packs.Session, run_id: str, architecture: Architecture
 ) -> dict[str, Any]:
+  """Says whose rows they are: the columns that all tables of networks share."""
   shape = (session.work.input_shape, session.work.num_classes)
   return {
     "run_id": run_id,
@@ -64,7 +65,7 @@ def networks(
       ).with_columns(
         pl.lit(value).alias(name)
         for name, value in {
-          **_who(session, run_id, architecture),
+          **who(session, run_id, architecture),
           "fingerprint": dataset.fingerprint,
           "macs": architecture.macs(work.input_shape, work.num_classes),
           "steps": work.num_steps,
@@ -217,7 +218,7 @@ def compressed(
   return pl.DataFrame(columns).with_columns(
     pl.lit(value).alias(name)
     for name, value in {
-      **_who(session, run_id, architecture),
+      **who(session, run_id, architecture),
       "schedule": schedule,
       "control": control,
       "activation_bits": 32,

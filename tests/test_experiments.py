@@ -62,6 +62,7 @@ TYPOS = [
   ("convergence", "--eps_sigma=-1", ["--eps_sigma=-1", "below 0"]),
   ("convergence", "--out=nowhere", ["nowhere", "python -m experiments"]),
   ("report", "--out=nowhere", ["nowhere", "python -m experiments"]),
+  ("sensitivity", "--out=nowhere", ["nowhere", "python -m experiments"]),
 ]
 
 

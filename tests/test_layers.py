@@ -18,7 +18,7 @@ LAYERS = (
   ("training", "evaluation", "planning", "probes"),
   ("population", "checkpoints", "packs", "compression", "compressing"),
   ("tabulate", "grading", "provenance"),
-  ("study", "notebook", "searching", "probing"),
+  ("study", "notebook", "searching", "probing", "sensitivity"),
 )
 LEVEL = {name: i for i, names in enumerate(LAYERS) for name in names}
 # Right of the bar: tables and plots, on a machine without an accelerator.

@@ -1,12 +1,13 @@
 """Masks: zero they stay, through every optimizer; counts, overlap, controls."""
 
+from flax import traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
-from minarch_jax import pruning
+from minarch_jax import architectures, models, pruning
 from minarch_jax.pruning import controls, dynamic, sensitivity
 
 OPTIMIZERS = {
@@ -238,6 +239,44 @@ def test_each_layer_is_cut_alone_for_its_sensitivity():
     *(("b", 0.0), ("b", 0.5), ("b", 0.9)),
   ]
   np.testing.assert_array_equal(rows[4]["value"], expected[1, 1])
+
+
+@pytest.mark.parametrize("granularity", ["element", "unit"])
+@pytest.mark.parametrize("name", ["dnn:4-5-3", "dnn:4"])
+def test_a_layer_alone_is_a_scope_that_names_it(name, granularity):
+  """Also in a parent, where what reads a missing layer reads the one before."""
+  shape = ((2, 2, 1), 3)
+  architecture = architectures.Architecture.parse(name)
+  parent = architectures.Architecture.parse("dnn:6-6-6").spec(*shape)
+  spec = architecture.spec(*shape)
+  flat = {leaf.path: spec.shape(leaf) for leaf in spec.leaves}
+  rng = np.random.default_rng(0)
+  own = traverse_util.unflatten_dict(
+    {path: rng.normal(size=size) for path, size in flat.items()}
+  )
+  params = models.pad(own, spec, parent)
+  within = models.width_masks(parent, architecture.sizes(*shape, 3))
+  ranking = pruning.rank(
+    jax.tree.map(np.abs, params),
+    within=within,
+    granularity=granularity,
+    spec=parent,
+  )
+  alone = jax.jit(lambda layer: sensitivity.alone(ranking, layer, 0.6))
+  for i, layer in enumerate(ranking.plan.layers):
+    expected = pruning.prune(
+      *(params, 0.0, "magnitude", {layer.name: 0.6}),
+      within=within,
+      granularity=granularity,
+      spec=parent,
+    )
+    jax.tree.map(np.testing.assert_array_equal, alone(i), expected)
+
+
+def test_a_sparsity_that_layers_cannot_have_is_named():
+  ranking = pruning.rank(jax.tree.map(jnp.abs, tree()))
+  with pytest.raises(ValueError, match="1.5 is outside"):
+    sensitivity.sensitivity(tree(), ranking, (0.5, 1.5), jax.tree.leaves)
 
 
 ERRORS = {

@@ -122,6 +122,8 @@ SETTINGS = {
     *("granularity", "schedule", "control", "sparsity", "bits"),
     *("activation_bits", "quantizer", "quant_granularity"),
   ),
+  "sensitivity": ("criterion", "granularity", "layer", "sparsity"),
+  "overlap": ("criterion", "granularity", "layer", "sparsity", "other"),
 }
 
 

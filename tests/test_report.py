@@ -16,7 +16,15 @@ from scipy import stats
 from minarch_jax import config as config_lib
 from minarch_jax import records as records_lib
 from minarch_jax import report
-from minarch_jax.report import export, figures, findings, page, tables, theme
+from minarch_jax.report import (
+  export,
+  figures,
+  findings,
+  layers,
+  page,
+  tables,
+  theme,
+)
 from tests import simulated
 
 CONFIG = config_lib.Config(num_bootstrap=200)
@@ -46,8 +54,41 @@ def small(**changes) -> records_lib.Records:
   return simulated.simulate(**(world | changes))
 
 
-def save(out, records: records_lib.Records, study=None) -> str:
-  for name, table in zip(records._fields, records, strict=True):
+def layered(records: records_lib.Records) -> dict[str, pl.DataFrame]:
+  """What `experiments.sensitivity` would leave of the largest networks."""
+  networks = records.networks.sort("params").group_by("family").tail(6)
+  who = networks.select(list(records_lib.SCHEMAS["networks"])[:7])
+  names = ("hidden_0/kernel", "output/kernel", records_lib.ALL_LAYERS)
+  layers = pl.DataFrame(
+    {"layer": names, "number": range(3), "groups": [30, 10, 40]}
+  )
+  cells = (
+    who.with_columns(
+      criterion=pl.lit("magnitude"), granularity=pl.lit("element")
+    )
+    .join(layers, how="cross")
+    .join(pl.DataFrame({"sparsity": [0.0, 0.5, 0.9]}), how="cross")
+  )
+  density = 1 - pl.col("sparsity")
+  seeds = who.select("architecture", other="seed")
+  return {
+    "sensitivity": cells.filter(
+      pl.col("layer") != records_lib.ALL_LAYERS
+    ).with_columns(
+      val_accuracy=0.95 - pl.col("sparsity") ** 4 / (2 + pl.col("number"))
+    ),
+    "overlap": cells.join(seeds, on="architecture")
+    .filter(pl.col("seed") < pl.col("other"))
+    .with_columns(
+      overlap=density / (2 - density) + 0.01 * pl.col("other"),
+      chance=density / (2 - density),
+      shuffled=density / (2 - density) + 0.01,
+    ),
+  }
+
+
+def save(out, records: records_lib.Records, study=None, more=None) -> str:
+  for name, table in (records._asdict() | (more or {})).items():
     if len(table):
       records_lib.write(str(out), name, "part", table)
   os.makedirs(os.path.join(out, "records"), exist_ok=True)
@@ -58,12 +99,13 @@ def save(out, records: records_lib.Records, study=None) -> str:
 
 @pytest.fixture(scope="module")
 def found() -> findings.Findings:
-  return findings.analyse(small(), CONFIG, STUDY)
+  return findings.analyse(small(), CONFIG, STUDY, layered(small()))
 
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory) -> pathlib.Path:
-  out = save(tmp_path_factory.mktemp("built"), small(), STUDY)
+  folder = tmp_path_factory.mktemp("built")
+  out = save(folder, small(), STUDY, layered(small()))
   return pathlib.Path(report.build(out, CONFIG)).parent
 
 
@@ -99,7 +141,7 @@ def test_all_files_exist_and_nothing_else(built):
       *("regimes", "regime_counts", "regime_boundaries", "selected"),
       *("minimal_parameters", "convergence_phases", "pruning_phases"),
       *("redundancy", "quantization", "quantization_slopes", "claims"),
-      *("controls", "guidance", "packs", "stages"),
+      *("controls", "guidance", "packs", "stages", "sensitivity", "overlap"),
     )
   }
   files = {
@@ -153,7 +195,7 @@ def test_page_says_what_the_test_split_is_beside_every_test_number(built):
 
 def test_same_records_give_the_same_bytes_without_jax(built, tmp_path):
   """Also through the command, in another process."""
-  out = save(tmp_path, small(), STUDY)
+  out = save(tmp_path, small(), STUDY, layered(small()))
   program = (
     "import sys, runpy\n"
     "try: runpy.run_module('experiments.report', run_name='__main__')\n"
@@ -376,6 +418,76 @@ def test_mean_interval_is_students_and_null_for_one_value():
 def test_stages_add_up_the_packs(found):
   assert found.tables["stages"].rows() == [("train", 2, 2.0), ("prune", 1, 2.0)]
   assert found.tables["packs"]["names"].to_list() == ['["a"]', '["b"]', "[]"]
+
+
+def test_a_study_without_single_layers_shows_nothing_of_them():
+  bare = small(families=("dnn",))
+  for more in ({}, {k: v.clear() for k, v in layered(bare).items()}):
+    found = findings.analyse(bare, CONFIG, {}, more)
+    assert not {"sensitivity", "overlap"} & set(found.tables)
+    for name in ("sensitivity", "overlap"):
+      assert figures.FIGURES[name](found) is None
+
+
+def test_the_map_holds_every_layer_from_the_input_to_the_output(found):
+  figure = figures.FIGURES["sensitivity"](found)
+  svg = export.svg("sensitivity", figure)
+  shown = sorted({row["panel"] for row in figure.rows})
+  table = found.tables["sensitivity"]
+  assert shown == sorted(set(table["architecture"]))
+  assert all(name in svg for name in shown)
+  below = [svg.index(text) for text in (">hidden_0<", ">output<")]
+  assert below == sorted(below)
+  # At sparsity 0.5 the second layer loses a third of 0.5 ** 4.
+  cells = {
+    (row["name"], row["sparsity"]): row["text"]
+    for row in figure.rows
+    if row["panel"] == shown[0]
+  }
+  assert cells["output", ".5"] == "2.1" and cells["hidden_0", ".9"] == "33"
+  assert len(cells) == 4  # sparsity 0 loses nothing and is not drawn
+
+
+def test_the_overlap_of_the_whole_stands_beside_chance(found):
+  figure = figures.FIGURES["overlap"](found)
+  rows = [row for row in figure.rows if row["layer"] == "found"]
+  assert {row["sparsity"] for row in rows} == {0.5, 0.9}
+  assert len(rows) == 2 * found.tables["overlap"]["architecture"].n_unique()
+  for row in figure.rows:
+    if row["layer"] == "chance":
+      density = 1 - row["sparsity"]
+      assert row["chance"] == pytest.approx(density / (2 - density))
+
+
+def test_a_map_of_many_architectures_shows_some_of_all_sizes():
+  table = findings.analyse(small(), CONFIG, {}, layered(small())).tables
+  one = table["sensitivity"].filter(pl.col("family") == "dnn").head(1)
+  many = pl.concat(
+    one.with_columns(
+      architecture=pl.lit(f"dnn:{i}"),
+      params=pl.lit(i, pl.Int64),
+      sparsity=pl.lit(0.5),
+    )
+    for i in range(1, 30)
+  )
+  full = findings.analyse(small(), CONFIG, {})
+  figure = figures.FIGURES["sensitivity"](
+    full._replace(tables=full.tables | {"sensitivity": many})
+  )
+  shown = {row["panel"] for row in figure.rows}
+  assert len(shown) == layers.MOST_PANELS and {"dnn:1", "dnn:29"} <= shown
+  assert f"{layers.MOST_PANELS} of 29 architectures" in figure.caption
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_columns_keep_the_order_and_are_about_as_tall(count):
+  panels, heights = list("abcde"), [50, 20, 20, 20, 60]
+  parts = layers.balanced(panels, heights, count)
+  assert sum(parts, []) == panels and len(parts) == count
+  tallest = max(
+    sum(heights[panels.index(panel)] for panel in part) for part in parts
+  )
+  assert tallest == {1: 170, 2: 90, 5: 60}[count]
 
 
 def test_csv_holds_every_column_at_full_precision(built, found):

@@ -19,6 +19,7 @@ from minarch_jax.analysis.minimal import minimal_parameters, p_at
 from minarch_jax.analysis.probes import probe_predictions
 from minarch_jax.analysis.pruning import pruning_phases, redundancy_by_depth
 from minarch_jax.analysis.recommendation import guidance, recommend
+from minarch_jax.analysis.sensitivity import layer_sensitivity, mask_overlap
 from minarch_jax.analysis.summaries import summary
 from minarch_jax.analysis.tables import one_recipe, under
 from minarch_jax.analysis.verdicts import claims
@@ -33,6 +34,8 @@ __all__ = [
   "damage_slopes",
   "guidance",
   "joint_damage",
+  "layer_sensitivity",
+  "mask_overlap",
   "minimal_parameters",
   "one_recipe",
   "outcomes",

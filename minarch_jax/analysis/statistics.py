@@ -82,6 +82,35 @@ def mean_interval(
   return mean, mean - half, mean + half, n
 
 
+def pair_interval(
+  values: Array, confidence: float
+) -> tuple[Array, Array, Array, Array]:
+  """Student interval of a mean over all pairs of a sample, by the jackknife.
+
+  Pairs that share a member are not independent, so the members are the sample:
+  the pseudo-values of leaving one out average to the mean over pairs, and
+  their variance is that of a U-statistic (Arvesen 1969).
+
+  Args:
+    values: [..., N, N] symmetric; nan = the pair is missing, as all pairs of a
+      missing member and the diagonal are.
+    confidence: level.
+
+  Returns:
+    mean, low, high, n (members), each [...]; no interval below three members.
+  """
+  known = ~np.isnan(values)
+  sums, there = np.where(known, values, 0).sum(-1), known.any(-1)
+  total, n = sums.sum(-1), there.sum(-1)
+  with np.errstate(invalid="ignore", divide="ignore"):
+    mean = total / (n * (n - 1))
+    left = n[..., None] - 1
+    without = (total[..., None] - 2 * sums) / (left * (left - 1))
+    pseudo = (left + 1) * mean[..., None] - left * without
+  _, low, high, _ = mean_interval(np.where(there, pseudo, np.nan), confidence)
+  return mean, low, high, n
+
+
 def moments(values: Array) -> tuple[Array, Array, Array]:
   """Count, mean and standard deviation (n - 1) along the last axis.
 

@@ -28,6 +28,7 @@ from minarch_jax.pruning.ranking import rank as rank
 from minarch_jax.pruning.ranking import Ranking as Ranking
 from minarch_jax.pruning.schedules import SCHEDULES as SCHEDULES
 from minarch_jax.pruning.scopes import SCOPES as SCOPES
+from minarch_jax.pruning.sensitivity import curves as curves
 from minarch_jax.pruning.sensitivity import jaccard as jaccard
 from minarch_jax.pruning.sensitivity import overlaps as overlaps
 from minarch_jax.pruning.trees import prunable as prunable

@@ -5,7 +5,6 @@ per leaf, where bisection would search again every time.
 """
 
 from collections.abc import Sequence
-import dataclasses
 
 import flax.struct
 import jax
@@ -28,7 +27,7 @@ class Cuts:
     places: int32 table of the ranking, 0 = the first of its pool to go.
     first: int32 [K, layers], the place from which on a layer's groups are
       kept, for each sparsity; [K, rows] of an N:M granularity.
-    order: the ranking, without what put it in order.
+    order: the ranking as if its scope were layer-wise.
   """
 
   places: jax.Array
@@ -51,17 +50,10 @@ def cuts(order: ranking.Ranking, sparsities: Sequence[float] | Array) -> Cuts:
   def first(sparsity):
     return jnp.asarray(sizes) - ranking.kept_groups(order, sparsity)
 
-  kind = "rows" if order.plan.granularity.rows else "arrays"
   return Cuts(
     (places - starts).reshape(order.keys.shape),
     jax.vmap(first)(jnp.asarray(sparsities, jnp.float32)).astype(jnp.int32),
-    dataclasses.replace(
-      order,
-      keys=order.keys[:0],
-      density=order.density[:0],
-      plan=dataclasses.replace(order.plan, scope="", sparsities=()),
-      pools=dataclasses.replace(order.pools, kind=kind),
-    ),
+    ranking.layerwise(order),
   )
 
 
@@ -70,10 +62,15 @@ def masks_at(cut: Cuts, index: int | Array) -> Masks:
 
   By comparison alone; `index` may be traced.
   """
+  return ranking.masks_of(cut.order, marks_at(cut, index))
+
+
+def marks_at(cut: Cuts, index: int | Array) -> jax.Array:
+  """Marks the groups kept at a sparsity: bool, the shape of the table."""
   pools, first = cut.order.pools, cut.first[index]
   if pools.kind == "arrays":
     first = jnp.take(first, np.repeat(np.arange(len(first)), pools.rows))
-  return ranking.masks_of(cut.order, cut.places >= first[:, None])
+  return cut.places >= first[:, None]
 
 
 def _pools(order: ranking.Ranking) -> tuple[np.ndarray, np.ndarray]:

@@ -150,6 +150,20 @@ def _pools(plan: Plan, sizes: Sequence[int], last: int) -> selection.Pools:
   )
 
 
+def layerwise(ranking: Ranking) -> Ranking:
+  """Lets no layer of a ranking compete with another, whatever its scope."""
+  plan, pools = ranking.plan, ranking.pools
+  kind = "rows" if plan.granularity.rows else "arrays"
+  return dataclasses.replace(
+    ranking,
+    density=np.zeros(1, np.float32),
+    plan=dataclasses.replace(
+      plan, scope="layerwise", sparsities=(None,) * len(plan.layers)
+    ),
+    pools=dataclasses.replace(pools, kind=kind),
+  )
+
+
 def masks_at(ranking: Ranking, sparsity: float | Array) -> Masks:
   """Makes the masks of one sparsity: bool, 1 = kept, scalar 1 = not pruned.
 

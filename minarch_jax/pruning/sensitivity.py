@@ -1,16 +1,15 @@
 """Which layers can be pruned, and whether seeds agree on the weights."""
 
 from collections.abc import Callable, Sequence
-import dataclasses
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from minarch_jax.pruning import counting, selection, trees
 from minarch_jax.pruning import masks as masking
 from minarch_jax.pruning import ranking as rankings
-from minarch_jax.pruning import trees
 from minarch_jax.types import Array, Masks, Params
 
 
@@ -35,31 +34,54 @@ def sensitivity(
   sparsities: Sequence[float],
   evaluate: Callable[[Params], Array],
 ) -> Sensitivity:
-  """Prunes one layer at a time and evaluates.
+  """Prunes one layer at a time and evaluates: `curves` with their names.
 
-  What a granularity couples (the bias and outgoing weights of a unit) is cut
-  together, as in `masks_at`.
+  Args:
+    params, ranking, evaluate: as for `curves`.
+    sparsities: fractions of a layer's groups removed, in [0, 1).
+
+  Raises:
+    ValueError: a sparsity outside [0, 1).
+  """
+  for sparsity in sparsities:
+    counting.check(sparsity)
+  grid = jnp.asarray(sparsities, jnp.float32)
+  values = curves(params, ranking, grid, evaluate)
+  names = tuple(layer.name for layer in ranking.plan.layers)
+  return Sensitivity(names, tuple(sparsities), values)
+
+
+def curves(
+  params: Params,
+  ranking: rankings.Ranking,
+  sparsities: Array,
+  evaluate: Callable[[Params], Array],
+) -> jax.Array:
+  """Evaluates a network with each layer pruned alone to each sparsity.
+
+  One loop over all cells, so `evaluate` is compiled once, however many layers.
 
   Args:
     params: one network.
     ranking: of its scores; the scope does not matter.
-    sparsities: fractions of a layer's groups removed; each layer keeps at
-      least one group.
+    sparsities: float32 [K], fractions of a layer's groups removed; may be
+      traced. Each layer keeps at least one group.
     evaluate: from pruned params to a number or array.
+
+  Returns:
+    [L, K, ...], what `evaluate` returned.
   """
-  grid = jnp.asarray(sparsities, jnp.float32)
-  layers = ranking.plan.layers
-  values = []
-  for i in range(len(layers)):
-    alone = only(ranking, i)
+  count, grid = len(ranking.plan.layers), jnp.asarray(sparsities)
 
-    def at(sparsity, alone=alone):
-      masks = rankings.masks_at(alone, sparsity)
-      return evaluate(masking.apply_masks(params, masks))
+  def at(cell):
+    return evaluate(masking.apply_masks(params, alone(ranking, *cell)))
 
-    values.append(jax.lax.map(at, grid))
-  names = tuple(layer.name for layer in layers)
-  return Sensitivity(names, tuple(sparsities), jnp.stack(values))
+  cells = (
+    jnp.repeat(jnp.arange(count), len(grid)),
+    jnp.tile(grid, count),
+  )
+  values = jax.lax.map(at, cells)
+  return values.reshape(count, len(grid), *values.shape[1:])
 
 
 def table(found: Sensitivity) -> list[dict[str, Any]]:
@@ -75,26 +97,26 @@ def table(found: Sensitivity) -> list[dict[str, Any]]:
   ]
 
 
-def only(ranking: rankings.Ranking, layer: int) -> rankings.Ranking:
-  """Restricts a ranking to its layer number `layer`; the others stay whole."""
-  one = slice(layer, layer + 1)
-  pools = ranking.pools
-  first = sum(pools.counts[:layer])
-  row = sum(pools.rows[:layer])
-  kind = "rows" if pools.kind == "rows" else "arrays"
-  return dataclasses.replace(
-    ranking,
-    keys=ranking.keys[row : row + pools.rows[layer]],
-    sizes=ranking.sizes[first : first + pools.counts[layer]],
-    density=ranking.density[one],
-    plan=dataclasses.replace(
-      ranking.plan,
-      layers=ranking.plan.layers[one],
-      sparsities=(None,),
-      scope="layerwise",
-    ),
-    pools=dataclasses.replace(pools, sizes=pools.sizes[one], kind=kind),
-  )
+def alone(
+  ranking: rankings.Ranking, layer: int | Array, sparsity: float | Array
+) -> Masks:
+  """Makes the masks that cut layer number `layer` and leave the others whole.
+
+  What a granularity couples (the bias and outgoing weights of a unit) is cut
+  together, as in `masks_at`, also past layers that the network lacks.
+
+  Args:
+    ranking: of the network's scores; the scope does not matter.
+    layer: its number in `ranking.plan.layers`; may be traced.
+    sparsity: fraction of its groups removed; may be traced.
+  """
+  layerwise = rankings.layerwise(ranking)
+  layers = np.arange(len(ranking.plan.layers))
+  cut = np.repeat(layers, ranking.pools.counts) == layer
+  kept = rankings.kept_groups(layerwise, sparsity)
+  kept = jnp.where(cut, kept, jnp.asarray(ranking.sizes))
+  marks = selection.keep_largest(ranking.keys, kept, layerwise.pools)
+  return rankings.masks_of(layerwise, marks)
 
 
 def jaccard(a: Masks, b: Masks, within: Masks | None = None) -> jax.Array:

@@ -44,6 +44,7 @@ def analyse(
     records_lib.read(out),
     config or config_lib.Config(),
     records_lib.read_json(os.path.join(out, "study.json")),
+    {name: records_lib.read_table(out, name) for name in findings_lib.LAYERED},
   )
 
 

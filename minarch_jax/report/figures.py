@@ -2,7 +2,13 @@
 
 from collections.abc import Callable
 
-from minarch_jax.report import convergence, pruning, quantization, verdicts
+from minarch_jax.report import (
+  convergence,
+  layers,
+  pruning,
+  quantization,
+  verdicts,
+)
 from minarch_jax.report.findings import Figure, Findings
 
 # Draws a figure, or returns None when the records have nothing to show in it.
@@ -15,6 +21,8 @@ FIGURES: dict[str, DrawFn] = {
   "phases": convergence.phases,
   "sparsity": pruning.sparsity,
   "redundancy": pruning.redundancy,
+  "sensitivity": layers.sensitivity,
+  "overlap": layers.overlap,
   "damage": quantization.damage,
   "surface": quantization.surface,
   "pareto": quantization.pareto,

@@ -1,6 +1,6 @@
 """What a report reports: records, every analysis of them, provenance."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import json
 from typing import Any, NamedTuple
 
@@ -10,6 +10,12 @@ from minarch_jax import analysis, architectures
 from minarch_jax import config as config_lib
 from minarch_jax import records as records_lib
 from minarch_jax.analysis import statistics
+
+# Analyses of tables that only `experiments.sensitivity` leaves.
+LAYERED: dict[str, Callable[..., pl.DataFrame]] = {
+  "sensitivity": analysis.layer_sensitivity,
+  "overlap": analysis.mask_overlap,
+}
 
 REGIMES = ("unstable", "learning", "overfitting")
 
@@ -43,8 +49,15 @@ def analyse(
   records: records_lib.Records,
   config: config_lib.Config,
   study: dict[str, Any],
+  layered: Mapping[str, pl.DataFrame] | None = None,
 ) -> Findings:
   """Runs every analysis of the records.
+
+  Args:
+    records: the tables that every study leaves.
+    config: thresholds.
+    study: study.json.
+    layered: the tables named in `LAYERED`, where they were measured.
 
   Raises:
     ConfigError: there are no networks in the records.
@@ -60,6 +73,9 @@ def analyse(
   labels, sizes = tables["regimes"], tables["minimal_parameters"]
   tables["regime_counts"] = regime_counts(labels)
   tables["selected"] = selected(records.networks, sizes, config.confidence)
+  for name, rows in (layered or {}).items():
+    if not rows.is_empty():
+      tables[name] = LAYERED[name](records, rows, config)
   if study.get("packs"):
     tables["packs"] = listed(study["packs"])
     tables["stages"] = stages(tables["packs"])

@@ -65,7 +65,7 @@ SECTIONS = (
     "How much can be pruned",
     "Sparsity is free while the accuracy lost stays below the margin. Compared "
     "networks have seen equal steps.",
-    ("sparsity", "redundancy"),
+    ("sparsity", "redundancy", "sensitivity", "overlap"),
     {
       "controls": "Did pruning beat its controls: a dense network of as many "
       "parameters trained as long (small_dense), the mask found on new weights "
@@ -74,6 +74,10 @@ SECTIONS = (
       "by architecture and seed.",
       "redundancy": "Redundancy averaged over the architectures of one depth.",
       "pruning_phases": "Redundancy and collapse of every architecture.",
+      "sensitivity": "Accuracy lost by pruning one layer alone.",
+      "overlap": "Overlap of the masks of two seeds under global scope, by "
+      "layer and as a whole (all), beside random masks of that sparsity "
+      "(chance) and the masks shuffled within their layers (shuffled).",
     },
   ),
   Section(

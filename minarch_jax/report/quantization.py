@@ -91,38 +91,13 @@ def surface(findings: Findings) -> Figure | None:
     .group_by(where)
     .agg(lost=(pl.col("dense") - pl.col("val_accuracy")).mean())
     .sort(where)
-    .with_columns(layer=pl.lit("cell"))
   )
   combined = rows.filter(pl.col("bits") < 32)
   schedule = selection.in_order(combined)[-1]
-  short = {s: f"{s:g}".lstrip("0") or "0" for s in set(frame["sparsity"])}
-  frame = frame.filter(schedule=schedule).with_columns(
-    pl.col("sparsity").replace_strict(short, return_dtype=pl.String),
-    text=pl.when(pl.col("lost").abs() < 0.0005)
-    .then(pl.lit("0"))
-    .when(pl.col("lost") < 0.0995)
-    .then((pl.col("lost") * 100).round(1).cast(pl.String))
-    .otherwise((pl.col("lost") * 100).round(0).cast(pl.Int64).cast(pl.String))
-    .str.replace("-", "\u2212"),
-    shown=pl.col("lost").clip(0.001, 0.5),
-  )
-  x = alt.X("sparsity:O", title="sparsity (fraction removed)", sort=None).axis(
-    labelAngle=0
-  )
+  frame = theme.heat(frame.filter(schedule=schedule))
   bits = sorted(set(frame["bits"]), reverse=True)
   y = alt.Y("bits:O", title="bits", sort=bits)
-  fill = alt.Color("shown:Q", legend=None).scale(
-    type="log", domain=[0.001, 0.5], scheme="blues"
-  )
-  dark = alt.condition(
-    "datum.lost > 0.06", alt.value("white"), alt.value("#222")
-  )
-  layers = [
-    theme.only("cell").mark_rect().encode(x=x, y=y, color=fill),
-    theme.only("cell")
-    .mark_text(fontSize=9)
-    .encode(x=x, y=y, text="text:N", color=dark),
-  ]
+  layers = theme.heat_map(theme.only("cell"), y)
   chart, drawn = theme.panels(
     [frame],
     layers,

@@ -56,6 +56,7 @@ FORMS: dict[str, Callable[[Any], str]] = {
   "percent": lambda value: f"{100 * value:.1f}",
   "points": lambda value: f"{100 * value:.2f}",
   "sparsity": lambda value: f"{value:.2f}",
+  "share": lambda value: f"{value:.3f}",
   "epochs": lambda value: f"{value:.1f}",
   "figure": str,
   "flag": lambda value: "yes" if value else "",
@@ -68,6 +69,14 @@ _WHO = (
   Column("depth", "depth", "count"),
   Column("params", "params", "count"),
   Column("n_seeds", "seeds", "count"),
+)
+
+_LAYER = (
+  Column("criterion", "criterion"),
+  Column("granularity", "granularity"),
+  Column("layer", "layer"),
+  Column("groups", "groups", "count"),
+  Column("sparsity", "sparsity", "sparsity"),
 )
 
 COLUMNS: Mapping[str, tuple[Column, ...]] = {
@@ -141,6 +150,19 @@ COLUMNS: Mapping[str, tuple[Column, ...]] = {
     Column("collapse_at", "collapse at (sparsity)", "sparsity"),
     Column("collapse_low", "from", "sparsity"),
     Column("collapse_high", "to", "sparsity"),
+  ),
+  "sensitivity": (
+    *_WHO,
+    *_LAYER,
+    Column("accuracy", "validation accuracy (%)", "percent"),
+    Column("lost", "accuracy lost (points)", "points", "lost_"),
+  ),
+  "overlap": (
+    *_WHO,
+    *_LAYER,
+    Column("overlap", "overlap", "share", "overlap_"),
+    Column("chance", "chance", "share"),
+    Column("shuffled", "shuffled", "share"),
   ),
   "controls": (
     Column("dataset", "data set"),

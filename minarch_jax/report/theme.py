@@ -157,6 +157,54 @@ def points_y(field: str, title: str) -> alt.Y:
   )
 
 
+def heat(frame: pl.DataFrame) -> pl.DataFrame:
+  """Adds what `heat_map` draws of cells with columns `sparsity` and `lost`.
+
+  Loss is written in points, with as few digits as say it.
+  """
+  points = pl.col("lost") * 100
+  short = {s: f"{s:g}".lstrip("0") or "0" for s in set(frame["sparsity"])}
+  return frame.with_columns(
+    pl.col("sparsity").replace_strict(short, return_dtype=pl.String),
+    layer=pl.lit("cell"),
+    text=pl.when(pl.col("lost").abs() < 0.0005)
+    .then(pl.lit("0"))
+    .when(pl.col("lost") < 0.0995)
+    .then(points.round(1).cast(pl.String))
+    .otherwise(points.round(0).cast(pl.Int64).cast(pl.String))
+    .str.replace("-", "\u2212"),
+    shown=pl.col("lost").clip(*_LOST),
+  )
+
+
+SPARSITY = "sparsity (fraction removed)"
+_LOST = (0.001, 0.5)  # lost accuracy from the lightest colour to the darkest
+
+
+def heat_map(
+  chart: alt.Chart, y: alt.Y, title: str | None = SPARSITY
+) -> list[Any]:
+  """Returns the layers of a map of lost accuracy, logarithmic in colour.
+
+  Args:
+    chart: of rows that `heat` made.
+    y: encodes the other side of the map.
+    title: of the axis of sparsity; None leaves its labels out too.
+  """
+  axis = alt.Axis(labelAngle=0) if title is not None else None
+  x = alt.X("sparsity:O", title=title, sort=None, axis=axis)
+  fill = alt.Color("shown:Q", legend=None).scale(
+    type="log", domain=list(_LOST), scheme="blues"
+  )
+  ink = alt.condition(
+    "datum.lost > 0.06", alt.value("white"), alt.value("#222")
+  )
+  return [
+    chart.mark_rect().encode(x=x, y=y, color=fill),
+    chart.mark_text(fontSize=9).encode(x=x, y=y, text="text:N", color=ink),
+  ]
+
+
 def rows(*frames: pl.DataFrame) -> list[dict[str, Any]]:
   """Joins the frames of a figure's layers into the rows of one chart.
 

@@ -1,0 +1,357 @@
+"""Prunes trained packs one layer at a time, and compares the masks of seeds."""
+
+from collections.abc import Sequence
+import dataclasses
+import itertools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import polars as pl
+
+from minarch_jax import (
+  compressing,
+  evaluation,
+  packs,
+  pruning,
+  records,
+  study,
+  tabulate,
+)
+from minarch_jax.architectures import Architecture, Spec
+from minarch_jax.config import Config
+from minarch_jax.planning import Pack
+from minarch_jax.progress import Progress
+from minarch_jax.pruning import positions, selection
+
+TABLES = ("sensitivity", "overlap")
+Rows = tuple[pl.DataFrame, pl.DataFrame]  # of the two tables
+
+
+class Measured(NamedTuple):
+  """What became of a pack's networks, on the host.
+
+  Attributes:
+    pack: the description.
+    layers: names of the parent's L layers, from the input to the output.
+    marks: where the groups of each layer stand among those of the parent.
+    groups: int [S, A, L], those that exist; 0 = the network lacks the layer.
+    correct: int [S, A, L, K], validation images classified correctly with that
+      layer alone pruned to that sparsity.
+    kept: uint8 [S, A, K, bytes], the groups that global scope keeps, as bits.
+  """
+
+  pack: Pack
+  layers: list[str]
+  marks: list[slice]
+  groups: np.ndarray
+  correct: np.ndarray
+  kept: np.ndarray
+
+
+def chosen(session: packs.Session, out: str) -> list[Architecture]:
+  """Lists what is looked at: the architectures that flags name, else the
+  representatives of those that `out` holds.
+
+  Raises:
+    ConfigError: `out` holds no network of this training recipe.
+  """
+  members = study.trained(session, out, records.read(out).networks)
+  if session.config.architectures:
+    shape = (session.work.input_shape, session.work.num_classes)
+    return study.select(session.config, *shape)
+  return study.representatives(out, session, members)
+
+
+def complete(
+  session: packs.Session, out: str, members: Sequence[Architecture]
+) -> Rows:
+  """Measures the architectures that were not measured yet, and keeps it.
+
+  Returns:
+    The rows of the tables `sensitivity` and `overlap` of exactly those
+    architectures, these seeds, this rule and these sparsities.
+
+  Raises:
+    ConfigError: a network is not in the results directory.
+  """
+  session = of_first_rule(session)
+  recipe, seeds = study.recipe_id(session), list(session.config.seeds)
+  for pack in study.plan_missing(session, members, out):
+    study.load_params(out, recipe, pack.architectures, pack.seeds)  # says which
+  (rule,) = compressing.rules_of(session.config)
+  kind = [recipe, rule.criterion, rule.granularity, sparsities_of(session)]
+  # Seeds that did not fit one pack are compared all the same.
+  groups: dict[tuple[Architecture, ...], list[Pack]] = {}
+  for pack in study.plan(session, members, seeds):
+    groups.setdefault(pack.architectures, []).append(pack)
+  todo = []
+  for architectures, parts in groups.items():
+    id = records.content_id([*kind, [str(a) for a in architectures], seeds])
+    if not all(records.exists(out, table, id) for table in TABLES):
+      todo.append((id, parts))
+  with Progress("sensitivity", len(todo)) as progress:
+
+    def run(task) -> None:
+      id, parts = task
+      for table, rows in zip(TABLES, measure(session, out, parts), strict=True):
+        records.write(out, table, id, rows)
+      progress.advance(1)
+
+    packs.together(session, todo, run)
+  wanted = (
+    (pl.col("run_id") == recipe)
+    & (pl.col("criterion") == rule.criterion)
+    & (pl.col("granularity") == rule.granularity)
+    & pl.col("architecture").is_in([str(a) for a in members])
+    & pl.col("sparsity").is_in(sparsities_of(session))
+    & pl.col("seed").is_in(seeds)
+  )
+  found, overlap = (
+    records.read_table(out, table).filter(wanted) for table in TABLES
+  )
+  return found, overlap.filter(pl.col("other").is_in(seeds))
+
+
+def sparsities_of(session: packs.Session) -> list[float]:
+  """Lists the sparsities that layers are pruned to; the first is 0."""
+  return sorted({0.0, *session.config.sparsities})
+
+
+def of_first_rule(session: packs.Session) -> packs.Session:
+  """Narrows a session to its first criterion and granularity, global scope.
+
+  Programs of several rules have the same arguments: they are kept apart.
+  """
+  config: Config = session.config.replace(
+    criteria=session.config.criteria[:1],
+    granularities=session.config.granularities[:1],
+    scopes=("global",),
+  )
+  return dataclasses.replace(session, config=config, programs={})
+
+
+def measure(session: packs.Session, out: str, parts: Sequence[Pack]) -> Rows:
+  """Measures packs that hold all seeds of some architectures.
+
+  Args:
+    session: the data, and a configuration of one pruning rule.
+    out: the results directory with the trained networks.
+    parts: packs of one parent and the same architectures.
+
+  Returns:
+    Rows of the tables `sensitivity` and `overlap`.
+  """
+  measured = [
+    found
+    for pack in parts
+    for found in packs.in_parts(pack, lambda p: _measured(session, out, p))
+  ]
+  curves, overlaps = [], []
+  for architecture in parts[0].architectures:
+    of_seeds = [
+      (found, found.pack.architectures.index(architecture))
+      for found in measured
+      if architecture in found.pack.architectures
+    ]
+    curves += [_curves(session, found, index) for found, index in of_seeds]
+    overlaps.append(_overlaps(session, architecture, of_seeds))
+  return pl.concat(curves), pl.concat(overlaps)
+
+
+def _measured(session: packs.Session, out: str, pack: Pack) -> Measured:
+  recipe = study.recipe_id(session)
+  params = study.load_params(out, recipe, pack.architectures, pack.seeds)
+  sparsities = sparsities_of(session)
+  ranked = compressing.rank(session, pack, params, sparsities)
+  placed, (cuts,) = ranked.placed, ranked.cuts
+
+  def make():
+    totals = evaluation.make_totals(placed.model.apply)
+    first, last = session.splits["validation"]
+
+    def function(params, cuts, sparsities, sizes, data):
+      def hits(pruned):
+        return totals(pruned, sizes, data, first, last).correct.sum()
+
+      def kept(level):
+        marks = positions.marks_at(cuts, level)
+        layers = selection.take_apart(cuts.order.pools, marks)
+        return jnp.packbits(jnp.concatenate(layers))
+
+      correct = pruning.curves(params, cuts.order, sparsities, hits)
+      return correct, jax.lax.map(kept, jnp.arange(len(sparsities)))
+
+    return function, ("network", "network", "shared", "member", "shared"), ()
+
+  found = placed.run(
+    "sensitivity",
+    make,
+    placed.put(ranked.params, "network"),
+    cuts,
+    placed.put(np.array(sparsities, np.float32), "shared"),
+    placed.sizes,
+    session.data,
+    hot=True,  # every cell scores all validation images
+  )
+  correct, kept = jax.device_get(found)
+  ranking = cuts.order
+  names, pools = ranking.plan.layers, ranking.pools
+  # Groups that exist are counted by row where rows compete on their own.
+  starts = np.cumsum([0, *pools.counts])[:-1]
+  groups = np.add.reduceat(jax.device_get(ranking.sizes), starts, axis=-1)
+  ends = np.cumsum([0, *pools.sizes])
+  marks = [slice(*pair) for pair in itertools.pairwise(ends.tolist())]
+  forward = _forward(ranking, placed.spec)
+  keep = (slice(len(pack.seeds)), slice(len(pack.architectures)))
+  return Measured(
+    pack,
+    [names[i].name for i in forward],
+    [marks[i] for i in forward],
+    groups[keep][..., forward],
+    correct[keep][:, :, forward],
+    kept[keep],
+  )
+
+
+def _forward(ranking: pruning.Ranking, spec: Spec) -> list[int]:
+  """Orders the layers of a ranking from the input to the output."""
+  place = {leaf.path: i for i, leaf in enumerate(spec.leaves)}
+  paths = sorted(place)  # leaves of a tree are ordered by name
+  first = [
+    min(place[paths[member.leaf]] for member in layer.members if member.scored)
+    for layer in ranking.plan.layers
+  ]
+  return np.argsort(first).tolist()
+
+
+def _curves(
+  session: packs.Session, found: Measured, index: int
+) -> pl.DataFrame:
+  """Makes one row per seed, layer and sparsity of a pack's architecture."""
+  groups = found.groups[0, index]
+  own = np.flatnonzero(groups)
+  correct = found.correct[:, index, own]
+  seed, number, cell = (axis.ravel() for axis in np.indices(correct.shape))
+  return pl.DataFrame(
+    {
+      "seed": np.array(found.pack.seeds)[seed],
+      "layer": np.array(found.layers)[own][number],
+      "number": number,
+      "groups": groups[own][number],
+      "sparsity": np.array(sparsities_of(session))[cell],
+      "val_accuracy": correct.ravel() / len(session.dataset.validation.y),
+    }
+  ).with_columns(**_constants(session, found.pack.architectures[index]))
+
+
+def _overlaps(
+  session: packs.Session,
+  architecture: Architecture,
+  of_seeds: Sequence[tuple[Measured, int]],
+) -> pl.DataFrame:
+  """Makes one row per pair of seeds, layer and sparsity of an architecture.
+
+  Args:
+    of_seeds: results that hold it, and its index there.
+  """
+  first, index = of_seeds[0]
+  groups = first.groups[0, index]
+  own = np.flatnonzero(groups)
+  seeds = np.concatenate([found.pack.seeds for found, _ in of_seeds])
+  bits = np.concatenate([found.kept[:, i] for found, i in of_seeds])
+  both = common(bits, [first.marks[i] for i in own])
+  a, b = np.triu_indices(len(seeds), 1)
+  table = compared(both, groups[own], a, b)
+  layers = [*np.array(first.layers)[own], records.ALL_LAYERS]
+  number, cell, pair = (x.ravel() for x in np.indices(table.overlap.shape))
+  return pl.DataFrame(
+    {
+      "seed": seeds[a][pair],
+      "other": seeds[b][pair],
+      "layer": np.array(layers)[number],
+      "number": number,
+      "groups": np.append(groups[own], groups.sum())[number],
+      "sparsity": np.array(sparsities_of(session))[cell],
+    }
+    | {name: value.ravel() for name, value in table._asdict().items()}
+  ).with_columns(**_constants(session, architecture))
+
+
+def common(bits: np.ndarray, layers: Sequence[slice]) -> np.ndarray:
+  """Counts the groups that two seeds both keep.
+
+  Args:
+    bits: uint8 [S, K, bytes].
+    layers: where each layer's groups are.
+
+  Returns:
+    float64 [L, K, S, S].
+  """
+  both = np.empty((len(layers), bits.shape[1], *2 * bits.shape[:1]))
+  for k in range(bits.shape[1]):  # unpacked all at once they take 32 times
+    marks = np.unpackbits(bits[:, k], axis=-1).astype(np.float32)
+    for i, layer in enumerate(layers):  # exact: floats count to 16 million
+      both[i, k] = marks[:, layer] @ marks[:, layer].T
+  return both
+
+
+class Overlap(NamedTuple):
+  """How far two seeds keep the same: kept by both / kept by either.
+
+  Attributes:
+    overlap: as found.
+    chance: of as many groups at random; of a fraction d each, d / (2 - d).
+    shuffled: of both masks shuffled within their layers.
+  """
+
+  overlap: np.ndarray
+  chance: np.ndarray
+  shuffled: np.ndarray
+
+
+def compared(
+  both: np.ndarray, groups: np.ndarray, a: np.ndarray, b: np.ndarray
+) -> Overlap:
+  """Compares the masks of pairs of seeds, by layer and as a whole.
+
+  What is random is taken at the expected number of groups that both keep.
+
+  Args:
+    both: [L, K, S, S], groups that two seeds both keep.
+    groups: [L], those that exist.
+    a, b: [P], the seeds of each pair.
+
+  Returns:
+    Overlap of arrays [L + 1, K, P]; the last row is the whole network.
+  """
+  kept = np.diagonal(both, axis1=2, axis2=3)
+  one, other, met = kept[..., a], kept[..., b], both[..., a, b]
+  by_chance = one * other / groups[:, None, None]
+
+  def whole(counts):
+    return np.concatenate([counts, counts.sum(0, keepdims=True)])
+
+  one, other = whole(one), whole(other)
+  apart = whole(by_chance)
+  together = np.concatenate([by_chance, one[-1:] * other[-1:] / groups.sum()])
+
+  def jaccard(common):
+    either = one + other - common
+    # As `pruning.jaccard`: nothing and nothing are the same.
+    return np.where(either > 0, common / np.maximum(either, 1), 1.0)
+
+  return Overlap(jaccard(whole(met)), jaccard(together), jaccard(apart))
+
+
+def _constants(
+  session: packs.Session, architecture: Architecture
+) -> dict[str, pl.Expr]:
+  (rule,) = compressing.rules_of(session.config)
+  values = {
+    **tabulate.who(session, study.recipe_id(session), architecture),
+    "criterion": rule.criterion,
+    "granularity": rule.granularity,
+  }
+  return {name: pl.lit(value) for name, value in values.items()}
