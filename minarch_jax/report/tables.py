@@ -70,6 +70,8 @@ _WHO = (
   Column("n_seeds", "seeds", "count"),
 )
 
+_DAMAGE = Column("damage", "damage (points)", "points", "damage_")
+
 COLUMNS: Mapping[str, tuple[Column, ...]] = {
   "regimes": (
     *_WHO,
@@ -162,7 +164,13 @@ COLUMNS: Mapping[str, tuple[Column, ...]] = {
     *_WHO,
     Column("bits", "bits", "count"),
     Column("quant_granularity", "scale per"),
-    Column("damage", "damage (points)", "points", "damage_"),
+    _DAMAGE,
+  ),
+  "activation_quantization": (
+    *_WHO,
+    Column("bits", "bits", "count"),
+    Column("activation_bits", "activation bits", "count"),
+    _DAMAGE,
   ),
   "redundancy": (
     Column("dataset", "data set"),
