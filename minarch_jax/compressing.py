@@ -12,11 +12,12 @@ from minarch_jax import compression, packs, pruning, records, training
 from minarch_jax.architectures import Spec
 from minarch_jax.compression import Cells, Outcome, Rule
 from minarch_jax.config import Config
+from minarch_jax.evaluation import Chunks, Score
 from minarch_jax.packs import Placed, Session
 from minarch_jax.planning import Pack
 from minarch_jax.types import Batch, Params, TrainState
 
-CRITERION_CHUNKS = 4  # training chunks that data-dependent criteria look at
+CRITERION_CHUNKS = 4  # training chunks that criteria and ranges look at
 SCORED = ("validation", "test")
 LARGE = 300_000  # parameters of a pack from which on fast transforms pay
 
@@ -106,18 +107,8 @@ def rank(
       placed.model, placed.spec, rules_of(session.config)
     )
 
-    # The training images come first, without a gap.
-    count = min(
-      CRITERION_CHUNKS * session.data.y.shape[1], session.work.num_train
-    )
-
     def function(params, seed, sizes, levels, data):
-      batch = Batch(
-        *(
-          part.reshape(-1, *part.shape[2:])[:count] for part in (data.x, data.y)
-        )
-      )
-      return ranking(params, seed, sizes, levels, batch)
+      return ranking(params, seed, sizes, levels, _leading(session, data))
 
     return function, ("network", "seed", "member", "shared", "shared"), ()
 
@@ -132,6 +123,14 @@ def rank(
     hot=_large(placed),
   )
   return Ranked(placed, stacked, cuts, levels, packs.width_masks(placed))
+
+
+def _leading(session: Session, data: Chunks) -> Batch:
+  """Takes the leading training images, which are the data's first."""
+  count = min(CRITERION_CHUNKS * data.y.shape[1], session.work.num_train)
+  return Batch(
+    *(part.reshape(-1, *part.shape[2:])[:count] for part in (data.x, data.y))
+  )
 
 
 def _large(placed: Placed) -> bool:
@@ -195,13 +194,13 @@ def grid(ranked: Ranked, pack: Pack, cells: Cells) -> Outcome:
   params = placed.put(ranked.params, "network")
   opt_state = packs.start_state(placed, params).opt_state
   outcomes = []
-  for rule, sparsity, bits, share in zip(
+  for rule, sparsity, bits, share, activation_bits in zip(
     *(column.tolist() for column in cells), strict=True
   ):
     level = np.full(placed.pack.slots, ranked.level(sparsity))
     outcome, opt_state = _score(
       *(placed, params, ranked.cuts[rule], level, bits, share),
-      *(opt_state, ranked.masks),
+      *(opt_state, ranked.masks, activation_bits),
     )
     outcomes.append(outcome)
   keep = (slice(len(pack.seeds)), slice(len(pack.architectures)))
@@ -209,20 +208,59 @@ def grid(ranked: Ranked, pack: Pack, cells: Cells) -> Outcome:
 
 
 def _score(
-  placed, params, cuts, level, bits, share, opt_state, masks
+  placed,
+  params,
+  cuts,
+  level,
+  bits,
+  share,
+  opt_state,
+  masks,
+  activation_bits=32,
 ) -> tuple[Outcome, Any]:
   """Prunes, rounds and scores: arrays [S, A, ...], and the optimizer state,
   whose buffers the program consumed."""
   rounded, _, nonzeros = _transform(placed, params, cuts, level, bits, share)
-  state, (validation, test) = packs.score(
-    placed, TrainState(rounded, opt_state), masks, *SCORED
-  )
+  if activation_bits == 32:
+    state, scores = packs.score(
+      placed, TrainState(rounded, opt_state), masks, *SCORED
+    )
+    opt_state = state.opt_state
+  else:
+    scores = _score_rounded(placed, rounded, activation_bits)
+  validation, test = scores
   outcome = Outcome(
     np.asarray(validation.correct),
     np.asarray(test.correct),
     jax.device_get(nonzeros),
   )
-  return outcome, state.opt_state
+  return outcome, opt_state
+
+
+def _score_rounded(placed: Placed, params: Any, bits: int) -> list[Score]:
+  """Scores placed networks whose layers round their inputs to so many bits."""
+  session = placed.session
+
+  def make():
+    totals = compression.make_rounded_totals(placed.model)
+    first, last = session.splits[SCORED[0]][0], session.splits[SCORED[-1]][1]
+
+    def function(params, bits, sizes, data):
+      x = _leading(session, data).x
+      return totals(params, bits, sizes, x, data, first, last)
+
+    return function, ("network", "shared", "member", "shared"), ()
+
+  totals = placed.run(
+    "rounded",
+    make,
+    params,
+    placed.put(np.int32(bits), "shared"),
+    placed.sizes,
+    session.data,
+    hot=packs.is_long(placed),
+  )
+  return packs.split_scores(session, totals, SCORED)
 
 
 def retrain(

@@ -3,9 +3,9 @@
 Transforms applied between compiled programs. A *rule* is (criterion, scope,
 granularity); ranking by a rule and cutting at every sparsity is done once,
 choosing one of the cuts and rounding to bits take both as data, and scoring is
-the program that scored the trained network. So any grid of cells costs a
-constant number of compilations, and dense and 32 bits are its neutral values,
-not special cases.
+the program that scored the trained network; narrow activations have their own.
+So any grid of cells costs a constant number of compilations, and dense and 32
+bits are its neutral values, not special cases.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from minarch_jax import models, pruning, quantization, training
+from minarch_jax import evaluation, models, pruning, quantization, training
 from minarch_jax.architectures import Spec
 from minarch_jax.pruning import positions
 from minarch_jax.types import Array, Batch, Masks, Model, Params, Sizes
@@ -38,12 +38,14 @@ class Cells(NamedTuple):
     sparsity: float, fraction removed.
     bits: int, 32 = as trained.
     share: int, index into the quantization granularities.
+    activation_bits: int, 32 = as computed.
   """
 
   rule: np.ndarray
   sparsity: np.ndarray
   bits: np.ndarray
   share: np.ndarray
+  activation_bits: np.ndarray
 
 
 class Outcome(NamedTuple):
@@ -61,16 +63,24 @@ class Outcome(NamedTuple):
 
 
 def make_cells(
-  pairs: Sequence[tuple[int, float]], settings: Sequence[tuple[int, int]]
+  pairs: Sequence[tuple[int, float]],
+  settings: Sequence[tuple[int, int]],
+  activation_bits: Sequence[int] = (32,),
 ) -> Cells:
-  """Crosses (rule, sparsity) pairs with (bits, share) settings."""
-  rows = [(*pair, *setting) for pair in pairs for setting in settings]
-  rule, sparsity, bits, share = zip(*rows, strict=True)
+  """Crosses (rule, sparsity) with (bits, share) and with activation bits."""
+  rows = [
+    (*pair, *setting, width)
+    for pair in pairs
+    for setting in settings
+    for width in activation_bits
+  ]
+  rule, sparsity, bits, share, widths = zip(*rows, strict=True)
   return Cells(
     np.array(rule, np.int32),
     np.array(sparsity, np.float32),
     np.array(bits, np.int32),
     np.array(share, np.int32),
+    np.array(widths, np.int32),
   )
 
 
@@ -179,3 +189,32 @@ def make_transform(
     return rounded, masks, jnp.stack(counts).astype(jnp.int32)
 
   return transform
+
+
+def make_rounded_totals(model: Model) -> Callable[..., evaluation.Score]:
+  """Makes the score of one network that rounds the input of every layer.
+
+  Args:
+    model: the (parent) network.
+
+  Returns:
+    `totals(params, bits, sizes, x, chunks, first, last) -> Score`, sums per
+    chunk as of `evaluation.make_totals`. A layer's range is that of its input
+    on the images `x`, in the network of these parameters, quantized already.
+    The bits, 2 to 8 or 32 = as computed, are data. Padding is 0, which every
+    range holds and rounding keeps: a member's result is its own.
+  """
+
+  def totals(params, bits, sizes, x, chunks, first, last):
+    def apply(params, x, sizes=sizes, **hooks):
+      return model.apply(params, x, sizes, **hooks)
+
+    tap = quantization.make_tap(quantization.calibrate(apply, params, x), bits)
+
+    def rounded(params, x, sizes):
+      return apply(params, x, sizes, tap=tap)
+
+    score = evaluation.make_totals(rounded)
+    return score(params, sizes, chunks, first, last)
+
+  return totals

@@ -139,6 +139,11 @@ class Config:
   bits: tuple[int, ...] = _field(
     (32, 8, 4), "Weight precisions, 2 to 8; 32 = as trained."
   )
+  activation_bits: tuple[int, ...] = _field(
+    (32,),
+    "Precisions of layers' inputs, 2 to 8, crossed with --bits on dense "
+    "networks; 32 = as computed.",
+  )
   quant_granularities: tuple[str, ...] = _field(
     ("channel", "tensor"),
     "What shares one quantization scale.",
@@ -254,11 +259,12 @@ class Config:
         _check_item(field.name, item, field.metadata["rules"])
       if isinstance(value, tuple) and len(set(value)) != len(value):
         raise ConfigError(f"--{field.name} names a value twice: {value}")
-    for bits in self.bits:
-      if bits not in BITS:
-        raise ConfigError(
-          f"--bits={bits} is not one of {', '.join(map(str, BITS))}"
-        )
+    for name in ("bits", "activation_bits"):
+      for bits in getattr(self, name):
+        if bits not in BITS:
+          raise ConfigError(
+            f"--{name}={bits} is not one of {', '.join(map(str, BITS))}"
+          )
     for sparsity in self.control_sparsities:
       if sparsity not in self.sparsities:
         raise ConfigError(
@@ -266,7 +272,9 @@ class Config:
           f"{','.join(map(str, self.sparsities))}; controls are compared with "
           "networks pruned as much"
         )
-    for name in ("sparsities", "bits", "criteria", "scopes"):
+    for name in (
+      *("sparsities", "bits", "activation_bits", "criteria", "scopes"),
+    ):
       if not getattr(self, name):
         raise ConfigError(f"--{name} is empty; name at least one")
     if not self.families and not self.architectures:
@@ -402,7 +410,7 @@ def from_flags() -> Config:
   return Config(**values).check()
 
 
-_ITEM_TYPES = {"sparsities": float, "bits": int}
+_ITEM_TYPES = {"sparsities": float, "bits": int, "activation_bits": int}
 
 
 def _parse_items(name: str, texts: Sequence[str]) -> tuple:

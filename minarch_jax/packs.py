@@ -338,6 +338,11 @@ def _predicted(pack: Pack, session: Session) -> float:
   return run * len(pack.seeds)
 
 
+def is_long(placed: Placed) -> bool:
+  """Says whether work on a pack's images outlasts optimising its program."""
+  return _predicted(placed.pack, placed.session) > COLD_SECONDS
+
+
 def _epochs_per_call(pack: Pack, session: Session) -> int:
   """How many epochs a call may run to stay within CALL_SECONDS."""
   predicted = _predicted(pack, session) / session.work.num_epochs
@@ -543,7 +548,7 @@ def train_epochs(
     curves.append(jax.tree.map(lambda c, n=done: c[..., :n], curve))
     progress(done)
   curve = jax.tree.map(lambda *parts: np.concatenate(parts, axis=-1), *curves)
-  return state, curve, _scores(session, totals, splits)
+  return state, curve, split_scores(session, totals, splits)
 
 
 def score(
@@ -556,7 +561,7 @@ def score(
     hits, host arrays [S, A].
   """
   state, _, totals = _run(placed, state, masks, (0, 0), *placed.idle, splits)
-  return state, _scores(placed.session, totals, splits)
+  return state, split_scores(placed.session, totals, splits)
 
 
 def _run(placed: Placed, state, masks, length, order, rate, splits):
@@ -611,7 +616,7 @@ def _run(placed: Placed, state, masks, length, order, rate, splits):
     placed.sizes,
     masks,
     session.data,
-    hot=_predicted(placed.pack, session) > COLD_SECONDS,
+    hot=is_long(placed),
   )
 
 
@@ -620,7 +625,9 @@ def _if(wanted, counts):
   return jax.tree.map(lambda count: jnp.where(wanted, count, 0), counts)
 
 
-def _scores(session: Session, totals: Any, splits) -> list[evaluation.Score]:
+def split_scores(
+  session: Session, totals: Any, splits: Sequence[str]
+) -> list[evaluation.Score]:
   """Adds the sums per chunk up to each split's mean loss and hits."""
   loss, correct = jax.device_get(totals)
 

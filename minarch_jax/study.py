@@ -314,7 +314,8 @@ def grid_of(config: Config, prune: bool, quantize: bool) -> compression.Cells:
   """Lists the cells of the one-shot grid.
 
   Bits are crossed with the sparsities of the first rule; the other rules are
-  compared at 32 bits, and other shares of a scale on dense networks.
+  compared at 32 bits, and other shares of a scale and bits of activations on
+  dense networks.
   """
   sparsities = sorted({0.0, *config.sparsities}) if prune else [0.0]
   settings = settings_of(config) if quantize else [(32, 0)]
@@ -326,6 +327,9 @@ def grid_of(config: Config, prune: bool, quantize: bool) -> compression.Cells:
   ]
   if quantize and others:
     parts.append(compression.make_cells([(0, 0.0)], others))
+  narrow = [b for b in config.activation_bits if b != 32]
+  if quantize and narrow:
+    parts.append(compression.make_cells([(0, 0.0)], settings, narrow))
   pairs = [
     (rule, sparsity)
     for rule in range(1, len(compressing.rules_of(config)))
@@ -361,10 +365,13 @@ def compress(
     if prune and config.finetune_share
     else []
   )
+  columns = [column.tolist() for column in cells]
+  if set(cells.activation_bits.tolist()) == {32}:
+    columns.pop()  # what rounds weights alone has the identity it always had
   kind = {
     "recipe": recipe,
     "rules": rules,
-    "cells": [column.tolist() for column in cells],
+    "cells": columns,
     "shares": config.quant_granularities,
     "finetune": {name: getattr(config, name) for name in RETRAINING},
     "controls": [config.controls, config.compared_sparsities],

@@ -184,6 +184,7 @@ def compressed(
   spec = architecture.spec(session.work.input_shape, session.work.num_classes)
   shares = [config.quant_granularities[share] for share in cells.share]
   bits = np.asarray(cells.bits, np.int64)
+  activation_bits = np.asarray(cells.activation_bits, np.int64)
   nonzeros = np.asarray(outcome.nonzeros, np.int64)
   pruned = _before_rounding(cells, nonzeros)
   prunable = np.array(
@@ -207,6 +208,7 @@ def compressed(
     - pruned[..., prunable].sum(-1).ravel() / sizes[prunable].sum(),
     "dead_layers": (pruned[..., kernels] == 0).sum(-1).ravel(),
     "bits": np.tile(bits, num_seeds),
+    "activation_bits": np.tile(activation_bits, num_seeds),
     "quantizer": np.tile(np.where(plain, "none", "absmax"), num_seeds),
     "quant_granularity": np.tile(np.where(plain, "none", shares), num_seeds),
     "val_accuracy": outcome.validation.ravel() / len(dataset.validation.y),
@@ -221,7 +223,6 @@ def compressed(
       **who(session, run_id, architecture),
       "schedule": schedule,
       "control": control,
-      "activation_bits": 32,
       "steps": steps,
     }.items()
   )
@@ -233,8 +234,8 @@ def _before_rounding(
   """The counts of each cell's 32-bit neighbour, [S, cells, leaves]."""
   neighbour = {
     (rule, sparsity): i
-    for i, (rule, sparsity, bits, _) in enumerate(
-      zip(*(column.tolist() for column in cells), strict=True)
+    for i, (rule, sparsity, bits) in enumerate(
+      zip(*(column.tolist() for column in cells[:3]), strict=True)
     )
     if bits == 32
   }

@@ -104,6 +104,10 @@ def test_matching_is_one_to_one_and_within_the_tolerance():
 
 def test_every_result_records_the_thresholds_it_used(study):
   strict = dataclasses.replace(CONFIG, eps_sigma=0.013, confidence=0.9)
+  narrow = study.compression.filter(sparsity=0.0).with_columns(
+    activation_bits=pl.lit(8, pl.Int64)
+  )
+  study = study._replace(compression=pl.concat([study.compression, narrow]))
   for name, frame in analysis.analyse(study, strict).items():
     if name in ("redundancy",):
       continue

@@ -2,6 +2,7 @@
 
 import numpy as np
 import polars as pl
+import polars.testing
 import pytest
 import simulated
 
@@ -139,6 +140,7 @@ def test_empty_compression_gives_empty_tables():
   for make in (
     analysis.pruning_phases,
     analysis.quantization_damage,
+    analysis.activation_damage,
     analysis.damage_slopes,
     analysis.joint_damage,
     analysis.redundancy_by_depth,
@@ -164,6 +166,36 @@ def test_damage_is_paired_by_seed():
   assert row["damage"] == pytest.approx(losses.mean())
   assert row["damage_low"] < losses.mean() < row["damage_high"]
   assert (row["bits"], row["n_seeds"]) == (4, 5)
+
+
+def test_damage_of_activations_is_paired_by_seed_and_apart():
+  weights = quantized([0.94] * 5)
+  narrow = {
+    (32, 8): [0.949, 0.948, 0.950, 0.947, 0.949],
+    (4, 8): [0.91, 0.93, 0.90, 0.92, 0.91],
+  }
+  parts = [
+    compressed({0.0: v}, bits=b, activation_bits=a).compression
+    for (b, a), v in narrow.items()
+  ]
+  both = weights._replace(compression=pl.concat([weights.compression, *parts]))
+  table = analysis.activation_damage(both, CONFIG)
+  found = {
+    (row["bits"], row["activation_bits"]): row
+    for row in table.iter_rows(named=True)
+  }
+  assert found.keys() == narrow.keys()
+  for key, accuracy in narrow.items():
+    losses, row = 0.95 - np.array(accuracy), found[key]
+    assert row["damage"] == pytest.approx(losses.mean())
+    assert row["damage_low"] < losses.mean() < row["damage_high"]
+    assert row["n_seeds"] == 5
+  for make in (
+    analysis.quantization_damage,
+    analysis.joint_damage,
+    analysis.pruning_phases,
+  ):
+    pl.testing.assert_frame_equal(make(both, CONFIG), make(weights, CONFIG))
 
 
 def test_repeated_dense_rows_count_once():

@@ -26,6 +26,7 @@ from minarch_jax import (
   packs,
   planning,
   pruning,
+  quantization,
   training,
 )
 from minarch_jax.architectures import Architecture
@@ -335,10 +336,128 @@ def test_rules_are_every_combination_the_main_one_first():
 def test_a_diverged_network_is_compressed_as_data():
   session, found = trained("dnn")
   params = jax.tree.map(lambda leaf: np.full_like(leaf, np.nan), found.params)
-  outcome, *_ = compressing.compress(
-    session, found.pack, params, cells_of("dnn"), [], []
-  )
+  cells = compression.join(cells_of("dnn"), narrow_cells((8,)))
+  outcome, *_ = compressing.compress(session, found.pack, params, cells, [], [])
   assert not outcome.validation.any() and not outcome.test.any()
+
+
+# --- activations of few bits -------------------------------------------------
+
+WIDTHS = (32, 8, 3)
+
+
+def narrow_cells(widths):
+  return compression.make_cells([(0, 0.0)], [(4, 0)], widths)
+
+
+@pytest.mark.parametrize("family", CASES)
+def test_rounding_inputs_is_what_the_public_functions_give(family):
+  _, found = trained(family)
+  i = COMPARED[family][-1]
+  model = ma.make_model(found.pack.architectures[i], SHAPE, CLASSES)
+
+  def alone(params):
+    params = ma.dequantize(ma.quantize(params, 4))
+    ranges = quantization.calibrate(model.apply, params, dataset().train.x)
+    return [
+      [
+        evaluation.losses(model.apply(params, b.x, tap=tap), b.y)[1].sum()
+        for tap in (quantization.make_tap(ranges, bits) for bits in WIDTHS)
+      ]
+      for b in (dataset().validation, dataset().test)
+    ]
+
+  expected = jax.jit(jax.vmap(alone))(found.params[i])
+  outcome = compressing.grid(ranked(family), found.pack, narrow_cells(WIDTHS))
+  for hits, each in zip(outcome[:2], expected, strict=True):
+    # A sum in another order may round an input to the next code.
+    np.testing.assert_allclose(hits[:, i], np.stack(each, -1), atol=1)
+  assert np.ptp(outcome.test[:, i], -1).max() > 1
+
+
+def loss_of_rounded(parent, members, params):
+  """Sums per chunk of training images, inputs in 32 and 2 bits: [A, 2, n]."""
+  pack = planning.Pack(members, SEEDS, parent, len(members))
+  session = packs.open_session(Config(batch_size=8), dataset())
+  padded = packs.stack_members(
+    [jax.tree.map(lambda leaf: leaf[None], tree) for tree in params],
+    pack,
+    session,
+  )
+  totals = compression.make_rounded_totals(
+    ma.make_model(parent, SHAPE, CLASSES)
+  )
+
+  def widths(params, sizes):
+    def one(bits):
+      x, chunks = dataset().train.x, training_chunks()
+      return totals(params, bits, sizes, x, chunks, 0, 4).loss
+
+    return jax.lax.map(one, jnp.array([32, 2]))
+
+  mapped = jax.jit(jax.vmap(widths))
+  first = jax.tree.map(lambda leaf: leaf[0], padded)
+  return mapped(first, packs.sizes_of(pack, session))
+
+
+def training_chunks():
+  return jax.tree.map(jnp.asarray, evaluation.chunk(dataset().train, 13))
+
+
+@pytest.mark.parametrize("family", CASES)
+def test_ranges_do_not_depend_on_company(family):
+  texts = MIXED[family][0] if family in MIXED else CASES[family][0]
+  members = tuple(map(Architecture.parse, texts))
+  rng = np.random.default_rng(0)
+  with jax.enable_x64(True):  # sums in another order give the same codes
+    params = [
+      jax.tree.map(
+        lambda leaf: np.array(leaf) + rng.normal(size=leaf.shape) / 2,
+        ma.make_model(a, SHAPE, CLASSES).init(jax.random.key(0)),
+      )
+      for a in members
+    ]
+    parent = architectures.parent(members)
+    together = loss_of_rounded(parent, members, params)
+    for i, a in enumerate(members[: len(members) - 1]):
+      alone = loss_of_rounded(a, (a,), params[i : i + 1])
+      np.testing.assert_allclose(together[i], alone[0], rtol=1e-9)
+      whole, narrow = alone[0]
+      assert np.abs(narrow / whole - 1).max() > 0.05
+      # 32 bits are the network as it is.
+      plain = evaluation.make_totals(ma.make_model(a, SHAPE, CLASSES).apply)
+      score = jax.jit(plain)(params[i], None, training_chunks(), 0, 4)
+      np.testing.assert_allclose(whole, score.loss, rtol=1e-12)
+
+
+def test_ranges_come_from_training_images_only():
+  config = config_of("dnn").replace(criteria=("magnitude",), scopes=("global",))
+  session = packs.open_session(config, dataset(30))  # three chunks of 13
+  pack, params = trained("dnn")[1].pack, trained("dnn")[1].params
+  x = session.data.x
+
+  def hits(x):
+    changed = dataclasses.replace(session, data=session.data._replace(x=x))
+    placed = compressing.rank(changed, pack, params, (0.0,))
+    found = compressing.grid(placed, pack, narrow_cells((3,)))
+    return {"validation": found.validation, "test": found.test}
+
+  before = hits(x)
+  for split, other in (("validation", "test"), ("test", "validation")):
+    first, last = session.splits[split]
+    found = hits(x.at[first:last].set(99.0))
+    np.testing.assert_array_equal(found[other], before[other])
+  padding = hits(x.at[2, 30 - 2 * 13 :].set(99.0))
+  jax.tree.map(np.testing.assert_array_equal, padding, before)
+  assert (hits(x.at[0, 0].set(99.0))["test"] != before["test"]).any()
+
+
+def test_the_width_of_inputs_is_data():
+  session, found = trained("dnn")
+  compressing.grid(ranked("dnn"), found.pack, narrow_cells((8,)))
+  programs = len(session.programs)
+  compressing.grid(ranked("dnn"), found.pack, narrow_cells((7, 2)))
+  assert len(session.programs) == programs
 
 
 # --- retraining --------------------------------------------------------------

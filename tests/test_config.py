@@ -89,6 +89,9 @@ def test_numbers_must_be_finite(value):
     ({"families": ("dnn", "cmn")}, "--families=cmn .* did you mean 'cnn'"),
     ({"families": ()}, "--families is empty"),
     ({"sparsities": ()}, "--sparsities is empty"),
+    ({"activation_bits": (1,)}, "--activation_bits=1 is not one of 32, 8"),
+    ({"activation_bits": (8, 8)}, "--activation_bits names a value twice"),
+    ({"activation_bits": ()}, "--activation_bits is empty"),
     ({"bits": ()}, "--bits is empty"),
     ({"criteria": ()}, "--criteria is empty"),
     ({"scopes": ()}, "--scopes is empty"),
@@ -178,6 +181,8 @@ def test_a_binary_may_define_some_flags_only(parse):
     ("--sparsities=0.1,a", "--sparsities=0.1,a is not a list of numbers"),
     ("--bits=8,4.5", "--bits=8,4.5 is not a list of integers"),
     ("--bits=0", "--bits=0 is not one of"),
+    ("--activation_bits=8,b", "--activation_bits=8,b is not a list of int"),
+    ("--activation_bits=32,12", "--activation_bits=12 is not one of"),
     ("--grid=papr", "--grid=papr is not one of .* did you mean 'paper'"),
   ],
 )

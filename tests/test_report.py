@@ -10,6 +10,7 @@ import subprocess
 import sys
 
 import polars as pl
+import polars.testing
 import pytest
 from scipy import stats
 
@@ -142,6 +143,7 @@ def test_all_files_exist_and_nothing_else(built):
       *("minimal_parameters", "convergence_phases", "pruning_phases"),
       *("redundancy", "quantization", "quantization_slopes", "claims"),
       *("controls", "guidance", "packs", "stages", "sensitivity", "overlap"),
+      "activation_quantization",
     )
   }
   files = {
@@ -172,8 +174,9 @@ def test_page_shows_every_figure_table_threshold_and_origin(built, found):
   text = (built / "index.html").read_text()
   for name in figures.FIGURES:
     assert f'<figure id="figure-{name}">' in text
-  for name in found.tables:
-    assert f'<details id="table-{name}"' in text, name
+  for name, table in found.tables.items():
+    shown = f'<details id="table-{name}"' in text
+    assert shown != table.is_empty(), name
   for name in config_lib.THRESHOLDS:
     assert f'<th scope="row">{name}</th>' in text
   for origin in ("0123abc", "0.12", "cpu:0, cpu:1"):
@@ -375,6 +378,34 @@ def test_two_recipes_are_not_mixed_and_the_page_says_so():
   )
   assert found.records.networks["run_id"].n_unique() == 1
   assert sum("left out" in line for line in found.summary) == 1
+
+
+def test_narrow_activations_are_in_their_own_table_only(found):
+  """Not even where they seem better than anything else."""
+  rows = found.records.compression
+  narrow = rows.filter(
+    pl.col("quant_granularity") != "tensor", sparsity=0.0, schedule="oneshot"
+  ).with_columns(
+    activation_bits=pl.lit(4, pl.Int64),
+    val_accuracy=pl.lit(1.0),
+    test_accuracy=pl.lit(1.0),
+  )
+  both = found.records._replace(compression=pl.concat([rows, narrow]))
+  more = findings.analyse(both, CONFIG, STUDY, layered(small()))
+  name = "activation_quantization"
+  assert found.tables[name].is_empty()
+  assert set(more.tables[name]["bits"]) == {32, 8, 4}
+  for other, table in found.tables.items():
+    if other != name:
+      pl.testing.assert_frame_equal(more.tables[other], table)
+  assert more.summary == found.summary
+  for other, draw in figures.FIGURES.items():
+    assert draw(more) == draw(found), other
+  (section,) = [s for s in page.SECTIONS if name in s.tables]
+  assert section.id == "quantization"
+  assert tables.shown(found, name, "") is None
+  heads = [head.text for head in tables.shown(more, name, "").heads]
+  assert heads[-2:] == ["activation bits", "damage (points)"]
 
 
 def test_selected_networks_are_chosen_on_validation_and_read_on_test(found):

@@ -479,13 +479,46 @@ def test_the_grid_of_a_stage(prune, quantize):
   rows = list(zip(*(column.tolist() for column in cells), strict=True))
   assert len(rows) == len(set(rows))
   # The dense network in 32 bits is always there to compare with.
-  assert (0, 0.0, 32, 0) in rows
+  assert (0, 0.0, 32, 0, 32) in rows
   expected = [0.0, np.float32(0.8)] if prune else [0.0]
   assert {row[1] for row in rows} == set(map(float, expected))
   assert {row[2] for row in rows} == ({32, 4} if quantize else {32})
   rules = range(len(compressing.rules_of(config)) if prune else 1)
   assert {row[0] for row in rows} == set(rules)
-  assert all(bits == 32 for rule, _, bits, _ in rows if rule)
+  assert all(bits == 32 for rule, _, bits, *_ in rows if rule)
+  # Narrow activations add dense cells at every bits, and the default none.
+  assert {row[4] for row in rows} == {32}
+  config = config.replace(activation_bits=(8, 3))
+  more = zip(*study.grid_of(config, prune, quantize), strict=True)
+  added = {(0, 0.0, b, 0, a) for b in (32, 4) for a in (8, 3) if quantize}
+  assert set(more) == {*rows, *added}
+
+
+def test_narrow_activations_add_rows_and_one_program_a_parent(copy):
+  expected = ma.read_records(str(copy))
+  session = open_session(activation_bits=(32, 8, 3))
+  before = set(session.programs)
+  study.compress(session, str(copy))
+  added = [key[0] for key in set(session.programs) - before]
+  parents = {key[1] for key in before if key[0] == "transform"}
+  assert added == ["rounded"] * len(parents)
+  found = ma.read_records(str(copy))
+  narrow = pl.col("activation_bits") < 32
+  rest = found._replace(compression=found.compression.filter(~narrow))
+  assert_same_tables(rest, expected)
+  columns = ("architecture", "seed", "bits", "activation_bits")
+  rows = found.compression.filter(narrow)
+  assert set(rows.select(columns).iter_rows()) == {
+    (a, seed, b, inputs)
+    for a in CONFIG.architectures
+    for seed in CONFIG.seeds
+    for b in CONFIG.bits
+    for inputs in (8, 3)
+  }
+  assert len(rows) == 8 * 2 * 2
+  assert set(rows.select("schedule", "sparsity").iter_rows()) == {
+    ("oneshot", 0.0)
+  }
 
 
 def test_the_representatives_surround_the_minimal_size(finished):

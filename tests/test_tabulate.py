@@ -20,9 +20,12 @@ CONFIG = Config(
   quant_granularities=("channel", "tensor"),
 )
 RULES = compressing.rules_of(CONFIG)
-CELLS = compression.make_cells(
-  [(rule, s) for rule in range(len(RULES)) for s in SPARSITIES],
-  [(32, 0), (8, 0), (4, 0), (4, 1)],
+CELLS = compression.join(
+  compression.make_cells([(0, 0.0)], [(32, 0), (4, 0)], [8, 2]),
+  compression.make_cells(
+    [(rule, s) for rule in range(len(RULES)) for s in SPARSITIES],
+    [(32, 0), (8, 0), (4, 0), (4, 1)],
+  ),
 )
 
 
@@ -74,6 +77,7 @@ def test_rows_say_what_the_cells_were_and_hold(text):
     assert row["sparsity"] == pytest.approx(CELLS.sparsity[cell])
     plain = row["bits"] == 32
     assert row["bits"] == CELLS.bits[cell]
+    assert row["activation_bits"] == CELLS.activation_bits[cell]
     assert row["quantizer"] == ("none" if plain else "absmax")
     share = CONFIG.quant_granularities[CELLS.share[cell]]
     assert row["quant_granularity"] == ("none" if plain else share)

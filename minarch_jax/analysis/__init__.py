@@ -9,6 +9,7 @@ from minarch_jax.analysis.comparison import compare
 from minarch_jax.analysis.controls import control_differences
 from minarch_jax.analysis.convergence import convergence_phases
 from minarch_jax.analysis.damage import (
+  activation_damage,
   damage_slopes,
   joint_damage,
   quantization_damage,
@@ -26,6 +27,7 @@ from minarch_jax.analysis.verdicts import claims
 from minarch_jax.config import Config
 
 __all__ = [
+  "activation_damage",
   "analyse",
   "claims",
   "compare",
@@ -60,7 +62,8 @@ def analyse(
   Returns:
     The report's tables by file name: regimes, regime_boundaries,
     minimal_parameters, convergence_phases, pruning_phases, redundancy,
-    controls, quantization, quantization_slopes, claims, guidance.
+    controls, quantization, activation_quantization, quantization_slopes,
+    claims, guidance.
   """
   records, _ = one_recipe(records)
   judged = outcomes(records, config)
@@ -72,6 +75,7 @@ def analyse(
     "pruning_phases": pruning_phases(records, config),
     "controls": control_differences(records, config),
     "quantization": quantization_damage(records, config),
+    "activation_quantization": activation_damage(records, config),
   }
   found["redundancy"] = redundancy_by_depth(
     records, config, phases=found["pruning_phases"]

@@ -136,11 +136,9 @@ def _seeds_to_show(
 
 def _hardest_format(damage: pl.DataFrame) -> pl.DataFrame:
   """The rows of the fewest bits, per channel where there is one."""
-  rows = damage.filter(pl.col("activation_bits") == 32)
-  rows = rows if len(rows) else damage
-  if not len(rows):
-    return rows
-  rows = rows.filter(pl.col("bits") == pl.col("bits").min())
+  if not len(damage):
+    return damage
+  rows = damage.filter(pl.col("bits") == pl.col("bits").min())
   names = rows["quant_granularity"].unique().sort().to_list()
   kept = "channel" if "channel" in names else names[0]
   rows = rows.filter(pl.col("quant_granularity") == kept)

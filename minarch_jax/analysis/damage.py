@@ -1,4 +1,7 @@
-"""Quantization damage: accuracy lost at b bits, paired by seed."""
+"""Quantization damage: accuracy lost at b bits, paired by seed.
+
+Weights are rounded with activations as computed, unless a name says otherwise.
+"""
 
 from collections.abc import Sequence
 
@@ -13,7 +16,11 @@ ARCHITECTURE = ("dataset", "family", "architecture", "depth", "params")
 
 
 def paired_damage(
-  records: tables.Records, config: Config, *, by: Sequence[str] = ()
+  records: tables.Records,
+  config: Config,
+  *,
+  by: Sequence[str] = (),
+  activations: bool = False,
 ) -> pl.DataFrame:
   """Gives the damage of every seed: accuracy(32 bits) - accuracy(b bits).
 
@@ -22,6 +29,7 @@ def paired_damage(
     config: thresholds that say which seeds learned; the others are left out.
     by: further columns that both accuracies share; () compares unpruned,
       not retrained networks.
+    activations: whether activations are rounded too, instead of weights alone.
 
   Returns:
     architecture columns, seed, `by`, the format, damage.
@@ -36,13 +44,14 @@ def paired_damage(
   rows = rows.join(
     pruning.learned(records, config), on=tables.NETWORK, how="inner"
   )
-  whole = (pl.col("bits") == 32) & (pl.col("activation_bits") == 32)
+  computed = pl.col("activation_bits") == 32
+  whole = (pl.col("bits") == 32) & computed
   keys = ("run_id", *ARCHITECTURE, "seed", *by)
   dense = (
     rows.filter(whole).group_by(keys).agg(dense=pl.col("val_accuracy").mean())
   )
   return (
-    rows.filter(~whole)
+    rows.filter(~whole & (computed != activations))
     .group_by(*keys, *FORMAT)
     .agg(pl.col("val_accuracy").mean())
     .join(dense, on=keys, how="inner")
@@ -66,6 +75,19 @@ def quantization_damage(
     damage, Benjamini-Hochberg over the table).
   """
   return summarised(paired_damage(records, config), (), config)
+
+
+def activation_damage(
+  records: tables.Records, config: Config = tables.DEFAULTS
+) -> pl.DataFrame:
+  """Averages the damage of rounding activations, and weights where bits < 32.
+
+  Returns:
+    As `quantization_damage`, for activation_bits < 32.
+  """
+  return summarised(
+    paired_damage(records, config, activations=True), (), config
+  )
 
 
 def summarised(

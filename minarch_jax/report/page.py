@@ -89,6 +89,9 @@ SECTIONS = (
       "quantization_slopes": "Change of the damage per tenfold parameters "
       "(Theil-Sen), in points.",
       "quantization": "Damage of every architecture.",
+      "activation_quantization": "Damage of every architecture with the inputs "
+      "of its layers rounded too, over their ranges on training images; 32 "
+      "bits: inputs alone.",
     },
   ),
   Section(

@@ -12,7 +12,7 @@ from minarch_jax.report.findings import Figure, Findings
 def damage(findings: Findings) -> Figure | None:
   """Draws the accuracy lost to few bits against size, by data set."""
   table = findings.tables["quantization"]
-  table = table.filter(activation_bits=32).drop_nulls("damage")
+  table = table.drop_nulls("damage")
   if table.is_empty():
     return None
   granularity = selection.preferred(
@@ -131,7 +131,7 @@ def pareto(findings: Findings) -> Figure | None:
   if findings.records.compression.is_empty():
     return None
   rows = analysis.under(findings.records.compression).filter(
-    pl.col("bytes") > 0
+    pl.col("bytes") > 0, activation_bits=32
   )
   where = ["dataset", "family", "architecture", "params", "criterion", "scope"]
   where += ["schedule", "sparsity", "bits", "quant_granularity"]

@@ -78,6 +78,7 @@ _LAYER = (
   Column("groups", "groups", "count"),
   Column("sparsity", "sparsity", "sparsity"),
 )
+_DAMAGE = Column("damage", "damage (points)", "points", "damage_")
 
 COLUMNS: Mapping[str, tuple[Column, ...]] = {
   "regimes": (
@@ -184,7 +185,13 @@ COLUMNS: Mapping[str, tuple[Column, ...]] = {
     *_WHO,
     Column("bits", "bits", "count"),
     Column("quant_granularity", "scale per"),
-    Column("damage", "damage (points)", "points", "damage_"),
+    _DAMAGE,
+  ),
+  "activation_quantization": (
+    *_WHO,
+    Column("bits", "bits", "count"),
+    Column("activation_bits", "activation bits", "count"),
+    _DAMAGE,
   ),
   "redundancy": (
     Column("dataset", "data set"),
