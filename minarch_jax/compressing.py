@@ -8,13 +8,21 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from minarch_jax import compression, packs, pruning, records, training
+from minarch_jax import (
+  compression,
+  packs,
+  pruning,
+  quantization,
+  records,
+  training,
+)
 from minarch_jax.architectures import Spec
 from minarch_jax.compression import Cells, Outcome, Rule
 from minarch_jax.config import Config
 from minarch_jax.evaluation import Chunks, Score
 from minarch_jax.packs import Placed, Session
 from minarch_jax.planning import Pack
+from minarch_jax.quantization import Rounding
 from minarch_jax.types import Batch, Params, TrainState
 
 CRITERION_CHUNKS = 4  # training chunks that criteria and ranges look at
@@ -32,6 +40,25 @@ def rules_of(config: Config) -> tuple[Rule, ...]:
     for granularity in config.granularities
     for criterion in config.criteria
     for scope in config.scopes[: 1 if criterion == "random" else None]
+  )
+
+
+def roundings_of(config: Config) -> tuple[Rounding, ...]:
+  """Lists the roundings of a configuration; the first gives 32 bits too.
+
+  Integers over their whole range are compared at every granularity, the other
+  quantizers at the first.
+  """
+  granularities = config.quant_granularities
+  return (
+    *(Rounding("int", granularity) for granularity in granularities),
+    *(
+      Rounding("int", granularities[0], name)
+      if name in quantization.CALIBRATIONS
+      else Rounding(name, granularities[0])
+      for name in config.quantizers
+      if name != "absmax"
+    ),
   )
 
 
@@ -143,14 +170,14 @@ def _transform(
   cuts: Any,
   level: np.ndarray,
   bits: int,
-  share: int,
+  rounding: int,
 ) -> tuple:
   """Prunes and rounds placed networks; level int32 [A]."""
-  shares = placed.session.config.quant_granularities
+  roundings = roundings_of(placed.session.config)
 
   def make():
     return (
-      compression.make_transform(placed.spec, shares),
+      compression.make_transform(placed.spec, roundings),
       ("network", "network", "member", "shared", "shared", "member"),
       (),
     )
@@ -162,7 +189,7 @@ def _transform(
     cuts,
     placed.put(level, "member"),
     placed.put(np.int32(bits), "shared"),
-    placed.put(np.int32(share), "shared"),
+    placed.put(np.int32(rounding), "shared"),
     placed.sizes,
     hot=_large(placed),
   )
@@ -194,12 +221,12 @@ def grid(ranked: Ranked, pack: Pack, cells: Cells) -> Outcome:
   params = placed.put(ranked.params, "network")
   opt_state = packs.start_state(placed, params).opt_state
   outcomes = []
-  for rule, sparsity, bits, share, activation_bits in zip(
+  for rule, sparsity, bits, rounding, activation_bits in zip(
     *(column.tolist() for column in cells), strict=True
   ):
     level = np.full(placed.pack.slots, ranked.level(sparsity))
     outcome, opt_state = _score(
-      *(placed, params, ranked.cuts[rule], level, bits, share),
+      *(placed, params, ranked.cuts[rule], level, bits, rounding),
       *(opt_state, ranked.masks, activation_bits),
     )
     outcomes.append(outcome)
@@ -213,14 +240,14 @@ def _score(
   cuts,
   level,
   bits,
-  share,
+  rounding,
   opt_state,
   masks,
   activation_bits=32,
 ) -> tuple[Outcome, Any]:
   """Prunes, rounds and scores: arrays [S, A, ...], and the optimizer state,
   whose buffers the program consumed."""
-  rounded, _, nonzeros = _transform(placed, params, cuts, level, bits, share)
+  rounded, _, nonzeros = _transform(placed, params, cuts, level, bits, rounding)
   if activation_bits == 32:
     state, scores = packs.score(
       placed, TrainState(rounded, opt_state), masks, *SCORED
@@ -278,7 +305,7 @@ def retrain(
     ranked: the trained networks.
     variants: what to retrain, those of one rule together; sparsity 0 is the
       control of equal steps.
-    settings: (bits, share) pairs scored after retraining.
+    settings: (bits, rounding) pairs scored after retraining.
 
   Returns:
     Outcome arrays [S, variants, settings].
@@ -343,10 +370,10 @@ def _retrain_slots(ranked, pack, cuts, variants, settings) -> Outcome:
     first_epoch=session.config.num_epochs,
   )
   outcomes, opt_state = [], state.opt_state
-  for bits, share in settings:
+  for bits, rounding in settings:
     # What was pruned has stayed zero: nothing is left to remove.
     outcome, opt_state = _score(
-      *(placed, state.params, cuts, np.zeros_like(level), bits, share),
+      *(placed, state.params, cuts, np.zeros_like(level), bits, rounding),
       *(opt_state, masks),
     )
     outcomes.append(outcome)

@@ -37,14 +37,14 @@ class Cells(NamedTuple):
     rule: int, index into the rules.
     sparsity: float, fraction removed.
     bits: int, 32 = as trained.
-    share: int, index into the quantization granularities.
+    rounding: int, index into the roundings.
     activation_bits: int, 32 = as computed.
   """
 
   rule: np.ndarray
   sparsity: np.ndarray
   bits: np.ndarray
-  share: np.ndarray
+  rounding: np.ndarray
   activation_bits: np.ndarray
 
 
@@ -67,19 +67,19 @@ def make_cells(
   settings: Sequence[tuple[int, int]],
   activation_bits: Sequence[int] = (32,),
 ) -> Cells:
-  """Crosses (rule, sparsity) with (bits, share) and with activation bits."""
+  """Crosses (rule, sparsity) with (bits, rounding) and activation bits."""
   rows = [
     (*pair, *setting, width)
     for pair in pairs
     for setting in settings
     for width in activation_bits
   ]
-  rule, sparsity, bits, share, widths = zip(*rows, strict=True)
+  rule, sparsity, bits, rounding, widths = zip(*rows, strict=True)
   return Cells(
     np.array(rule, np.int32),
     np.array(sparsity, np.float32),
     np.array(bits, np.int32),
-    np.array(share, np.int32),
+    np.array(rounding, np.int32),
     np.array(widths, np.int32),
   )
 
@@ -153,37 +153,31 @@ def make_rank(
 
 
 def make_transform(
-  spec: Spec, shares: Sequence[str]
+  spec: Spec, roundings: Sequence[quantization.Rounding]
 ) -> Callable[..., tuple[Params, Masks, jax.Array]]:
   """Makes the pruning and rounding of one network.
 
   Args:
     spec: the (parent) network.
-    shares: what may share a quantization scale.
+    roundings: how weights may be rounded.
 
   Returns:
-    `transform(params, cuts, level, bits, share, sizes) -> (params, masks,
+    `transform(params, cuts, level, bits, rounding, sizes) -> (params, masks,
     int32 [leaves] not zero)`. The parameters are those that the pruned,
     quantized network stands for: `dequantize(quantize(apply_masks(params,
-    masks), bits, shares[share]))`. The masks are full and 0 outside the member.
-    All of level (which of the cuts), bits and share are data.
+    masks), ...))` by the format, granularity and calibration of
+    `roundings[rounding]`. The masks are full and 0 outside the member. All of
+    level (which of the cuts), bits (of integers) and rounding are data.
   """
+  rounder = quantization.make_rounder(roundings)
 
-  def transform(params, cuts, level, bits, share, sizes):
+  def transform(params, cuts, level, bits, rounding, sizes):
+    exists = models.width_masks(spec, sizes)
     masks = jax.tree.map(
-      jnp.logical_and,
-      models.width_masks(spec, sizes),
-      positions.masks_at(cuts, level),
+      jnp.logical_and, exists, positions.masks_at(cuts, level)
     )
     pruned = pruning.apply_masks(params, masks)
-    rounded = jax.lax.switch(
-      share,
-      [
-        lambda tree, share=share: quantization.fake_quantize(tree, bits, share)
-        for share in shares
-      ],
-      pruned,
-    )
+    rounded = rounder(pruned, rounding, bits, exists)
     flat = models.flatten(rounded)
     counts = [jnp.count_nonzero(flat[leaf.path]) for leaf in spec.leaves]
     return rounded, masks, jnp.stack(counts).astype(jnp.int32)

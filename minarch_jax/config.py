@@ -34,6 +34,14 @@ CRITERIA = (
   *("synflow", "fisher", "obd", "wanda"),
 )
 
+# How weights are rounded: integers by a calibration of the scale, at each of
+# --bits, and formats of their own width.
+QUANTIZERS = (
+  *("absmax", "percentile", "mse", "kl", "nf4", "ternary", "binary"),
+  *("float8_e4m3", "float8_e5m2", "bfloat16", "float16"),
+  *("uint8", "uint6", "uint5", "uint4", "uint3", "uint2"),
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class Config:
@@ -143,6 +151,13 @@ class Config:
     (32,),
     "Precisions of layers' inputs, 2 to 8, crossed with --bits on dense "
     "networks; 32 = as computed.",
+  )
+  quantizers: tuple[str, ...] = _field(
+    ("absmax",),
+    "How weights are rounded: symmetric integers of --bits over their whole "
+    "range (absmax); on dense networks also over a narrower one (percentile, "
+    "mse, kl), asymmetric integers (uint) and other number formats.",
+    choices=QUANTIZERS,
   )
   quant_granularities: tuple[str, ...] = _field(
     ("channel", "tensor"),
@@ -273,7 +288,8 @@ class Config:
           "networks pruned as much"
         )
     for name in (
-      *("sparsities", "bits", "activation_bits", "criteria", "scopes"),
+      *("sparsities", "bits", "activation_bits", "quantizers"),
+      *("criteria", "scopes"),
     ):
       if not getattr(self, name):
         raise ConfigError(f"--{name} is empty; name at least one")

@@ -16,7 +16,7 @@ from minarch_jax.packs import Session
 from minarch_jax.planning import Pack
 from minarch_jax.pruning import trees
 
-Settings = Sequence[tuple[int, int]]  # (bits, share)
+Settings = Sequence[tuple[int, int]]  # (bits, rounding)
 
 
 def variants(

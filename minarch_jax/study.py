@@ -24,6 +24,7 @@ from minarch_jax import (
   packs,
   planning,
   population,
+  quantization,
   records,
   tabulate,
 )
@@ -304,26 +305,34 @@ def load_params(
   ]
 
 
-def settings_of(config: Config, share: int = 0) -> list[tuple[int, int]]:
-  """Lists (bits, share) pairs; 32 bits, the control, is one of the first's."""
-  narrow = [(b, share) for b in config.bits if b != 32]
-  return narrow if share else [(32, 0), *narrow]
+def settings_of(config: Config, index: int = 0) -> list[tuple[int, int]]:
+  """Lists (bits, rounding) pairs of one of the roundings.
+
+  32 bits, the control, is one of the first's, whatever the quantizers.
+  """
+  rounding = compressing.roundings_of(config)[index]
+  widths = config.bits
+  if rounding.format != "int":
+    widths = (quantization.format_of(rounding).bits,)
+  asked = rounding.quantizer in config.quantizers
+  narrow = [(b, index) for b in widths if asked and b != 32]
+  return narrow if index else [(32, 0), *narrow]
 
 
 def grid_of(config: Config, prune: bool, quantize: bool) -> compression.Cells:
   """Lists the cells of the one-shot grid.
 
   Bits are crossed with the sparsities of the first rule; the other rules are
-  compared at 32 bits, and other shares of a scale and bits of activations on
-  dense networks.
+  compared at 32 bits, and other roundings and bits of activations on dense
+  networks.
   """
   sparsities = sorted({0.0, *config.sparsities}) if prune else [0.0]
   settings = settings_of(config) if quantize else [(32, 0)]
   parts = [compression.make_cells([(0, s) for s in sparsities], settings)]
   others = [
     setting
-    for share in range(1, len(config.quant_granularities))
-    for setting in settings_of(config, share)
+    for rounding in range(1, len(compressing.roundings_of(config)))
+    for setting in settings_of(config, rounding)
   ]
   if quantize and others:
     parts.append(compression.make_cells([(0, 0.0)], others))
@@ -376,6 +385,9 @@ def compress(
     "finetune": {name: getattr(config, name) for name in RETRAINING},
     "controls": [config.controls, config.compared_sparsities],
   }
+  further = compressing.roundings_of(config)[len(config.quant_granularities) :]
+  if further:  # as above: absmax alone has the identity it always had
+    kind["roundings"] = further
   largest = {a.family: a for a in retrained}.values()
 
   def chosen_of(pack: Pack) -> tuple[list[Architecture], list[Architecture]]:

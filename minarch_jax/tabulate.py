@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from minarch_jax import compression, packs, records
+from minarch_jax import compressing, compression, packs, quantization, records
 from minarch_jax.architectures import Architecture, Spec
-from minarch_jax.quantization import layouts
+from minarch_jax.quantization import layouts, Rounding
 
 
 def who(
@@ -119,7 +119,10 @@ def curves(
 
 
 def stored_bytes(
-  spec: Spec, nonzeros: np.ndarray, bits: np.ndarray, shares: Sequence[str]
+  spec: Spec,
+  nonzeros: np.ndarray,
+  bits: np.ndarray,
+  roundings: Sequence[Rounding],
 ) -> np.ndarray:
   """Counts the bytes of stored networks, `quantization.storage_bytes` at once.
 
@@ -127,13 +130,17 @@ def stored_bytes(
     spec: the network.
     nonzeros: int [..., cells, leaves].
     bits: int [cells].
-    shares: what shares a scale in each cell.
+    roundings: that of each cell.
 
   Returns:
     int64 [..., cells].
   """
   total = np.zeros(nonzeros.shape[:-1], np.int64)
-  per_channel = np.array([share == "channel" for share in shares])
+  per_channel = np.array([each.granularity == "channel" for each in roundings])
+  kinds = [quantization.format_of(each) for each in roundings]
+  per_scale = np.array([4 if kind.symmetric else 5 for kind in kinds])
+  packs_zero = np.array([kind.packs_zero for kind in kinds])
+  scaled = has_scales(bits, roundings)
   for i, leaf in enumerate(spec.leaves):
     shape = spec.shape(leaf)
     size = int(np.prod(shape))
@@ -141,21 +148,29 @@ def stored_bytes(
       total += 4 * size
       continue
     scales = {
-      share: int(
+      granularity: int(
         np.prod(
           layouts.scale_shape(
-            layouts.make_layout(share, leaf.path, shape), shape
+            layouts.make_layout(granularity, leaf.path, shape), shape
           )
         )
       )
-      for share in ("channel", "tensor")
+      for granularity in ("channel", "tensor")
     }
     dense = -(-size * bits // 8)
     bitmap = -(-size // 8) + -(-nonzeros[..., i] * bits // 8)
+    # Where no code stands for 0, a single 0 calls for a bitmap.
+    dense = np.where(packs_zero | (nonzeros[..., i] == size), dense, bitmap)
     total += np.minimum(dense, bitmap)
-    scale = np.where(per_channel, scales["channel"], scales["tensor"])
-    total += np.where(bits < 32, 4 * scale, 0)
+    count = np.where(per_channel, scales["channel"], scales["tensor"])
+    total += np.where(scaled, per_scale * count, 0)
   return total
+
+
+def has_scales(bits: np.ndarray, roundings: Sequence[Rounding]) -> np.ndarray:
+  """Says in which cells a scale is stored with the weights."""
+  scaled = [quantization.format_of(each).scaled for each in roundings]
+  return np.array(scaled) & (bits < 32)
 
 
 def compressed(
@@ -182,7 +197,8 @@ def compressed(
   """
   config, dataset = session.config, session.dataset
   spec = architecture.spec(session.work.input_shape, session.work.num_classes)
-  shares = [config.quant_granularities[share] for share in cells.share]
+  known = compressing.roundings_of(config)
+  roundings = [known[index] for index in cells.rounding]
   bits = np.asarray(cells.bits, np.int64)
   activation_bits = np.asarray(cells.activation_bits, np.int64)
   nonzeros = np.asarray(outcome.nonzeros, np.int64)
@@ -195,7 +211,9 @@ def compressed(
   positions = np.array([leaf.positions for leaf in spec.leaves])
   attention = spec.macs - int((sizes * positions * kernels).sum())
   num_cells, num_seeds = len(bits), len(seeds)
-  plain = bits == 32
+  quantizers = [each.quantizer for each in roundings]
+  granularities = [each.granularity for each in roundings]
+  scaled = has_scales(bits, roundings)
   columns: Mapping[str, Any] = {
     "seed": np.repeat(np.asarray(seeds, np.int64), num_cells),
     "criterion": [rules[r].criterion for r in cells.rule] * num_seeds,
@@ -209,11 +227,13 @@ def compressed(
     "dead_layers": (pruned[..., kernels] == 0).sum(-1).ravel(),
     "bits": np.tile(bits, num_seeds),
     "activation_bits": np.tile(activation_bits, num_seeds),
-    "quantizer": np.tile(np.where(plain, "none", "absmax"), num_seeds),
-    "quant_granularity": np.tile(np.where(plain, "none", shares), num_seeds),
+    "quantizer": np.tile(np.where(bits < 32, quantizers, "none"), num_seeds),
+    "quant_granularity": np.tile(
+      np.where(scaled, granularities, "none"), num_seeds
+    ),
     "val_accuracy": outcome.validation.ravel() / len(dataset.validation.y),
     "test_accuracy": outcome.test.ravel() / len(dataset.test.y),
-    "bytes": stored_bytes(spec, nonzeros, bits, shares).ravel(),
+    "bytes": stored_bytes(spec, nonzeros, bits, roundings).ravel(),
     "nonzeros": nonzeros.sum(-1).ravel(),
     "macs": (nonzeros * positions * kernels).sum(-1).ravel() + attention,
   }

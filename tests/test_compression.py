@@ -22,23 +22,25 @@ from minarch_jax import (
   compressing,
   compression,
   evaluation,
+  grading,
   models,
   packs,
   planning,
   pruning,
   quantization,
+  study,
   training,
 )
 from minarch_jax.architectures import Architecture
 from minarch_jax.compression import Rule
-from minarch_jax.config import Config
+from minarch_jax.config import Config, QUANTIZERS
 from minarch_jax.types import Batch
 
 SEEDS = (4, 0)
 SPARSITIES = (0.0, 0.3, 0.8)
 # Members compared with networks alone, each of which is compiled.
 COMPARED = {"dnn": (0, 1), "cnn": (1,), "vit": (1,)}
-SETTINGS = [(32, 0), (8, 0), (4, 0), (4, 1)]  # bits, share
+SETTINGS = [(32, 0), (8, 0), (4, 0), (4, 1)]  # bits, rounding
 
 # For each family members, a parent and the rules its grid compares.
 CASES = {
@@ -162,14 +164,10 @@ def pruner(family, member):
   return lambda params, s: mapped(params, np.array(SEEDS), np.float32(s))
 
 
-@functools.cache
-def scorer(family, member):
-  """outcomes(params) -> the Outcome [S, ...] of each of SETTINGS."""
-  session, found = trained(family)
-  architecture = found.pack.architectures[member]
+def scored(architecture):
+  """score(params) -> the Outcome of one network."""
   spec = architecture.spec(SHAPE, CLASSES)
   model = ma.make_model(architecture, SHAPE, CLASSES)
-  shares = session.config.quant_granularities
 
   def score(params):
     flat = models.flatten(params)
@@ -180,10 +178,20 @@ def scorer(family, member):
     ]
     return compression.Outcome(*hits, jnp.stack(counts))
 
+  return score
+
+
+@functools.cache
+def scorer(family, member):
+  """outcomes(params) -> the Outcome [S, ...] of each of SETTINGS."""
+  session, found = trained(family)
+  score = scored(found.pack.architectures[member])
+  granularities = session.config.quant_granularities
+
   def outcomes(params):
     return [
-      score(ma.dequantize(ma.quantize(params, bits, shares[share])))
-      for bits, share in SETTINGS
+      score(ma.dequantize(ma.quantize(params, bits, granularities[rounding])))
+      for bits, rounding in SETTINGS
     ]
 
   return jax.jit(jax.vmap(outcomes))
@@ -233,21 +241,21 @@ MIXED = {
 }
 
 
-def transformed(session, pack, params):
+def transformed(session, pack, params, settings=SETTINGS):
   """Masks by every rule, and parameters in every setting, per member [S, ...].
 
   Two lists of lists: rules or settings, then members.
   """
   ranking = compressing.rank(session, pack, params, [0.6])
   transform = compression.make_transform(
-    pack.parent.spec(SHAPE, CLASSES), session.config.quant_granularities
+    pack.parent.spec(SHAPE, CLASSES), compressing.roundings_of(session.config)
   )
 
   def every(params, cuts, sizes):
     def values(setting):
       return transform(params, cuts[0], 1, *setting, sizes)[0]
 
-    rounded = jax.lax.map(values, np.array(SETTINGS, np.int32))
+    rounded = jax.lax.map(values, np.array(settings, np.int32))
     masks = [transform(params, cut, 1, 32, 0, sizes)[1] for cut in cuts]
     return masks, rounded
 
@@ -258,11 +266,28 @@ def transformed(session, pack, params):
   )
   rounded = [
     jax.tree.map(lambda leaf, i=i: leaf[:, :, i], rounded)
-    for i in range(len(SETTINGS))
+    for i in range(len(settings))
   ]
   return [
     [packs.split_members(tree, pack, session) for tree in trees]
     for trees in (masks, rounded)
+  ]
+
+
+def made_of(texts, session):
+  """A pack and parameters of its members, all of which are random."""
+  members = tuple(map(Architecture.parse, texts))
+  parent = architectures.parent(members)
+  pack = planning.Pack(members, SEEDS, parent, len(members))
+  rng = np.random.default_rng(0)
+  return pack, [
+    jax.tree.map(
+      lambda leaf: (leaf + rng.normal(size=leaf.shape) / 4).astype(np.float32),
+      tree,
+    )
+    for tree in packs.split_members(
+      packs.initial(packs.place(session, pack)), pack, session
+    )
   ]
 
 
@@ -273,19 +298,8 @@ def test_compression_does_not_depend_on_company(family):
     scopes=("global", "layerwise", "erk"), **rules
   )
   session = packs.open_session(config, dataset())
-  members = tuple(map(Architecture.parse, texts))
-  parent = architectures.parent(members)
-  pack = planning.Pack(members, SEEDS, parent, len(members))
-  rng = np.random.default_rng(0)
-  params = [
-    jax.tree.map(
-      lambda leaf: (leaf + rng.normal(size=leaf.shape) / 4).astype(np.float32),
-      tree,
-    )
-    for tree in packs.split_members(
-      packs.initial(packs.place(session, pack)), pack, session
-    )
-  ]
+  pack, params = made_of(texts, session)
+  members = pack.architectures
   together = transformed(session, pack, params)
   for i in range(len(members) - 1):  # the deepest lacks nothing
     alone = planning.Pack(members[i : i + 1], SEEDS, members[i], 1)
@@ -339,6 +353,81 @@ def test_a_diverged_network_is_compressed_as_data():
   cells = compression.join(cells_of("dnn"), narrow_cells((8,)))
   outcome, *_ = compressing.compress(session, found.pack, params, cells, [], [])
   assert not outcome.validation.any() and not outcome.test.any()
+
+
+# --- other quantizers --------------------------------------------------------
+
+
+def form_of(row):
+  """What a row says in the words of `quantize`: bits, granularity, calibration.
+
+  It may name a calibration of integers or a format, which has its own.
+  """
+  name, granularity = row["quantizer"], row["quant_granularity"]
+  granularity = "channel" if granularity == "none" else granularity
+  if name in quantization.FORMATS:
+    return name, granularity, None
+  return row["bits"], granularity, None if name == "none" else name
+
+
+def test_a_row_of_a_quantizer_is_what_the_public_functions_give():
+  session, found = trained("dnn")
+  pack, member = found.pack, 1  # narrower and shallower than its parent
+  config = session.config.replace(quantizers=QUANTIZERS, bits=(32, 4))
+  programs = {k: v for k, v in session.programs.items() if k[0] != "transform"}
+  session = dataclasses.replace(session, config=config, programs=programs)
+  cells = study.grid_of(config, prune=False, quantize=True)
+  ranking = compressing.rank(session, pack, found.params, SPARSITIES)
+  outcome = compressing.grid(ranking, pack, cells)
+  rows = grading.rows(session, "run", pack, outcome, cells)[member]
+  assert set(rows["quantizer"]) == {"none", *QUANTIZERS}
+  rows = [rows.filter(seed=seed).to_dicts() for seed in SEEDS]
+  forms = list(map(form_of, rows[0]))
+  architecture = pack.architectures[member]
+  score = scored(architecture)
+
+  def alone(params):
+    return [
+      score(ma.dequantize(ma.quantize(params, *form, calibration=calibration)))
+      for *form, calibration in forms
+    ]
+
+  expected = jax.jit(jax.vmap(alone))(found.params[member])
+  leaves = architecture.spec(SHAPE, CLASSES).leaves
+  one = jax.tree.map(lambda leaf: leaf[0], found.params[member])
+  for i, (validation, test, nonzeros) in enumerate(expected):
+    for j in range(len(SEEDS)):
+      row, counts = rows[j][i], nonzeros[j].tolist()
+      named = {
+        "/".join(leaf.path): count
+        for leaf, count in zip(leaves, counts, strict=True)
+      }
+      size = quantization.storage_bytes(one, *forms[i][:2], nonzeros=named)
+      assert row["val_accuracy"] == validation[j] / 13, forms[i]
+      assert row["test_accuracy"] == test[j] / 40, forms[i]
+      assert (row["nonzeros"], row["bytes"]) == (sum(counts), size), forms[i]
+
+
+def test_quantizers_do_not_depend_on_company():
+  # Those that look at more of a layer than its largest weight.
+  names = ("percentile", "mse", "kl", "ternary", "binary", "uint4")
+  config = Config(
+    criteria=("magnitude",),
+    scopes=("global",),
+    quant_granularities=("channel",),
+    quantizers=names,
+  )
+  session = packs.open_session(config.replace(batch_size=8), dataset())
+  pack, params = made_of(("dnn:5", "dnn:9"), session)
+  settings = [(4, i) for i in range(1, len(names) + 1)]
+  _, together = transformed(session, pack, params, settings)
+  narrow = pack.architectures[0]
+  alone = planning.Pack((narrow,), SEEDS, narrow, 1)
+  _, expected = transformed(session, alone, params[:1], settings)
+  for name, of_members, (tree,) in zip(names, together, expected, strict=True):
+    for x, y in zip(*map(jax.tree.leaves, (of_members[0], tree)), strict=True):
+      # A mean of magnitudes is a sum in another order.
+      np.testing.assert_allclose(x, y, rtol=1e-6, err_msg=name)
 
 
 # --- activations of few bits -------------------------------------------------

@@ -93,6 +93,7 @@ def test_numbers_must_be_finite(value):
     ({"activation_bits": (8, 8)}, "--activation_bits names a value twice"),
     ({"activation_bits": ()}, "--activation_bits is empty"),
     ({"bits": ()}, "--bits is empty"),
+    ({"quantizers": ()}, "--quantizers is empty"),
     ({"criteria": ()}, "--criteria is empty"),
     ({"scopes": ()}, "--scopes is empty"),
     ({"scopes": ("global", "global")}, "--scopes names a value twice"),
@@ -183,6 +184,11 @@ def test_a_binary_may_define_some_flags_only(parse):
     ("--bits=0", "--bits=0 is not one of"),
     ("--activation_bits=8,b", "--activation_bits=8,b is not a list of int"),
     ("--activation_bits=32,12", "--activation_bits=12 is not one of"),
+    (
+      "--quantizers=nf4,bflaot16",
+      "--quantizers=bflaot16 is not one of absmax, "
+      ".*nf4, .*; did you mean 'bfloat16'",
+    ),
     ("--grid=papr", "--grid=papr is not one of .* did you mean 'paper'"),
   ],
 )

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from minarch_jax import architectures, models, quantization
+from minarch_jax import architectures, config, models, quantization
 from minarch_jax.quantization import calibration as calibrations
 from minarch_jax.quantization import formats, layouts, rounding, trees
 
@@ -102,6 +102,11 @@ def test_traced_bits_equal_static(granularity):
   for bits in [*INTEGERS, 32]:
     static = quantization.fake_quantize(params, bits, granularity)
     assert_equal(traced(params, bits), static)
+
+
+def test_quantizers_of_a_study_are_known_and_have_one_meaning():
+  assert not set(CALIBRATIONS) & set(FORMATS)
+  assert set(config.QUANTIZERS) < {*CALIBRATIONS, *FORMATS}
 
 
 def test_rounder_holds_every_format_in_one_program():

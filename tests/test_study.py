@@ -494,6 +494,93 @@ def test_the_grid_of_a_stage(prune, quantize):
   assert set(more) == {*rows, *added}
 
 
+@pytest.mark.parametrize("quantize", [True, False])
+def test_other_quantizers_add_dense_cells(quantize):
+  config = CONFIG.replace(
+    bits=(32, 8, 4), quant_granularities=("tensor", "channel")
+  )
+  before = list(zip(*study.grid_of(config, True, quantize), strict=True))
+  config = config.replace(quantizers=("mse", "bfloat16", "absmax", "uint5"))
+  names = [
+    (rounding.quantizer, rounding.granularity)
+    for rounding in compressing.roundings_of(config)
+  ]
+  more = list(zip(*study.grid_of(config, True, quantize), strict=True))
+  assert len(set(more)) == len(more)
+  added = {
+    (rule, sparsity, bits, *names[rounding], inputs)
+    for rule, sparsity, bits, rounding, inputs in set(more) - set(before)
+  }
+  expected = {("mse", 8), ("mse", 4), ("bfloat16", 16), ("uint5", 5)}
+  assert set(before) < set(more) or not quantize
+  assert added == {
+    (0, 0.0, bits, name, "tensor", 32) for name, bits in expected if quantize
+  }
+  # Without absmax the integers over their whole range are left out.
+  config = config.replace(quantizers=("uint5",))
+  cells = study.grid_of(config, True, quantize)
+  assert set(cells.bits.tolist()) == ({32, 5} if quantize else {32})
+
+
+def test_absmax_alone_has_the_identity_it_always_had(finished):
+  """Directories of earlier versions are not compressed again."""
+  session, out = open_session(), str(finished[0])
+  sparsity = np.float32(0.8).item()
+  kind = {
+    "recipe": study.recipe_id(session),
+    "rules": [
+      ["magnitude", "global", "element"],
+      ["random", "global", "element"],
+    ],
+    "cells": [
+      [0, 0, 0, 0, 1, 1],
+      [0.0, 0.0, sparsity, sparsity, 0.0, sparsity],
+      [32, 4, 32, 4, 32, 32],
+      [0, 0, 0, 0, 0, 0],
+    ],
+    "shares": ["channel"],
+    "finetune": {"finetune_share": 0.5, "finetune_learning_rate": 3e-4},
+    "controls": [["shuffled", "reinit", "small_dense"], [0.8]],
+  }
+  members = study.select(session.config, SHAPE, CLASSES)
+  ids = set()
+  for pack in study.plan(session, members, list(CONFIG.seeds)):
+    names = list(map(str, pack.architectures))
+    compared = [name for name in names if name in ("dnn:3-3", "cnn:2")]
+    id = [kind, names, [3, 4], names, compared]
+    ids.add(records.content_id(id))
+  assert {id for id, _ in records.parts(out, "compression")} == ids
+
+
+def test_other_quantizers_add_rows(copy):
+  expected = ma.read_records(str(copy))
+  # The second differs from the first in nothing but a name.
+  for name in ("nf4", "mse"):
+    session = open_session()
+    config = session.config.replace(quantizers=("absmax", name, "bfloat16"))
+    others = {k: v for k, v in session.programs.items() if k[0] != "transform"}
+    session = dataclasses.replace(session, config=config, programs=others)
+    study.compress(session, str(copy))
+  found = ma.read_records(str(copy))
+  settings = [("nf4", 4, "channel"), ("mse", 4, "channel")]
+  settings += [("bfloat16", 16, "none")]
+  other = pl.col("quantizer").is_in([name for name, *_ in settings])
+  rest = found._replace(compression=found.compression.filter(~other))
+  assert_same_tables(rest, expected)
+  rows = found.compression.filter(other)
+  columns = ("architecture", "seed", "quantizer", "bits", "quant_granularity")
+  assert set(rows.select(columns).iter_rows()) == {
+    (a, seed, *setting)
+    for a in CONFIG.architectures
+    for seed in CONFIG.seeds
+    for setting in settings
+  }
+  assert len(rows) == 8 * len(settings)
+  assert set(rows.select("schedule", "sparsity").iter_rows()) == {
+    ("oneshot", 0.0)
+  }
+
+
 def test_narrow_activations_add_rows_and_one_program_a_parent(copy):
   expected = ma.read_records(str(copy))
   session = open_session(activation_bits=(32, 8, 3))

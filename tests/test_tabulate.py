@@ -7,8 +7,8 @@ import pytest
 
 from minarch_jax import compressing, compression, packs, records, tabulate
 from minarch_jax.architectures import Architecture
-from minarch_jax.config import Config
-from minarch_jax.quantization import storage
+from minarch_jax.config import Config, QUANTIZERS
+from minarch_jax.quantization import FORMATS, storage
 from minarch_jax.types import Batch, Dataset
 
 SHAPE, CLASSES = (4, 4, 1), 3
@@ -18,19 +18,30 @@ CONFIG = Config(
   criteria=("magnitude", "random"),
   scopes=("global",),
   quant_granularities=("channel", "tensor"),
+  quantizers=QUANTIZERS,
 )
 RULES = compressing.rules_of(CONFIG)
+# In the order of the flags: integers of each granularity, then the others.
+ROUNDINGS = [("absmax", "channel"), ("absmax", "tensor")]
+ROUNDINGS += [(name, "channel") for name in QUANTIZERS[1:]]
 CELLS = compression.join(
   compression.make_cells([(0, 0.0)], [(32, 0), (4, 0)], [8, 2]),
   compression.make_cells(
     [(rule, s) for rule in range(len(RULES)) for s in SPARSITIES],
     [(32, 0), (8, 0), (4, 0), (4, 1)],
   ),
+  compression.make_cells(
+    [(0, 0.0)],
+    [
+      (FORMATS[name].bits if name in FORMATS else 8, i)
+      for i, (name, _) in enumerate(ROUNDINGS)
+      if name != "absmax"
+    ],
+  ),
 )
 
 
 def made_up():
-  """As many zeros as the sparsity says, one more where rounded."""
   y = np.zeros(16, np.int32)
   split = Batch(np.ones((16, *SHAPE), np.float32), y)
   return Dataset("made-up", split, split, split, CLASSES, "")
@@ -41,11 +52,13 @@ def is_pruned(leaf):
 
 
 def outcome_of(spec):
+  """As many zeros as the sparsity says, and some more where rounded."""
   sizes = np.array([np.prod(spec.shape(leaf)) for leaf in spec.leaves])
   removed = np.array([is_pruned(leaf) for leaf in spec.leaves])
   kept = np.round(sizes * (1 - CELLS.sparsity[:, None] * removed))
-  kept -= removed * (CELLS.bits[:, None] < 32)
-  nonzeros = np.stack([kept.astype(np.int32)] * len(SEEDS))
+  # Rounding makes a zero in every layer of the first seed.
+  lost = removed * (CELLS.bits[:, None] < 32)
+  nonzeros = np.stack([kept - lost, kept]).astype(np.int32)
   hits = np.arange(nonzeros[..., 0].size).reshape(nonzeros.shape[:2]) % 17
   return compression.Outcome(hits, 16 - hits, nonzeros)
 
@@ -78,9 +91,10 @@ def test_rows_say_what_the_cells_were_and_hold(text):
     plain = row["bits"] == 32
     assert row["bits"] == CELLS.bits[cell]
     assert row["activation_bits"] == CELLS.activation_bits[cell]
-    assert row["quantizer"] == ("none" if plain else "absmax")
-    share = CONFIG.quant_granularities[CELLS.share[cell]]
-    assert row["quant_granularity"] == ("none" if plain else share)
+    name, granularity = ROUNDINGS[CELLS.rounding[cell]]
+    assert row["quantizer"] == ("none" if plain else name)
+    scaled = not plain and name not in ("bfloat16", "float16")
+    assert row["quant_granularity"] == (granularity if scaled else "none")
     assert row["val_accuracy"] == outcome.validation[j, cell] / 16
     assert row["test_accuracy"] == outcome.test[j, cell] / 16
     counts = {
@@ -89,7 +103,10 @@ def test_rows_say_what_the_cells_were_and_hold(text):
     }
     assert row["nonzeros"] == sum(counts.values())
     assert row["bytes"] == storage.storage_bytes(
-      shapes, row["bits"], share, nonzeros=counts
+      shapes,
+      name if name in FORMATS else row["bits"],
+      granularity,
+      nonzeros=counts,
     )
     # Zeros that rounding makes are not pruning.
     assert abs(row["achieved_sparsity"] - row["sparsity"]) < 9 / prunable

@@ -26,6 +26,7 @@ from minarch_jax.quantization.formats import FORMATS as FORMATS
 from minarch_jax.quantization.joint import ORDERS as ORDERS
 from minarch_jax.quantization.mixed import allocate as allocate
 from minarch_jax.quantization.mixed import sensitivity as sensitivity
+from minarch_jax.quantization.rounding import format_of as format_of
 from minarch_jax.quantization.rounding import make_rounder as make_rounder
 from minarch_jax.quantization.rounding import Rounding as Rounding
 from minarch_jax.quantization.storage import count_nonzeros as count_nonzeros

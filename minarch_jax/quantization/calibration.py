@@ -203,6 +203,9 @@ CALIBRATIONS: dict[str, Calibration] = {
   "mean": mean_magnitude,
 }
 
+# Those that count the numbers of a block, and so must not see padding.
+MASKED = ("percentile", "kl")
+
 
 def resolve(
   calibration: str | Calibration | None, format: formats.Format

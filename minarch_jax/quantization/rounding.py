@@ -28,6 +28,19 @@ class Rounding(NamedTuple):
   granularity: str = "channel"
   calibration: str | None = None
 
+  @property
+  def quantizer(self) -> str:
+    """Its name in tables: the format, or the calibration of integers."""
+    if self.format != "int":
+      return self.format
+    return self.calibration or "absmax"
+
+
+def format_of(rounding: Rounding) -> formats.Format:
+  """Returns the format; "int" is that of 8 bits, alike but for the width."""
+  name = "int8" if rounding.format == "int" else rounding.format
+  return formats.FORMATS[formats.name_of(name)]
+
 
 Rounder = Callable[..., types.Params]
 
@@ -37,7 +50,7 @@ def make_rounder(roundings: Sequence[Rounding]) -> Rounder:
 
   `index` chooses the rounding and `bits` (2 to 8, or 32 for the identity) the
   width of an "int" one; both may be traced. Mapped over seeds with one index
-  for all, the choice stays a branch.
+  for all, the choice stays a branch. `within` is as in `quantize`.
 
   Raises:
     ValueError: no roundings, or an unknown format or calibration.
@@ -45,25 +58,20 @@ def make_rounder(roundings: Sequence[Rounding]) -> Rounder:
   if not roundings:
     raise ValueError("no roundings; name at least one")
   for rounding in roundings:
-    name = "int8" if rounding.format == "int" else rounding.format
-    format = formats.FORMATS[formats.name_of(name)]
-    calibrations.resolve(rounding.calibration, format)
+    calibrations.resolve(rounding.calibration, format_of(rounding))
 
-  def branch(rounding):
-    def rounds(params, bits, within):
-      return trees.fake_quantize(
-        params,
+  def rounder(params, index, bits, within=None):
+    def branch(rounding):
+      # To the other calibrations a 0 outside is no number: they need no work.
+      masks = within if rounding.calibration in calibrations.MASKED else None
+      return lambda tree: trees.fake_quantize(
+        tree,
         bits if rounding.format == "int" else rounding.format,
         rounding.granularity,
         calibration=rounding.calibration,
-        within=within,
+        within=masks,
       )
 
-    return rounds
-
-  branches = [branch(rounding) for rounding in roundings]
-
-  def rounder(params, index, bits, within=None):
-    return jax.lax.switch(index, branches, params, bits, within)
+    return jax.lax.switch(index, list(map(branch, roundings)), params)
 
   return rounder
