@@ -318,7 +318,7 @@ def _compression(
     network_steps=pl.col("steps"),
   ).with_columns(own=rng.normal(0, world.noise, len(networks)))
   quantizers = [
-    (bits, "none" if bits == 32 else "symmetric", granularity)
+    (bits, "none" if bits == 32 else "absmax", granularity)
     for bits in world.bits
     for granularity in (("none",) if bits == 32 else world.quant_granularities)
   ]

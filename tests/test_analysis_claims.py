@@ -107,7 +107,11 @@ def test_every_result_records_the_thresholds_it_used(study):
   narrow = study.compression.filter(sparsity=0.0).with_columns(
     activation_bits=pl.lit(8, pl.Int64)
   )
-  study = study._replace(compression=pl.concat([study.compression, narrow]))
+  other = study.compression.filter(sparsity=0.0, bits=4).with_columns(
+    quantizer=pl.lit("nf4")
+  )
+  rows = pl.concat([study.compression, narrow, other])
+  study = study._replace(compression=rows)
   for name, frame in analysis.analyse(study, strict).items():
     if name in ("redundancy",):
       continue

@@ -29,7 +29,7 @@ def compressed(accuracy, *, dense=0.95, bits=32, **columns):
       "dead_layers": 0,
       "bits": bits,
       "activation_bits": 32,
-      "quantizer": "none" if bits == 32 else "symmetric",
+      "quantizer": "none" if bits == 32 else "absmax",
       "quant_granularity": "none" if bits == 32 else "channel",
       "val_accuracy": value,
       "test_accuracy": value,
@@ -141,6 +141,7 @@ def test_empty_compression_gives_empty_tables():
     analysis.pruning_phases,
     analysis.quantization_damage,
     analysis.activation_damage,
+    analysis.quantizer_damage,
     analysis.damage_slopes,
     analysis.joint_damage,
     analysis.redundancy_by_depth,
@@ -198,6 +199,36 @@ def test_damage_of_activations_is_paired_by_seed_and_apart():
     pl.testing.assert_frame_equal(make(both, CONFIG), make(weights, CONFIG))
 
 
+def test_damage_of_quantizers_is_paired_by_seed_and_apart():
+  weights = quantized([0.94] * 5)
+  others = {
+    ("mse", 4): [0.945, 0.946, 0.944, 0.947, 0.945],
+    ("binary", 1): [0.61, 0.53, 0.60, 0.62, 0.51],
+  }
+  parts = [
+    compressed({0.0: v}, bits=bits, quantizer=name).compression
+    for (name, bits), v in others.items()
+  ]
+  both = weights._replace(compression=pl.concat([weights.compression, *parts]))
+  table = analysis.quantizer_damage(both, CONFIG)
+  found = {
+    (row["quantizer"], row["bits"]): row for row in table.iter_rows(named=True)
+  }
+  assert found.keys() == others.keys()
+  for key, accuracy in others.items():
+    losses, row = 0.95 - np.array(accuracy), found[key]
+    assert row["damage"] == pytest.approx(losses.mean())
+    assert row["damage_low"] < losses.mean() < row["damage_high"]
+    assert row["n_seeds"] == 5
+  for make in (
+    analysis.quantization_damage,
+    analysis.activation_damage,
+    analysis.joint_damage,
+    analysis.pruning_phases,
+  ):
+    pl.testing.assert_frame_equal(make(both, CONFIG), make(weights, CONFIG))
+
+
 def test_repeated_dense_rows_count_once():
   found = quantized([0.94] * 5)
   twice = found.compression.with_columns(scope=pl.lit("layerwise"))
@@ -247,4 +278,4 @@ def test_redundancy_intervals_hold_the_tested_value():
 def test_summaries_group_by_format():
   rows = damage.paired_damage(quantized([0.94] * 5), CONFIG)
   frame = damage.summarised(rows, (), CONFIG)
-  assert frame["quantizer"].to_list() == ["symmetric"]
+  assert frame["quantizer"].to_list() == ["absmax"]

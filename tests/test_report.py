@@ -408,6 +408,42 @@ def test_narrow_activations_are_in_their_own_table_only(found):
   assert heads[-2:] == ["activation bits", "damage (points)"]
 
 
+def test_other_quantizers_are_in_their_own_table_only(found):
+  """Not even where they seem better than anything else."""
+  rows = found.records.compression
+  dense = rows.filter(quant_granularity="channel", sparsity=0.0, bits=4)
+  others = [
+    dense.with_columns(
+      quantizer=pl.lit(name),
+      bits=pl.lit(bits, pl.Int64),
+      quant_granularity=pl.lit(granularity),
+      bytes=pl.lit(1, pl.Int64),
+      val_accuracy=pl.lit(1.0),
+      test_accuracy=pl.lit(1.0),
+    )
+    for name, bits, granularity in (
+      *(("mse", 4, "channel"), ("binary", 1, "channel")),
+      *(("nf4", 4, "channel"), ("bfloat16", 16, "none")),
+    )
+  ]
+  both = found.records._replace(compression=pl.concat([rows, *others]))
+  more = findings.analyse(both, CONFIG, STUDY, layered(small()))
+  name = "quantizer_damage"
+  assert more.tables.keys() - found.tables.keys() == {name}
+  assert set(more.tables[name].select("quantizer", "bits").iter_rows()) == {
+    *(("mse", 4), ("binary", 1), ("nf4", 4), ("bfloat16", 16))
+  }
+  for other, table in found.tables.items():
+    assert more.tables[other].write_csv() == table.write_csv(), other
+  assert more.summary == found.summary
+  for other, draw in figures.FIGURES.items():
+    assert draw(more) == draw(found), other
+  (section,) = [s for s in page.SECTIONS if name in s.tables]
+  assert section.id == "quantization"
+  heads = [head.text for head in tables.shown(more, name, "").heads]
+  assert heads[-4:] == ["quantizer", "bits", "scale per", "damage (points)"]
+
+
 def test_selected_networks_are_chosen_on_validation_and_read_on_test(found):
   networks, rows = found.records.networks, found.tables["selected"]
   best = rows.filter(family="dnn", role="most accurate").row(0, named=True)

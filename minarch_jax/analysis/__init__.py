@@ -13,6 +13,7 @@ from minarch_jax.analysis.damage import (
   damage_slopes,
   joint_damage,
   quantization_damage,
+  quantizer_damage,
 )
 from minarch_jax.analysis.judgement import outcomes
 from minarch_jax.analysis.labels import regime_boundaries, regimes
@@ -22,7 +23,7 @@ from minarch_jax.analysis.pruning import pruning_phases, redundancy_by_depth
 from minarch_jax.analysis.recommendation import guidance, recommend
 from minarch_jax.analysis.sensitivity import layer_sensitivity, mask_overlap
 from minarch_jax.analysis.summaries import summary
-from minarch_jax.analysis.tables import one_recipe, under
+from minarch_jax.analysis.tables import one_recipe, plain, under
 from minarch_jax.analysis.verdicts import claims
 from minarch_jax.config import Config
 
@@ -42,9 +43,11 @@ __all__ = [
   "one_recipe",
   "outcomes",
   "p_at",
+  "plain",
   "probe_predictions",
   "pruning_phases",
   "quantization_damage",
+  "quantizer_damage",
   "recommend",
   "redundancy_by_depth",
   "regime_boundaries",
@@ -63,7 +66,7 @@ def analyse(
     The report's tables by file name: regimes, regime_boundaries,
     minimal_parameters, convergence_phases, pruning_phases, redundancy,
     controls, quantization, activation_quantization, quantization_slopes,
-    claims, guidance.
+    claims, guidance; quantizer_damage where other quantizers were measured.
   """
   records, _ = one_recipe(records)
   judged = outcomes(records, config)
@@ -77,6 +80,9 @@ def analyse(
     "quantization": quantization_damage(records, config),
     "activation_quantization": activation_damage(records, config),
   }
+  others = quantizer_damage(records, config)
+  if not others.is_empty():
+    found["quantizer_damage"] = others
   found["redundancy"] = redundancy_by_depth(
     records, config, phases=found["pruning_phases"]
   )

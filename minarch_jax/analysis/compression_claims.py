@@ -141,9 +141,7 @@ def _hardest_format(damage: pl.DataFrame) -> pl.DataFrame:
   rows = damage.filter(pl.col("bits") == pl.col("bits").min())
   names = rows["quant_granularity"].unique().sort().to_list()
   kept = "channel" if "channel" in names else names[0]
-  rows = rows.filter(pl.col("quant_granularity") == kept)
-  quantizers = rows["quantizer"].unique().sort().to_list()
-  return rows.filter(pl.col("quantizer") == quantizers[0])
+  return rows.filter(pl.col("quant_granularity") == kept)
 
 
 def small_suffer(found: Evidence, config: Config) -> Finding:

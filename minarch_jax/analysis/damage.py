@@ -1,6 +1,7 @@
 """Quantization damage: accuracy lost at b bits, paired by seed.
 
-Weights are rounded with activations as computed, unless a name says otherwise.
+Weights are rounded to symmetric integers over their whole range, activations
+are as computed, unless a name says otherwise.
 """
 
 from collections.abc import Sequence
@@ -14,13 +15,19 @@ from minarch_jax.config import Config
 FORMAT = ("bits", "quant_granularity", "quantizer", "activation_bits")
 ARCHITECTURE = ("dataset", "family", "architecture", "depth", "params")
 
+_WHOLE = (pl.col("bits") == 32) & tables.COMPUTED
+# What is rounded, each kind of rows apart from the others.
+WEIGHTS = tables.COMPUTED & tables.INTEGER & ~_WHOLE
+ACTIVATIONS = ~tables.COMPUTED & tables.INTEGER
+QUANTIZERS = tables.COMPUTED & ~tables.INTEGER
+
 
 def paired_damage(
   records: tables.Records,
   config: Config,
   *,
   by: Sequence[str] = (),
-  activations: bool = False,
+  rounded: pl.Expr = WEIGHTS,
 ) -> pl.DataFrame:
   """Gives the damage of every seed: accuracy(32 bits) - accuracy(b bits).
 
@@ -29,7 +36,7 @@ def paired_damage(
     config: thresholds that say which seeds learned; the others are left out.
     by: further columns that both accuracies share; () compares unpruned,
       not retrained networks.
-    activations: whether activations are rounded too, instead of weights alone.
+    rounded: the rows that are compared with 32 bits.
 
   Returns:
     architecture columns, seed, `by`, the format, damage.
@@ -44,14 +51,12 @@ def paired_damage(
   rows = rows.join(
     pruning.learned(records, config), on=tables.NETWORK, how="inner"
   )
-  computed = pl.col("activation_bits") == 32
-  whole = (pl.col("bits") == 32) & computed
   keys = ("run_id", *ARCHITECTURE, "seed", *by)
   dense = (
-    rows.filter(whole).group_by(keys).agg(dense=pl.col("val_accuracy").mean())
+    rows.filter(_WHOLE).group_by(keys).agg(dense=pl.col("val_accuracy").mean())
   )
   return (
-    rows.filter(~whole & (computed != activations))
+    rows.filter(rounded)
     .group_by(*keys, *FORMAT)
     .agg(pl.col("val_accuracy").mean())
     .join(dense, on=keys, how="inner")
@@ -86,7 +91,21 @@ def activation_damage(
     As `quantization_damage`, for activation_bits < 32.
   """
   return summarised(
-    paired_damage(records, config, activations=True), (), config
+    paired_damage(records, config, rounded=ACTIVATIONS), (), config
+  )
+
+
+def quantizer_damage(
+  records: tables.Records, config: Config = tables.DEFAULTS
+) -> pl.DataFrame:
+  """Averages the damage of the other quantizers, each beside its bits.
+
+  Returns:
+    As `quantization_damage`, for number formats other than symmetric integers
+    and integers over a narrower range.
+  """
+  return summarised(
+    paired_damage(records, config, rounded=QUANTIZERS), (), config
   )
 
 

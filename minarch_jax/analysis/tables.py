@@ -52,6 +52,17 @@ def under(rows: pl.DataFrame, control: str = records_lib.NONE) -> pl.DataFrame:
   return rows.filter(name.fill_null(records_lib.NONE) == control)
 
 
+# The rows that a plain number of bits speaks of: weights rounded to symmetric
+# integers over their whole range, or as trained, and activations as computed.
+COMPUTED = pl.col("activation_bits") == 32
+INTEGER = pl.col("quantizer").is_in(["absmax", "none"])
+
+
+def plain(rows: pl.DataFrame) -> pl.DataFrame:
+  """Keeps the compression rows that sparsity and bits describe wholly."""
+  return rows.filter(COMPUTED & INTEGER)
+
+
 def with_thresholds(
   frame: pl.DataFrame, config: Config, *names: str
 ) -> pl.DataFrame:

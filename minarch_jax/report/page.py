@@ -92,6 +92,8 @@ SECTIONS = (
       "activation_quantization": "Damage of every architecture with the inputs "
       "of its layers rounded too, over their ranges on training images; 32 "
       "bits: inputs alone.",
+      "quantizer_damage": "Damage of every architecture by other number "
+      "formats, and by integers over a narrower range.",
     },
   ),
   Section(

@@ -130,8 +130,8 @@ def pareto(findings: Findings) -> Figure | None:
   """Draws the best accuracy that fits into so many bytes, at each bits."""
   if findings.records.compression.is_empty():
     return None
-  rows = analysis.under(findings.records.compression).filter(
-    pl.col("bytes") > 0, activation_bits=32
+  rows = analysis.plain(analysis.under(findings.records.compression)).filter(
+    pl.col("bytes") > 0
   )
   where = ["dataset", "family", "architecture", "params", "criterion", "scope"]
   where += ["schedule", "sparsity", "bits", "quant_granularity"]

@@ -23,11 +23,11 @@ def preferred(values: Sequence[str], order: Sequence[str]) -> str:
 def primary(findings: Findings) -> tuple[pl.DataFrame, str, str]:
   """Stable networks' rows of the criterion and scope the figures show.
 
-  One granularity, weights only. The rows of random pruning stay, as the
-  control; networks labelled unstable go, unless nothing else is there: they
-  have no accuracy to lose.
+  One granularity, weights only, as integers. The rows of random pruning stay,
+  as the control; networks labelled unstable go, unless nothing else is there:
+  they have no accuracy to lose.
   """
-  rows = analysis.under(findings.records.compression).filter(activation_bits=32)
+  rows = analysis.plain(analysis.under(findings.records.compression))
   rows = rows.filter(granularity=granularity(rows))
   criteria = rows["criterion"].unique().to_list()
   criterion = preferred(

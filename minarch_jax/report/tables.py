@@ -193,6 +193,13 @@ COLUMNS: Mapping[str, tuple[Column, ...]] = {
     Column("activation_bits", "activation bits", "count"),
     _DAMAGE,
   ),
+  "quantizer_damage": (
+    *_WHO,
+    Column("quantizer", "quantizer"),
+    Column("bits", "bits", "count"),
+    Column("quant_granularity", "scale per"),
+    _DAMAGE,
+  ),
   "redundancy": (
     Column("dataset", "data set"),
     Column("family", "family"),
