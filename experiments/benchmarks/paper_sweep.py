@@ -96,7 +96,7 @@ def stage(settings: config.Config) -> None:
   )
 
   def rows() -> Iterator[measure.Row]:
-    for packs_of in sampled(groups, _SAMPLE.value):
+    for packs_of in sampled(groups, 2 if flags.FLAGS.quick else _SAMPLE.value):
       pack = packs_of[0]
       measure.say(f"{pack.parent}: {len(pack.architectures)} members")
       compiling = packs.train(brief, pack).compile_seconds
