@@ -8,6 +8,7 @@ import dataclasses
 import difflib
 import math
 import os
+import re
 import sys
 import tempfile
 from typing import Any
@@ -41,6 +42,9 @@ QUANTIZERS = (
   *("float8_e4m3", "float8_e5m2", "bfloat16", "float16"),
   *("uint8", "uint6", "uint5", "uint4", "uint3", "uint2"),
 )
+
+
+_GRANULARITY = r"element|unit|nm:[1-9]\d*|block:[1-9]\d*x[1-9]\d*"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -280,6 +284,12 @@ class Config:
           raise ConfigError(
             f"--{name}={bits} is not one of {', '.join(map(str, BITS))}"
           )
+    for text in self.granularities:
+      if not re.fullmatch(_GRANULARITY, text):
+        raise ConfigError(
+          f"--granularities={text} is not one of element, unit, nm:M, "
+          f"block:AxB{nearest(text, ('element', 'unit', 'nm:4', 'block:4x4'))}"
+        )
     for sparsity in self.control_sparsities:
       if sparsity not in self.sparsities:
         raise ConfigError(

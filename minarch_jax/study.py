@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import os
 from typing import Any
 
+from flax import traverse_util
 import jax
 import numpy as np
 import polars as pl
@@ -24,11 +25,12 @@ from minarch_jax import (
   packs,
   planning,
   population,
+  pruning,
   quantization,
   records,
   tabulate,
 )
-from minarch_jax.architectures import Architecture
+from minarch_jax.architectures import Architecture, Spec
 from minarch_jax.config import Config, ConfigError, RETRAINING
 from minarch_jax.planning import Pack
 from minarch_jax.progress import Progress
@@ -42,7 +44,8 @@ def check(config: Config) -> data.Description:
 
   Raises:
     ConfigError: a data set that is unknown or not prepared, a batch larger
-      than the training split, an architecture that does not fit the images.
+      than the training split, an architecture that does not fit the images, a
+      granularity that does not fit an architecture.
   """
   found = data.describe(
     config.dataset,
@@ -54,8 +57,36 @@ def check(config: Config) -> data.Description:
       f"--batch_size={config.batch_size} is larger than the training split of "
       f"{config.dataset} ({found.num_train} images)"
     )
-  select(config, found.input_shape, found.num_classes)
+  members = select(config, found.input_shape, found.num_classes)
+  for architecture in members:
+    _check_rules(
+      config,
+      architecture,
+      architecture.spec(found.input_shape, found.num_classes),
+    )
   return found
+
+
+def _check_rules(
+  config: Config, architecture: Architecture, spec: Spec
+) -> None:
+  """Raises ConfigError where groups of a fixed size do not fit a network."""
+  for rule in compressing.rules_of(config):
+    if ":" not in rule.granularity:
+      continue
+    shapes = traverse_util.unflatten_dict(
+      {
+        leaf.path: jax.ShapeDtypeStruct(spec.shape(leaf), np.float32)
+        for leaf in spec.leaves
+      }
+    )
+    try:
+      pruning.check(shapes, rule.scope, rule.granularity, spec)
+    except ValueError as error:
+      raise ConfigError(
+        f"--granularities={rule.granularity} does not fit {architecture}: "
+        f"{error}"
+      ) from None
 
 
 def select(config, input_shape, num_classes) -> list[Architecture]:

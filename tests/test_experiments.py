@@ -49,6 +49,8 @@ TYPOS = [
   ("study", "--sparsities=1.5", ["--sparsities=1.5", "below 1"]),
   ("study", "--bits=0", ["--bits=0", "32, 8, 7"]),
   ("study", "--grid=papr", ["--grid=papr", "'paper'"]),
+  ("study", "--granularities=elment", ["=elment", "'element'", "nm:M"]),
+  ("prune", "--granularities=nm:4", ["nm:4 does not fit", "multiple of 4"]),
   ("study", "--out=/proc/results", ["--out=/proc/results", "/proc"]),
   ("study", "--data_dir=nowhere", ["nowhere"]),
   ("study", "--architectures=dnn:3,dn:3", ["'dn:3'", "'dnn'"]),

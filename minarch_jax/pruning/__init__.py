@@ -23,6 +23,7 @@ from minarch_jax.pruning.masks import dead_layers as dead_layers
 from minarch_jax.pruning.masks import masked as masked
 from minarch_jax.pruning.masks import sparsity as sparsity
 from minarch_jax.pruning.oneshot import prune as prune
+from minarch_jax.pruning.ranking import check as check
 from minarch_jax.pruning.ranking import masks_at as masks_at
 from minarch_jax.pruning.ranking import rank as rank
 from minarch_jax.pruning.ranking import Ranking as Ranking

@@ -109,6 +109,18 @@ def rank(
   return dataclasses.replace(order, sizes=sizes, density=np.stack(density))
 
 
+def check(
+  shapes: Params, scope: Scope, granularity: str, spec: architectures.Spec
+) -> None:
+  """Raises what `rank` would, from the shapes of a network alone.
+
+  Args:
+    shapes: a tree of arrays or `jax.ShapeDtypeStruct`.
+    scope, granularity, spec: as for `rank`.
+  """
+  _plan(shapes, scope, granularity, (), trees.NAMES, spec)
+
+
 # Compiled whole: one operation after the other would take seconds to compile
 # in a notebook. Inside a compiled function this changes nothing.
 @functools.partial(jax.jit, static_argnums=(0, 1))
