@@ -7,12 +7,14 @@ values, outputs and gradients, and exactly nothing in the padding.
 import itertools
 import math
 
+import chex
 from flax import linen as nn
 from flax import traverse_util
 import jax
 from jax.extend import core as jex_core
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from minarch_jax import architectures, models
@@ -315,6 +317,35 @@ def test_several_members_are_marked_and_scaled_as_one_by_one(family):
         jax.tree.map(lambda leaf, i=i, j=seed: leaf[j, i], found),
         models.initial(one, spec, sizes),
       )
+
+
+def test_turning_moves_the_kernel_of_the_images_and_nothing_else():
+  architecture = Architecture.parse("dnn:3-2")
+  model = models.make_model(architecture, (2, 2, 1), 3)
+  params = jax.jit(model.init)(jax.random.key(0))
+  moments = optax.scale_by_adam().init(params)
+  turned = models.turned((params, moments))
+  for tree in (turned[0], turned[1].mu):
+    flat = models.flatten(tree)
+    shapes = {"/".join(path): leaf.shape for path, leaf in flat.items()}
+    assert shapes.pop("hidden_0/kernel") == (3, 4)
+    assert shapes.pop("hidden_1/kernel") == (3, 2)
+    assert shapes.pop("output/kernel") == (2, 3)
+    assert all(len(shape) == 1 for shape in shapes.values())
+  x = jax.random.normal(jax.random.key(1), (5, 2, 2, 1))
+  np.testing.assert_allclose(
+    models.on_turned(model).apply(turned[0], x, None),
+    model.apply(params, x, None),
+    rtol=1e-6,
+  )
+  chex.assert_trees_all_equal(models.turned(turned), (params, moments))
+
+
+@pytest.mark.parametrize("text", ["cnn:2-3", "vit:p2-d4-l1-h2"])
+def test_other_families_are_not_turned(text):
+  model = models.make_model(parse(text), (4, 4, 1), 3)
+  params = jax.jit(model.init)(jax.random.key(0))
+  chex.assert_trees_all_equal(models.turned(params), params)
 
 
 def test_a_network_in_itself_has_no_padding():
