@@ -31,7 +31,7 @@ from minarch_jax.config import Config
 from minarch_jax.planning import Pack, Work
 from minarch_jax.types import Batch, Dataset, Params
 
-EVAL_BATCH = 256
+EVAL_BATCH = 128
 CALL_SECONDS = 2.0  # epochs per call: long enough to hide dispatch, short
 # enough that progress moves and Ctrl-C is answered
 LARGE_STEP_SECONDS = 2e-3  # averaging gradients costs some 0.1 ms
@@ -137,14 +137,20 @@ def _no_progress(epochs: int) -> None:
 
 def layout_of(session: Session, pack: Pack) -> population.Mapping:
   """Says how a pack is laid out on this machine."""
-  step = planning.seconds(pack.parent, 1, session.work) / session.work.num_steps
-  return population.mapping(
+  work = session.work
+  step = planning.seconds(pack.parent, 1, work) / work.num_steps
+  layout = population.mapping(
     session.config,
     pack.parent.family,
     pack.slots,
     len(pack.seeds),
     large=step > LARGE_STEP_SECONDS,
   )
+  if layout.devices[0].platform != "cpu" or layout.members == "vmap":
+    return layout
+  parts = len(layout.devices) if layout.split == "batch" else 1
+  size = planning.microbatch(pack.parent, work.batch_size // parts, work)
+  return dataclasses.replace(layout, microbatch=size)
 
 
 def padded(pack: Pack, layout: population.Mapping) -> Pack:
@@ -576,7 +582,8 @@ def _run(placed: Placed, state, masks, length, order, rate, splits):
     tx = training.make_tx(session.config)
     axis = population.AXIS if layout.split == "batch" else None
     run = training.make_run(
-      training.make_step(model, tx, axis), evaluation.make_totals(model.apply)
+      training.make_step(model, tx, axis, layout.microbatch),
+      evaluation.make_totals(model.apply),
     )
 
     def function(

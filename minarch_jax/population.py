@@ -48,6 +48,7 @@ class Mapping:
   members: str = "vmap"
   convolution: str = "stock"
   split: str = "seed"
+  microbatch: int | None = None
 
 
 def cache_directory() -> str:

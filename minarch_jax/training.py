@@ -108,7 +108,10 @@ def start_state(tx: optax.GradientTransformation, params: Params) -> TrainState:
 
 
 def make_step(
-  model: Model, tx: optax.GradientTransformation, axis: str | None = None
+  model: Model,
+  tx: optax.GradientTransformation,
+  axis: str | None = None,
+  microbatch: int | None = None,
 ) -> Callable:
   """Makes `step(state, batch, learning_rate, sizes, masks) -> (state, Step)`.
 
@@ -116,6 +119,8 @@ def make_step(
     model: the network.
     tx: the optimizer's direction.
     axis: mapped axis over which a minibatch is split; gradients are averaged.
+    microbatch: how many images go through the network at a time, a divisor of
+      the minibatch; gradients are averaged (None = all at once).
 
   `masks` (1 = kept) are pruning and width masks alike: masked parameters are
   exactly zero after every step, whatever the optimizer does, also in a
@@ -127,6 +132,25 @@ def make_step(
     loss, correct = evaluation.losses(logits, batch.y)
     return loss.mean(), correct.mean()
 
+  gradient = jax.value_and_grad(loss_fn, has_aux=True)
+
+  def mean_gradient(params, batch, sizes):
+    if microbatch in (None, len(batch.y)):
+      return gradient(params, batch, sizes)
+    count = len(batch.y) // microbatch
+    parts = jax.tree.map(
+      lambda leaf: leaf.reshape(count, microbatch, *leaf.shape[1:]), batch
+    )
+
+    def of(i):
+      return gradient(params, jax.tree.map(lambda p: p[i], parts), sizes)
+
+    total = jax.tree.map(jnp.zeros_like, jax.eval_shape(of, 0))
+    total = jax.lax.fori_loop(
+      0, count, lambda i, total: jax.tree.map(jnp.add, total, of(i)), total
+    )
+    return jax.tree.map(lambda leaf: leaf / count, total)
+
   def step(
     state: TrainState,
     batch: Batch,
@@ -134,8 +158,7 @@ def make_step(
     sizes: Sizes,
     masks: Masks,
   ) -> tuple[TrainState, Step]:
-    gradient = jax.value_and_grad(loss_fn, has_aux=True)
-    (loss, accuracy), grads = gradient(state.params, batch, sizes)
+    (loss, accuracy), grads = mean_gradient(state.params, batch, sizes)
     if axis is not None:
       loss, accuracy, grads = jax.lax.pmean((loss, accuracy, grads), axis)
     updates, opt_state = tx.update(grads, state.opt_state, state.params)

@@ -280,6 +280,17 @@ def test_the_layout_changes_no_number(family, devices, changes):
   assert_close(results(found), results(reference(family)[0]), 2e-4)
 
 
+@pytest.mark.usefixtures("quick_compilation")
+@pytest.mark.parametrize("family", ["cnn", "vit"])
+def test_the_size_of_the_cache_changes_no_number(family):
+  opened, pack = session(), pack_of(family)
+  whole = packs.layout_of(opened, pack).microbatch
+  with mock.patch.object(planning, "MICROBATCH_BYTES", 1):
+    assert packs.layout_of(opened, pack).microbatch == 4 < whole == 8
+    found = packs.train(opened, pack)
+  assert_close(results(found), results(reference(family)[0]), 2e-4)
+
+
 def test_eight_devices_hold_what_does_not_divide():
   pack = pack_of("dnn")  # two seeds of four slots
   full = packs.padded(pack, packs.layout_of(session(), pack))

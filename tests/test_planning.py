@@ -247,6 +247,21 @@ def test_the_axis_that_wastes_less_is_split(slots, seeds, devices, expected):
   assert planning.split_axis(slots, seeds, devices) == expected
 
 
+@pytest.mark.parametrize("batch_size", [1, 3, 61, 64, 100, 128])
+@pytest.mark.parametrize("text", ["cnn:1", "cnn:32", "cnn:16-32-32"])
+def test_microbatches_divide_a_minibatch(text, batch_size):
+  size = planning.microbatch(Architecture.parse(text), batch_size, MNIST)
+  assert batch_size % size == 0 and size >= min(4, batch_size)
+
+
+def test_wider_networks_take_fewer_images_at_a_time():
+  sizes = [
+    planning.microbatch(Architecture.parse(text), 128, MNIST)
+    for text in ("cnn:1", "cnn:8", "cnn:16", "cnn:32", "cnn:16-32-32")
+  ]
+  assert sizes == sorted(sizes, reverse=True) and sizes[0] > 32 > sizes[-1]
+
+
 def test_one_network_splits_its_minibatch_where_that_divides():
   split = planning.split_axis
   assert split(1, 1, 8, 64) == "batch"

@@ -363,7 +363,29 @@ def test_a_network_that_diverges_goes_on_as_data():
   assert not all(np.isfinite(leaf).all() for leaf in leaves)
 
 
-# --- a minibatch split over devices ------------------------------------------
+# --- a minibatch in parts ----------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [1, 2, 4, 8])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_microbatches_add_up_to_the_minibatch(optimizer, size):
+  state, batch = begin(optimizer), split(8)
+  masks = some_zeros(state.params)
+  expected, found = (
+    jax.jit(training.make_step(MODEL, tx_of(optimizer), microbatch=images))(
+      state, batch, 0.01, {}, masks
+    )
+    for images in (None, size)
+  )
+  assert_trees_close(found, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_one_bad_image_spoils_the_mean_of_all_microbatches():
+  state, batch = begin(), split(8)
+  batch.x[5, 0, 0, 0] = np.inf
+  step = jax.jit(training.make_step(MODEL, tx_of("adam"), microbatch=2))
+  _, seen = step(state, batch, 0.01, {}, all_ones(state.params))
+  assert not np.isfinite(seen.loss) and 0 <= seen.accuracy < 1
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)

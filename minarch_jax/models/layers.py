@@ -120,9 +120,37 @@ def _shifts(x: jax.Array, size: tuple[int, ...]) -> list[jax.Array]:
   ]
 
 
+@jax.custom_vjp
+def _product(patches: jax.Array, kernel: jax.Array) -> jax.Array:
+  """[B, ..., K] @ [K, O] whose weight gradient is one product per image.
+
+  Short products that are then added keep XLA:CPU's fast kernel, at twice the
+  speed of the one long and narrow product that autodiff emits.
+  """
+  return patches @ kernel
+
+
+def _product_forward(patches, kernel):
+  return patches @ kernel, (patches, kernel)
+
+
+def _product_backward(residuals, g):
+  patches, kernel = residuals
+  batch, inputs, outputs = len(g), *kernel.shape
+  images = patches.reshape(batch, -1, inputs)
+  dk = jnp.einsum("bpi,bpo->boi", images, g.reshape(batch, -1, outputs))
+  return g @ kernel.T, dk.sum(axis=0).T
+
+
+_product.defvjp(_product_forward, _product_backward)
+
+WIDE = 64  # inputs of a window; below, the long product is as fast
+
+
 def _im2col(x: jax.Array, kernel: jax.Array) -> jax.Array:
   patches = jnp.concatenate(_shifts(x, kernel.shape[:2]), axis=-1)
-  return patches @ kernel.reshape(-1, kernel.shape[-1])
+  kernel = kernel.reshape(-1, kernel.shape[-1])
+  return (_product if len(kernel) >= WIDE else jnp.matmul)(patches, kernel)
 
 
 def _stock(x: jax.Array, kernel: jax.Array) -> jax.Array:
