@@ -99,10 +99,15 @@ class Ranked:
   masks: Any
 
   def level(self, sparsity: Any) -> np.ndarray:
-    """Numbers sparsities that were cut at: int32 of their shape."""
+    """Numbers sparsities that were cut at: int32 of their shape.
+
+    Raises:
+      ValueError: the ranking was not cut there.
+    """
     wanted = np.asarray(sparsity, np.float32)
     found = np.searchsorted(self.levels, wanted).astype(np.int32)
-    assert np.array_equal(self.levels.take(found, mode="clip"), wanted)
+    if not np.array_equal(self.levels.take(found, mode="clip"), wanted):
+      raise ValueError(f"sparsity {sparsity} is not one of {self.levels}")
     return found
 
 

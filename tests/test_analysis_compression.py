@@ -169,6 +169,24 @@ def test_damage_is_paired_by_seed():
   assert (row["bits"], row["n_seeds"]) == (4, 5)
 
 
+# Tables of what is neither of narrow activations nor of other quantizers.
+PLAIN = (
+  analysis.quantization_damage,
+  analysis.joint_damage,
+  analysis.pruning_phases,
+)
+
+
+def check_damage(found, expected):
+  """Compares rows by key with accuracies by key, paired by seed."""
+  assert found.keys() == expected.keys()
+  for key, accuracy in expected.items():
+    losses, row = 0.95 - np.array(accuracy), found[key]
+    assert row["damage"] == pytest.approx(losses.mean())
+    assert row["damage_low"] < losses.mean() < row["damage_high"]
+    assert row["n_seeds"] == 5
+
+
 def test_damage_of_activations_is_paired_by_seed_and_apart():
   weights = quantized([0.94] * 5)
   narrow = {
@@ -185,17 +203,8 @@ def test_damage_of_activations_is_paired_by_seed_and_apart():
     (row["bits"], row["activation_bits"]): row
     for row in table.iter_rows(named=True)
   }
-  assert found.keys() == narrow.keys()
-  for key, accuracy in narrow.items():
-    losses, row = 0.95 - np.array(accuracy), found[key]
-    assert row["damage"] == pytest.approx(losses.mean())
-    assert row["damage_low"] < losses.mean() < row["damage_high"]
-    assert row["n_seeds"] == 5
-  for make in (
-    analysis.quantization_damage,
-    analysis.joint_damage,
-    analysis.pruning_phases,
-  ):
+  check_damage(found, narrow)
+  for make in PLAIN:
     pl.testing.assert_frame_equal(make(both, CONFIG), make(weights, CONFIG))
 
 
@@ -214,18 +223,8 @@ def test_damage_of_quantizers_is_paired_by_seed_and_apart():
   found = {
     (row["quantizer"], row["bits"]): row for row in table.iter_rows(named=True)
   }
-  assert found.keys() == others.keys()
-  for key, accuracy in others.items():
-    losses, row = 0.95 - np.array(accuracy), found[key]
-    assert row["damage"] == pytest.approx(losses.mean())
-    assert row["damage_low"] < losses.mean() < row["damage_high"]
-    assert row["n_seeds"] == 5
-  for make in (
-    analysis.quantization_damage,
-    analysis.activation_damage,
-    analysis.joint_damage,
-    analysis.pruning_phases,
-  ):
+  check_damage(found, others)
+  for make in (*PLAIN, analysis.activation_damage):
     pl.testing.assert_frame_equal(make(both, CONFIG), make(weights, CONFIG))
 
 

@@ -8,9 +8,9 @@ Plans all shapes of the grid `paper`, 1 to 4 hidden layers, as a study would
 each of --sample equal parts of the programs, ordered by predicted time. A
 sampled pack compiles with no cache and trains on the share of every split that
 makes --steps minibatches; `run` is extrapolated to the whole training of all
-packs of its program, `share` is compilation's part. The last
-row is the sweep: the sample's mean compilation for every program, and the
-predicted time of every pack corrected by the sample's run / predicted.
+packs of its program, `share` is compilation's part. The last row is the sweep:
+the sample's mean compilation for every program, and the predicted time of every
+pack corrected by the sample's run / predicted.
 """
 
 from collections.abc import Iterator, Sequence
@@ -32,6 +32,7 @@ _STEPS = flags.DEFINE_integer(
 
 NUM_SEEDS = 4
 QUICK_SHAPES = 40
+SUMS = ("compile (s)", "run (s)", "predicted (s)")
 
 
 def sampled(programs: Sequence, count: int) -> list:
@@ -54,6 +55,17 @@ def part(dataset, share: float):
     validation=few(dataset.validation),
     test=few(dataset.test),
   )
+
+
+def row_of(name: str, times: Sequence[float], **counts: int) -> measure.Row:
+  """Makes a row of compile, run and predicted seconds."""
+  compiling, run, _ = times
+  return {
+    "parent": name,
+    **counts,
+    **dict(zip(SUMS, times, strict=True)),
+    "share": compiling / (compiling + run),
+  }
 
 
 def stage(settings: config.Config) -> None:
@@ -104,37 +116,28 @@ def stage(settings: config.Config) -> None:
         run_engine.steady(brief, pack)[0] for _ in range(measure.repetitions())
       )
       run = epoch * work.num_steps / steps * len(packs_of)
-      yield {
-        "parent": str(pack.parent),
-        "members": sum(len(each.architectures) for each in packs_of),
-        "packs": len(packs_of),
-        "compile (s)": compiling,
-        "run (s)": run,
-        "predicted (s)": predicted(pack) * len(packs_of),
-        "share": compiling / (compiling + run),
-      }
+      yield row_of(
+        str(pack.parent),
+        (compiling, run, predicted(pack) * len(packs_of)),
+        members=sum(len(each.architectures) for each in packs_of),
+        packs=len(packs_of),
+      )
 
   found = list(rows())
-  total = {name: sum(row[name] for row in found) for name in _SUMS}
+  total = {name: sum(row[name] for row in found) for name in SUMS}
   whole = sum(map(predicted, plan))
   run = whole * total["run (s)"] / total["predicted (s)"]
   compiling = total["compile (s)"] / len(found) * len(groups)
   found.append(
-    {
-      "parent": f"all: {len(groups)} programs",
-      "members": len(shapes),
-      "packs": len(plan),
-      "compile (s)": compiling,
-      "run (s)": run,
-      "predicted (s)": whole,
-      "share": compiling / (compiling + run),
-    }
+    row_of(
+      f"all: {len(groups)} programs",
+      (compiling, run, whole),
+      members=len(shapes),
+      packs=len(plan),
+    )
   )
   title = f"Compilation in the paper's DNN sweep, {NUM_SEEDS} seeds"
   measure.finish(title, settings.out, "paper_sweep", found)
-
-
-_SUMS = ("compile (s)", "run (s)", "predicted (s)")
 
 
 if __name__ == "__main__":

@@ -33,7 +33,8 @@ class DNN(nn.Module):
     for i, width in enumerate(self.architecture.widths):
       name = f"hidden_{i}"
       weights = layers.Kernel((features, width), 1, self.dtype, name=name)()
-      y = nn.relu(layers.dense(self.tap(f"{name}/kernel", x), *weights))
+      dense = layers.dense if i else layers.shared_dense
+      y = nn.relu(dense(self.tap(f"{name}/kernel", x), *weights))
       if i and "depth" in sizes:
         y = jnp.where(sizes["depth"] > i, y, _fit(x, width))
       x, features = y, width

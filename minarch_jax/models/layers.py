@@ -65,6 +65,17 @@ def dense(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
   return y + bias.reshape((1,) * (y.ndim - bias.ndim) + bias.shape)
 
 
+def shared_dense(
+  x: jax.Array, kernel: jax.Array, bias: jax.Array
+) -> jax.Array:
+  """Is `dense` for [B, I] that the members of a pack share.
+
+  With units before images in the product, mapped over members, XLA:CPU reads
+  kernels with units as rows (see `models.turned`) where they lie.
+  """
+  return jnp.einsum("io,bi->ob", kernel, x).T + bias[None]
+
+
 class Norm(nn.Module):
   """Layer normalisation over the first `size` entries of a padded last axis.
 

@@ -157,9 +157,7 @@ def _pools(plan: Plan, sizes: Sequence[int], last: int) -> selection.Pools:
   if plan.granularity.rows:
     return selection.Pools(tuple(sizes), last, "rows")
   kind = "one" if scopes.SCOPES[plan.scope].pooled else "arrays"
-  return selection.Pools(
-    tuple(sizes), min(max(sizes), selection.TABLE_WIDTH), kind
-  )
+  return selection.pools_of(sizes, kind)
 
 
 def layerwise(ranking: Ranking) -> Ranking:
