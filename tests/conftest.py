@@ -6,8 +6,8 @@ the next (`pytest --cache-clear` forgets them), and so are decoded images; the
 workers of one run share both.
 
 Compiling is most of the time, and the laws are those of our arithmetic, so
-XLA is told to skip most optimizations; `pytest --optimized` compiles as users
-do. CI runs both. Studies that tests start compile as users do.
+XLA is told to skip most optimizations, also in the programs that tests start;
+`pytest --optimized` compiles as users do. CI runs both.
 """
 
 import os
@@ -47,6 +47,7 @@ def pytest_configure(config):
   population.use_cache("default")
   if not config.getoption("optimized"):
     jax.config.update("jax_disable_most_optimizations", True)
+    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 
 
 @pytest.fixture(scope="session")

@@ -28,9 +28,11 @@ DEVICES = {"pmap", "shard_map", "device_put", "Mesh", "make_mesh"}
 # What a notebook calls directly compiles itself; the rest is compiled by
 # population, which knows the whole program.
 SELF_COMPILED = {
+  "minarch_jax.models",
   "minarch_jax.notebook",
   "minarch_jax.pruning.ranking",
   "minarch_jax.pruning.scopes",
+  "minarch_jax.quantization.packing",
   "minarch_jax.quantization.tensors",
 }
 

@@ -281,7 +281,9 @@ def test_the_layout_changes_no_number(family, devices, changes):
 
 
 @pytest.mark.usefixtures("quick_compilation")
-@pytest.mark.parametrize("family", ["cnn", "vit"])
+@pytest.mark.parametrize(
+  "family", ["cnn", pytest.param("vit", marks=pytest.mark.slow)]
+)
 def test_the_size_of_the_cache_changes_no_number(family):
   opened, pack = session(), pack_of(family)
   whole = packs.layout_of(opened, pack).microbatch

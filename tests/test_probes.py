@@ -64,13 +64,13 @@ def test_probes_are_what_they_are_called(name):
   found = jax.jit(probes.make_probe(model, spec, iterations=60))(
     params, data, sizes, masks, jax.random.key(1)
   )
-  logits = np.asarray(model.apply(params, data.x, sizes))
+  logits = np.asarray(jax.jit(model.apply)(params, data.x, sizes))
 
   def loss(params):
     log_p = jax.nn.log_softmax(model.apply(params, data.x, sizes))
     return -log_p[jnp.arange(len(data.y)), data.y].mean()
 
-  value, gradient = jax.value_and_grad(loss)(params)
+  value, gradient = jax.jit(jax.value_and_grad(loss))(params)
   flat, unflatten = flatten_util.ravel_pytree(params)
   hessian = jax.jit(jax.hessian(lambda vector: loss(unflatten(vector))))(flat)
   eigenvalues = np.linalg.eigvalsh(np.asarray(hessian))

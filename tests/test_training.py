@@ -366,18 +366,17 @@ def test_a_network_that_diverges_goes_on_as_data():
 # --- a minibatch in parts ----------------------------------------------------
 
 
-@pytest.mark.parametrize("size", [1, 2, 4, 8])
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_microbatches_add_up_to_the_minibatch(optimizer, size):
-  state, batch = begin(optimizer), split(8)
+def test_microbatches_add_up_to_the_minibatch():
+  state, batch = begin(), split(8)
   masks = some_zeros(state.params)
-  expected, found = (
-    jax.jit(training.make_step(MODEL, tx_of(optimizer), microbatch=images))(
+  expected, *found = (
+    jax.jit(training.make_step(MODEL, tx_of("adam"), microbatch=size))(
       state, batch, 0.01, {}, masks
     )
-    for images in (None, size)
+    for size in (None, 1, 4, 8)
   )
-  assert_trees_close(found, expected, rtol=1e-4, atol=1e-6)
+  for each in found:
+    assert_trees_close(each, expected, rtol=1e-4, atol=1e-6)
 
 
 def test_one_bad_image_spoils_the_mean_of_all_microbatches():

@@ -1,6 +1,7 @@
 """Flax modules as pure functions of parameters and true sizes."""
 
 from collections.abc import Callable, Mapping, Sequence
+import functools
 import itertools
 import math
 from typing import Any
@@ -59,11 +60,7 @@ def make_model(
   full = {axis: spec.sizes[axis] for axis in spec.unit_axes}
 
   def init(key: jax.Array, sizes: Sizes | None = None) -> Params:
-    leaves = _random_leaves(spec)
-    # All leaves in one call: a generator each would dominate compilation.
-    values = random.normals(key, leaves)
-    draws = dict(zip((path for path, _ in leaves), values, strict=True))
-    return initial(draws, spec, sizes or full)
+    return _init(key, sizes or full, architecture, input_shape, num_classes)
 
   def apply(
     params: Params,
@@ -78,6 +75,19 @@ def make_model(
     return jnp.asarray(logits, jnp.result_type(float))
 
   return Model(init, apply)
+
+
+# Compiled whole: in a notebook one operation after the other takes seconds.
+@functools.partial(jax.jit, static_argnums=(2, 3, 4))
+def _init(
+  key: jax.Array, sizes: Sizes, architecture, input_shape, num_classes
+) -> Params:
+  spec = architecture.spec(input_shape, num_classes)
+  leaves = _random_leaves(spec)
+  # All leaves in one call: a generator each would dominate compilation.
+  values = random.normals(key, leaves)
+  draws = dict(zip((path for path, _ in leaves), values, strict=True))
+  return initial(draws, spec, sizes)
 
 
 # The kernel of a dnn that reads the images.

@@ -5,6 +5,8 @@ unused bits of the last byte are 0. So n values of b bits take exactly
 ceil(n * b / 8) bytes, and bitmaps are the case of one bit.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
@@ -27,6 +29,8 @@ def raw_dtype(bits: int) -> jnp.dtype:
   return jnp.dtype(f"uint{max(bits, 8)}")
 
 
+# Compiled whole: a file would take a second of single operations otherwise.
+@functools.partial(jax.jit, static_argnums=1)
 def pack(raw: jax.Array, bits: int) -> jax.Array:
   """Packs unsigned values into bytes.
 
@@ -47,6 +51,7 @@ def pack(raw: jax.Array, bits: int) -> jax.Array:
   return jnp.sum(digits * places, 1, dtype=jnp.uint8)
 
 
+@functools.partial(jax.jit, static_argnums=(1, 2))
 def unpack(packed: jax.Array, bits: int, count: int) -> jax.Array:
   """Inverts `pack`.
 
