@@ -65,9 +65,7 @@ def dense(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
   return y + bias.reshape((1,) * (y.ndim - bias.ndim) + bias.shape)
 
 
-def shared_dense(
-  x: jax.Array, kernel: jax.Array, bias: jax.Array
-) -> jax.Array:
+def shared_dense(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
   """Is `dense` for [B, I] that the members of a pack share.
 
   With units before images in the product, mapped over members, XLA:CPU reads

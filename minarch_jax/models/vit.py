@@ -25,6 +25,26 @@ class Embedding(nn.Module):
     return self.param("embedding", layers.declared, self.shape)
 
 
+FEW_TOKENS = 8
+
+
+def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+  """Mixes values by the softmax of q k: [B, tokens, heads, head_dim] each.
+
+  A product per image and head costs XLA:CPU half a microsecond however small
+  it is. Between few tokens, multiplying out and adding up is up to four times
+  as fast for a whole training step; between 16 it is slower.
+  """
+  real = jnp.result_type(float)
+  if q.shape[1] < FEW_TOKENS:
+    scores = jnp.sum(q[:, :, None] * k[:, None], axis=-1)  # [B, q, k, heads]
+    weights = nn.softmax(scores.astype(real), axis=2).astype(v.dtype)
+    return jnp.sum(weights[..., None] * v[:, None], axis=2)
+  scores = jnp.einsum("bqhd,bkhd->bhqk", q, k)
+  weights = nn.softmax(scores.astype(real), axis=-1).astype(v.dtype)
+  return jnp.einsum("bhqk,bkhd->bqhd", weights, v)
+
+
 class Attention(nn.Module):
   """Multi-head self-attention; kernels [dim, heads, head_dim]."""
 
@@ -47,9 +67,7 @@ class Attention(nn.Module):
       for name, w in zip(names, weights, strict=True)
     )
     scale = jax.lax.rsqrt(jnp.asarray(head_dim).astype(q.dtype))
-    scores = jnp.einsum("bqhd,bkhd->bhqk", q * scale, k)
-    attention = nn.softmax(scores.astype(jnp.result_type(float)), axis=-1)
-    y = jnp.einsum("bhqk,bkhd->bqhd", attention.astype(v.dtype), v)
+    y = attend(q * scale, k, v)
     out = layers.Kernel(
       (self.heads, self.head_dim, dim), 1, self.dtype, name="out"
     )()
