@@ -25,12 +25,15 @@ MAX_SPREAD = 4  # members of a group that may go to other groups
 MAX_MEMBERS = 32  # more gain nothing: the first product is wide enough by then
 CACHE_BYTES = 48e6  # optimizer traffic of one seed's members stays near cache
 
-# Rough single-device costs; ratios decide the plan, absolutes only the
-# forecast, and neither can change a result.
-COMPILE_SECONDS = {"dnn": 3.0, "cnn": 5.0, "vit": 8.0}
-STEP_SECONDS = {"dnn": 15e-6, "cnn": 60e-6, "vit": 150e-6}  # per hidden layer
-FLOPS = {"dnn": 40e9, "cnn": 25e9, "vit": 30e9}
-BYTES_PER_SECOND = 8e9
+# Rough costs of one of two busy cores (AVX-512, jax 0.12), fitted to steps of
+# 25 packs on 8x8 and 28x28 images. They decide the plan and the forecast, and
+# cannot change a result.
+COMPILE_SECONDS = {"dnn": 1.5, "cnn": 1.5, "vit": 2.5}  # half: cores share it
+STEP_SECONDS = {"dnn": 15e-6, "cnn": 60e-6, "vit": 100e-6}  # per hidden layer
+FLOPS = {"dnn": 350e9, "cnn": 400e9, "vit": 80e9}
+STATE_BYTES_PER_SECOND = 24e9  # of parameters and moments
+# Of what layers read and write forward; packed dnns share their images.
+LAYER_BYTES_PER_SECOND = {"dnn": 100e9, "cnn": 4e9, "vit": 4e9}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +84,21 @@ def padding(pack: Pack, work: Work) -> float:
   return held / sum(a.num_params(*shape) for a in pack.architectures)
 
 
+def _layer_bytes(parent: Architecture, work: Work) -> float:
+  """Counts what the layers read and write for one image, windows unfolded."""
+  spec = parent.spec(work.input_shape, work.num_classes)
+  floats = sum(
+    leaf.positions
+    * (
+      math.prod(spec.sizes[a] for a in leaf.axes[: -leaf.outputs])
+      + math.prod(spec.sizes[a] for a in leaf.axes[-leaf.outputs :])
+    )
+    for leaf in spec.leaves
+    if leaf.is_kernel
+  )
+  return 4.0 * floats
+
+
 def seconds(parent: Architecture, slots: int, work: Work) -> float:
   """Predicts the training time of one seed of a pack on one device."""
   shape = (work.input_shape, work.num_classes)
@@ -89,8 +107,14 @@ def seconds(parent: Architecture, slots: int, work: Work) -> float:
     1, work.num_train // work.batch_size
   )
   flops = 6 * parent.macs(*shape) * images
-  traffic = 28 * parent.num_params(*shape)  # Adam reads 4, writes 3 floats
-  per_member = flops / FLOPS[parent.family] + traffic / BYTES_PER_SECOND
+  state = 28 * parent.num_params(*shape)  # Adam reads 4, writes 3 floats
+  per_member = (
+    flops / FLOPS[parent.family]
+    + state / STATE_BYTES_PER_SECOND
+    + images
+    * _layer_bytes(parent, work)
+    / LAYER_BYTES_PER_SECOND[parent.family]
+  )
   overhead = STEP_SECONDS[parent.family] * (parent.depth + 1)
   return work.num_steps * (overhead + slots * per_member)
 
@@ -124,17 +148,7 @@ def microbatch(parent: Architecture, batch_size: int, work: Work) -> int:
   Returns:
     The divisor of `batch_size` nearest to that, by ratio; 4 at least.
   """
-  spec = parent.spec(work.input_shape, work.num_classes)
-  floats = sum(
-    leaf.positions
-    * (
-      math.prod(spec.sizes[a] for a in leaf.axes[: -leaf.outputs])
-      + math.prod(spec.sizes[a] for a in leaf.axes[-leaf.outputs :])
-    )
-    for leaf in spec.leaves
-    if leaf.is_kernel
-  )
-  wanted = MICROBATCH_BYTES / (4 * floats)
+  wanted = MICROBATCH_BYTES / _layer_bytes(parent, work)
   least = min(4, batch_size)
   divisors = [n for n in range(least, batch_size + 1) if batch_size % n == 0]
   return min(divisors, key=lambda n: abs(math.log(n / wanted)))
