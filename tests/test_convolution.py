@@ -10,8 +10,9 @@ import pytest
 
 from minarch_jax.models import layers
 
-# Thin and thick inputs: `hybrid` changes its mind at 8 channels.
-CHANNELS = [(1, 3), (3, 1), (7, 4), (8, 5), (12, 8)]
+# Thin and thick inputs: `hybrid` changes its mind at 8 channels, and gradients
+# at one channel for many.
+CHANNELS = [(1, 3), (1, 9), (3, 1), (7, 4), (8, 5), (12, 8)]
 KERNELS = [(3, 3), (1, 1), (5, 3)]
 
 

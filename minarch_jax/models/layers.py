@@ -153,13 +153,49 @@ def _product_backward(residuals, g):
 
 _product.defvjp(_product_forward, _product_backward)
 
-WIDE = 64  # inputs of a window; below, the long product is as fast
+
+def _patches(x: jax.Array, size: tuple[int, ...]) -> jax.Array:
+  """Unfolds the windows of [B, H, W, I]: [B, H', W', size[0] * size[1] * I]."""
+  return jnp.concatenate(_shifts(x, size), axis=-1)
+
+
+@jax.custom_vjp
+def _thin(x: jax.Array, kernel: jax.Array) -> jax.Array:
+  """im2col of one channel; its weight gradient unfolds the images once more.
+
+  With a row for each entry of the window that copy is cheap, and the product
+  with it twice as fast as with a row for each window.
+  """
+  flat = kernel.reshape(-1, kernel.shape[-1])
+  return _patches(x, kernel.shape[:2]) @ flat
+
+
+def _thin_forward(x, kernel):
+  return _thin(x, kernel), (x, kernel)
+
+
+def _thin_backward(residuals, g):
+  x, kernel = residuals
+  size, outputs = kernel.shape[:2], kernel.shape[-1]
+  _, pull = jax.vjp(lambda x: _patches(x, size), x)
+  (dx,) = pull(g @ kernel.reshape(-1, outputs).T)
+  rows = jnp.stack([shift.reshape(-1) for shift in _shifts(x, size)])
+  dk = rows @ g.reshape(-1, outputs)
+  return dx, dk.reshape(kernel.shape)
+
+
+_thin.defvjp(_thin_forward, _thin_backward)
+
+# Inputs of a window, and outputs, from which these gradients are faster.
+WIDE, MANY = 64, 8
 
 
 def _im2col(x: jax.Array, kernel: jax.Array) -> jax.Array:
-  patches = jnp.concatenate(_shifts(x, kernel.shape[:2]), axis=-1)
-  kernel = kernel.reshape(-1, kernel.shape[-1])
-  return (_product if len(kernel) >= WIDE else jnp.matmul)(patches, kernel)
+  if kernel.shape[2] == 1 and kernel.shape[3] >= MANY:
+    return _thin(x, kernel)
+  flat = kernel.reshape(-1, kernel.shape[-1])
+  product = _product if len(flat) >= WIDE else jnp.matmul
+  return product(_patches(x, kernel.shape[:2]), flat)
 
 
 def _stock(x: jax.Array, kernel: jax.Array) -> jax.Array:
