@@ -69,6 +69,29 @@ def test_value_and_gradients_equal_the_stock_convolution(form, padding):
 
 
 @pytest.mark.parametrize("form", layers.CONVOLUTIONS)
+@pytest.mark.parametrize("channels", [(1, 9), (8, 5)], ids=str)
+def test_curvature_equals_that_of_the_stock_convolution(form, channels):
+  """Derivatives of gradients along a direction, as probes and GraSP take."""
+  with jax.enable_x64(True):
+    x, kernel = arrays(channels)
+
+    def curvature(convolve):
+      def loss(x, kernel):
+        return jnp.tanh(convolve(x, kernel)).sum()
+
+      def along(x, kernel):
+        gradient = jax.grad(loss, (0, 1))
+        return jax.jvp(gradient, (x, kernel), (jnp.cos(x), jnp.cos(kernel)))[1]
+
+      return jax.jit(along)(x, kernel)
+
+    found = curvature(lambda x, k: layers.convolution(x, k, "SAME", form))
+    expected = curvature(lambda x, k: reference(x, k, "SAME"))
+  for a, b in zip(found, expected, strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("form", layers.CONVOLUTIONS)
 @pytest.mark.parametrize("size", KERNELS[1:], ids=str)
 def test_other_odd_kernels(form, size):
   for channels in (CHANNELS[0], CHANNELS[-1]):

@@ -159,6 +159,11 @@ def _patches(x: jax.Array, size: tuple[int, ...]) -> jax.Array:
   return jnp.concatenate(_shifts(x, size), axis=-1)
 
 
+def _unfolded(x: jax.Array, kernel: jax.Array, product: Any) -> jax.Array:
+  flat = kernel.reshape(-1, kernel.shape[-1])
+  return product(_patches(x, kernel.shape[:2]), flat)
+
+
 @jax.custom_vjp
 def _thin(x: jax.Array, kernel: jax.Array) -> jax.Array:
   """im2col of one channel; its weight gradient unfolds the images once more.
@@ -166,12 +171,11 @@ def _thin(x: jax.Array, kernel: jax.Array) -> jax.Array:
   With a row for each entry of the window that copy is cheap, and the product
   with it twice as fast as with a row for each window.
   """
-  flat = kernel.reshape(-1, kernel.shape[-1])
-  return _patches(x, kernel.shape[:2]) @ flat
+  return _unfolded(x, kernel, jnp.matmul)
 
 
 def _thin_forward(x, kernel):
-  return _thin(x, kernel), (x, kernel)
+  return _unfolded(x, kernel, jnp.matmul), (x, kernel)
 
 
 def _thin_backward(residuals, g):
@@ -193,9 +197,8 @@ WIDE, MANY = 64, 8
 def _im2col(x: jax.Array, kernel: jax.Array) -> jax.Array:
   if kernel.shape[2] == 1 and kernel.shape[3] >= MANY:
     return _thin(x, kernel)
-  flat = kernel.reshape(-1, kernel.shape[-1])
-  product = _product if len(flat) >= WIDE else jnp.matmul
-  return product(_patches(x, kernel.shape[:2]), flat)
+  wide = math.prod(kernel.shape[:3]) >= WIDE
+  return _unfolded(x, kernel, _product if wide else jnp.matmul)
 
 
 def _stock(x: jax.Array, kernel: jax.Array) -> jax.Array:
