@@ -36,7 +36,7 @@ CALL_SECONDS = 2.0  # epochs per call: long enough to hide dispatch, short
 # enough that progress moves and Ctrl-C is answered
 LARGE_STEP_SECONDS = 1e-3  # averaging gradients costs some 0.1 ms
 LOOK_SECONDS = 0.2  # between looks at packs in progress
-COLD_SECONDS = 0.3  # training below this is shorter than optimising its program
+COLD_SECONDS = 0.2  # training below this is shorter than optimising its program
 
 
 Splits = Mapping[str, tuple[int, int]]  # chunk range of each split
