@@ -31,7 +31,7 @@ from minarch_jax.config import Config
 from minarch_jax.planning import Pack, Work
 from minarch_jax.types import Batch, Dataset, Params
 
-EVAL_BATCH = 128
+EVAL_BATCH = 128  # twice as many leave the cache: a sixth more time
 CALL_SECONDS = 2.0  # epochs per call: long enough to hide dispatch, short
 # enough that progress moves and Ctrl-C is answered
 LARGE_STEP_SECONDS = 1e-3  # averaging gradients costs some 0.1 ms

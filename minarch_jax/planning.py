@@ -26,7 +26,7 @@ MAX_MEMBERS = 32  # more gain nothing: the first product is wide enough by then
 CACHE_BYTES = 48e6  # optimizer traffic of one seed's members stays near cache
 
 # Rough costs of one of two busy cores (AVX-512, jax 0.12), fitted to steps of
-# 25 packs on 8x8 and 28x28 images. They decide the plan and the forecast, and
+# 30 packs on 8x8 and 28x28 images. They decide the plan and the forecast, and
 # cannot change a result.
 COMPILE_SECONDS = {"dnn": 1.5, "cnn": 1.5, "vit": 2.5}  # half: cores share it
 STEP_SECONDS = {"dnn": 15e-6, "cnn": 60e-6, "vit": 100e-6}  # per hidden layer
@@ -108,12 +108,11 @@ def seconds(parent: Architecture, slots: int, work: Work) -> float:
   )
   flops = 6 * parent.macs(*shape) * images
   state = 28 * parent.num_params(*shape)  # Adam reads 4, writes 3 floats
+  layers = images * _layer_bytes(parent, work)
   per_member = (
     flops / FLOPS[parent.family]
     + state / STATE_BYTES_PER_SECOND
-    + images
-    * _layer_bytes(parent, work)
-    / LAYER_BYTES_PER_SECOND[parent.family]
+    + layers / LAYER_BYTES_PER_SECOND[parent.family]
   )
   overhead = STEP_SECONDS[parent.family] * (parent.depth + 1)
   return work.num_steps * (overhead + slots * per_member)

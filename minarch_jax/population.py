@@ -40,7 +40,10 @@ MAPPING: dict[tuple[str, str], tuple[str, str, str]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Mapping:
-  """How a program is laid out; every choice gives the same numbers."""
+  """How a program is laid out; every choice gives the same numbers.
+
+  `microbatch` is that of `training.make_step`.
+  """
 
   devices: tuple[Any, ...]
   device_map: str = "shard_map"
