@@ -238,14 +238,19 @@ def _pmap(function, kinds, mapping):
     devices=mapping.devices,
   )
 
-  def call(*arguments):
-    arguments = [
+  @jax.jit  # one program, not one for every shape of a leaf
+  def cut_all(arguments):
+    return [
       argument
       if axis is None
       else jax.tree.map(functools.partial(cut, axis=axis), argument)
       for argument, axis in zip(arguments, axes, strict=True)
     ]
-    return jax.tree.map(join, mapped(*arguments))
+
+  join_all = jax.jit(lambda found: jax.tree.map(join, found))
+
+  def call(*arguments):
+    return join_all(mapped(*cut_all(arguments)))
 
   return call
 

@@ -10,6 +10,7 @@ XLA is told to skip most optimizations, also in the programs that tests start;
 `pytest --optimized` compiles as users do. CI runs both.
 """
 
+import gc
 import os
 
 import jax
@@ -20,6 +21,8 @@ from minarch_jax import data, population
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# Nobody reads where in the source an operation of these programs came from.
+jax.config.update("jax_traceback_in_locations_limit", 0)
 
 
 def pytest_addoption(parser):
@@ -48,6 +51,12 @@ def pytest_configure(config):
   if not config.getoption("optimized"):
     jax.config.update("jax_disable_most_optimizations", True)
     os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+
+
+def pytest_collection_finish():
+  """Looks for garbage seldom: tracing makes many objects, few in circles."""
+  gc.freeze()
+  gc.set_threshold(100_000, 20, 100)
 
 
 @pytest.fixture(scope="session")

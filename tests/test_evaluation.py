@@ -122,6 +122,7 @@ def test_accuracy_of_stacked_networks(text, count):
   batch = split(count)
   found = evaluation.accuracy(model, params, batch)
   logits = jax.jit(jax.vmap(model.apply, (0, None)))(params, batch.x)
+  logits = np.asarray(logits)
   expected = [by_hand(each, batch.y)[1].mean() for each in logits]
   assert found.shape == (3,) and found.dtype == np.float32
   np.testing.assert_allclose(found, expected, rtol=1e-6)

@@ -30,8 +30,10 @@ DEVICES = {"pmap", "shard_map", "device_put", "Mesh", "make_mesh"}
 SELF_COMPILED = {
   "minarch_jax.models",
   "minarch_jax.notebook",
+  "minarch_jax.pruning.masks",
   "minarch_jax.pruning.ranking",
   "minarch_jax.pruning.scopes",
+  "minarch_jax.quantization.lsq",
   "minarch_jax.quantization.packing",
   "minarch_jax.quantization.tensors",
 }

@@ -59,7 +59,12 @@ def pair(text):
 
 
 def initial(text, shape=SHAPE):
-  return jax.jit(build(text, shape).init)(jax.random.key(2))
+  return drawn(build(text, shape), 2)
+
+
+def drawn(model, seed, *sizes):
+  """Initial values on the host, where what tests do to them is not compiled."""
+  return jax.device_get(jax.jit(model.init)(jax.random.key(seed), *sizes))
 
 
 def images(count=4, shape=SHAPE, seed=0):
@@ -173,9 +178,7 @@ def test_macs_are_the_products_of_a_forward_pass(text, monkeypatch):
 @pytest.mark.parametrize("text", PADDED)
 def test_initial_values_do_not_depend_on_the_parent(text):
   (alone, spec), (parent, wide), sizes = pair(text)
-  key = jax.random.key(11)
-  found = jax.jit(parent.init)(key, sizes)
-  expected = jax.jit(alone.init)(key)
+  found, expected = drawn(parent, 11, sizes), drawn(alone, 11)
   assert_trees_equal(models.unpad(found, spec, wide), expected)
   assert_trees_equal(found, models.pad(expected, spec, wide))
 
@@ -345,7 +348,7 @@ def test_turning_moves_the_kernel_of_the_images_and_nothing_else():
 @pytest.mark.parametrize("text", ["cnn:2-3", "vit:p2-d4-l1-h2"])
 def test_other_families_are_not_turned(text):
   model = models.make_model(parse(text), (4, 4, 1), 3)
-  params = jax.jit(model.init)(jax.random.key(0))
+  params = drawn(model, 0)
   chex.assert_trees_all_equal(models.turned(params), params)
 
 
@@ -368,7 +371,7 @@ def loss_and_gradient(model, sizes):
 def test_padding_changes_neither_outputs_nor_gradients(text):
   with jax.enable_x64(True):
     (alone, spec), (parent, wide), sizes = pair(text)
-    params = perturbed(jax.jit(alone.init)(jax.random.key(1)))
+    params = perturbed(drawn(alone, 1))
     x, y = images()
     (_, logits), expected = loss_and_gradient(alone, None)(params, x, y)
     (_, padded), found = loss_and_gradient(parent, sizes)(
@@ -376,6 +379,7 @@ def test_padding_changes_neither_outputs_nor_gradients(text):
     )
   assert logits.dtype == np.float64
   np.testing.assert_allclose(padded, logits, rtol=1e-12, atol=1e-12)
+  found = jax.device_get(found)
   inside = models.unpad(found, spec, wide)
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-13),

@@ -139,9 +139,9 @@ def slope_of(text, x64):
 def trained_by_hand(text, seed, config):
   """One network and its curve of training losses, step after step."""
   init, slope = slope_of(text, jax.config.jax_enable_x64)  # pyright: ignore
-  params = init(training.key_for(seed, training.INIT))
+  params = jax.device_get(init(training.key_for(seed, training.INIT)))
   tx = training.make_tx(config)
-  update, opt_state = jax.jit(tx.update), tx.init(params)
+  update, opt_state = jax.jit(tx.update), jax.jit(tx.init)(params)
   train = dataset().train
   orders = [
     training.data_order(seed, epoch, len(train.y), config.batch_size)
@@ -347,16 +347,17 @@ def test_scores_are_those_of_the_parameters_that_come_back(family):
   batches = [getattr(dataset(), split) for split in packs.Scores._fields]
   images = np.concatenate([batch.x for batch in batches])
   ends = np.cumsum([len(batch.y) for batch in batches])[:-1]
+  losses = jax.jit(evaluation.losses)
   for i, a in enumerate(trained.pack.architectures):
     model = models.make_model(a, SHAPE, CLASSES)
     apply = jax.jit(jax.vmap(model.apply, (0, None)))
-    logits = np.split(apply(trained.params[i], images), ends, axis=1)
+    logits = np.asarray(apply(trained.params[i], images))
+    logits = np.split(logits, ends, axis=1)
     for found, batch, score in zip(
       logits, batches, trained.scores, strict=True
     ):
-      loss, correct = evaluation.losses(
-        found, np.broadcast_to(batch.y, found.shape[:2])
-      )
+      labels = np.broadcast_to(batch.y, found.shape[:2])
+      loss, correct = jax.device_get(losses(found, labels))
       np.testing.assert_array_equal(score.correct[:, i], correct.sum(1))
       np.testing.assert_allclose(score.loss[:, i], loss.mean(1), rtol=1e-5)
   curve, final = trained.curve.validation, trained.scores.validation

@@ -217,8 +217,13 @@ def test_grasp_is_the_fall_of_the_gradient_norm():
 
   with jax.enable_x64(True):
     w = draw.normal(size=(3, 2))
-    context = pruning.Context({"kernel": w}, apply=apply, batch=batch)
-    score = pruning.CRITERIA["grasp"].score(context)["kernel"]
+
+    @jax.jit
+    def score(w):
+      context = pruning.Context({"kernel": w}, apply=apply, batch=batch)
+      return pruning.CRITERIA["grasp"].score(context)["kernel"]
+
+    score, norm = score(w), jax.jit(norm)
     for at in np.ndindex(w.shape):
       less = w.copy()
       less[at] *= 1 - 1e-6

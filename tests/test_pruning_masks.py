@@ -1,5 +1,7 @@
 """Masks: zero they stay, through every optimizer; counts, overlap, controls."""
 
+import functools
+
 from flax import traverse_util
 import jax
 import jax.numpy as jnp
@@ -167,8 +169,9 @@ def test_shuffling_stays_inside_the_member():
   masks = {"kernel": np.pad(np.eye(3, dtype=bool), ((0, 2), (0, 4)))}
   within = {"kernel": np.pad(np.ones((3, 3), bool), ((0, 2), (0, 4)))}
   key = jax.random.key(1)
-  alone = controls.shuffled({"kernel": np.eye(3, dtype=bool)}, key)["kernel"]
-  wide = controls.shuffled(masks, key, within)["kernel"]
+  shuffled = jax.jit(controls.shuffled)
+  alone = shuffled({"kernel": np.eye(3, dtype=bool)}, key)["kernel"]
+  wide = jax.device_get(shuffled(masks, key, within)["kernel"])
   assert not np.any(wide & ~within["kernel"])
   np.testing.assert_array_equal(wide[:3, :3], alone)
 
@@ -255,22 +258,30 @@ def test_a_layer_alone_is_a_scope_that_names_it(name, granularity):
     {path: rng.normal(size=size) for path, size in flat.items()}
   )
   params = models.pad(own, spec, parent)
-  within = models.width_masks(parent, architecture.sizes(*shape, 3))
-  ranking = pruning.rank(
-    jax.tree.map(np.abs, params),
-    within=within,
-    granularity=granularity,
-    spec=parent,
+  masks = functools.partial(
+    *(models.width_masks, parent, architecture.sizes(*shape, 3))
   )
-  alone = jax.jit(lambda layer: sensitivity.alone(ranking, layer, 0.6))
-  for i, layer in enumerate(ranking.plan.layers):
-    expected = pruning.prune(
-      *(params, 0.0, "magnitude", {layer.name: 0.6}),
-      within=within,
-      granularity=granularity,
-      spec=parent,
+  options = {"granularity": granularity, "spec": parent}
+  options["within"] = jax.device_get(jax.jit(masks)())
+  rank = functools.partial(pruning.rank, **options)
+  ranking = jax.jit(rank)(jax.tree.map(np.abs, params))
+  layers = ranking.plan.layers
+
+  @jax.jit
+  def both(params):
+    found = jax.lax.map(
+      lambda layer: sensitivity.alone(ranking, layer, 0.6),
+      jnp.arange(len(layers)),
     )
-    jax.tree.map(np.testing.assert_array_equal, alone(i), expected)
+    expected = [
+      pruning.prune(*(params, 0.0, "magnitude", {layer.name: 0.6}), **options)
+      for layer in layers
+    ]
+    return found, expected
+
+  found, expected = both(params)
+  stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *expected)
+  jax.tree.map(np.testing.assert_array_equal, found, stacked)
 
 
 def test_a_sparsity_that_layers_cannot_have_is_named():

@@ -20,12 +20,16 @@ def apply_masks(params: Params, masks: Masks) -> Params:
     ValueError: the masks were made for another tree.
   """
   trees.check_like("masks", masks, params)
-  return jax.tree.map(_mask, params, masks)
+  return _apply(params, masks)
 
 
-def _mask(leaf, mask):
-  leaf = jnp.asarray(leaf)
-  return jnp.where(jnp.asarray(mask, bool), leaf, jnp.zeros_like(leaf))
+@jax.jit  # whole: a notebook would wait for two operations of every shape
+def _apply(params, masks):
+  def change(leaf, mask):
+    leaf = jnp.asarray(leaf)
+    return jnp.where(jnp.asarray(mask, bool), leaf, jnp.zeros_like(leaf))
+
+  return jax.tree.map(change, params, masks)
 
 
 def masked(

@@ -37,15 +37,15 @@ def _encode(leaf: Any) -> tuple[dict[str, np.ndarray], Any]:
   else:
     coding, values = leaf.layout, leaf.values
   format = formats.FORMATS[coding.format]
-  codes = jnp.asarray(values).reshape(-1)
+  codes = np.asarray(values).reshape(-1)
   kept = np.asarray(_nonzero(codes, leaf, format))
   bitmap = storage.uses_bitmap(codes.size, int(kept.sum()), format)
   if plain and not bitmap:
     return {"": np.asarray(leaf, np.float32)}, None
   parts = {}
   if bitmap:
-    parts[":bitmap"] = packing.pack(jnp.asarray(kept), 1)
-    codes = codes[jnp.flatnonzero(kept)]
+    parts[":bitmap"] = packing.pack(kept, 1)
+    codes = codes[kept]
   parts[":codes"] = packing.pack(format.to_raw(codes), format.bits)
   if format.scaled:
     parts[":scale"] = leaf.scale
@@ -86,21 +86,19 @@ def _decode(parts: dict[str, np.ndarray], described: dict[str, Any]) -> Any:
   zero_point = None
   if not format.symmetric:
     zero_point = jnp.asarray(parts[":zero_point"])
-  raw, kept = jnp.asarray(parts[":codes"]), None
+  kept = np.ones(size, bool)
   if described["bitmap"]:
-    bitmap = packing.unpack(jnp.asarray(parts[":bitmap"]), 1, size)
-    kept = jnp.flatnonzero(bitmap)
-  count = size if kept is None else kept.size
-  codes = format.from_raw(packing.unpack(raw, format.bits, count))
-  if kept is not None:
-    zeros = format.encode(jnp.zeros(size))
-    if zero_point is not None:
-      empty = types.QTensor(
-        zeros.reshape(shape), scale, zero_point, 0, tensors.Coding(name, layout)
-      )
-      zeros = _per_value(empty).reshape(-1)
-    codes = zeros.at[kept].set(codes)
-  codes = codes.reshape(shape)
+    kept = np.asarray(packing.unpack(parts[":bitmap"], 1, size)) > 0
+  raw = packing.unpack(parts[":codes"], format.bits, int(kept.sum()))
+  nonzeros = np.asarray(format.from_raw(np.asarray(raw)))
+  codes = np.full(size, format.encode(jnp.zeros(())))
+  if zero_point is not None:
+    empty = types.QTensor(
+      codes.reshape(shape), scale, zero_point, 0, tensors.Coding(name, layout)
+    )
+    codes = np.array(_per_value(empty)).reshape(-1)
+  codes[kept] = nonzeros
+  codes = jnp.asarray(codes.reshape(shape))
   if name == "float32":
     return codes
   coding = tensors.Coding(name, layout)

@@ -7,6 +7,7 @@ dict beside the parameters, so the trained tree is a pair:
   rounded = lsq.quantize(trained["params"], trained["steps"], bits=2)
 """
 
+import functools
 import math
 from typing import Any
 
@@ -25,6 +26,9 @@ from minarch_jax.quantization import (
 )
 
 Steps = dict[str, jax.Array]  # by leaf or layer; the shape of its scales
+
+# A tree at a time: a notebook would wait for a program of every operation.
+_whole = functools.partial(jax.jit, static_argnames=("bits", "granularity"))
 
 
 def _integer_format(bits: formats.Bits) -> formats.Format:
@@ -66,6 +70,7 @@ def round_with_step(
   return rounded * step
 
 
+@functools.partial(_whole, static_argnames=("bits", "granularity", "choose"))
 def init_steps(
   params: types.Params,
   bits: formats.Bits,
@@ -95,6 +100,7 @@ def init_steps(
   return steps
 
 
+@_whole
 def quantize(
   params: types.Params,
   steps: Steps,
@@ -122,6 +128,7 @@ def quantize(
   return _map_steps(change, params, steps, granularity)
 
 
+@_whole
 def to_qtensors(
   params: types.Params,
   steps: Steps,
