@@ -15,7 +15,6 @@ import numpy as np
 import polars as pl
 
 from minarch_jax import (
-  analysis,
   architectures,
   checkpoints,
   compressing,
@@ -501,6 +500,8 @@ def representatives(
   """
   if session.config.finetune == "all":
     return list(members)
+  from minarch_jax import analysis  # half a second of scipy
+
   shape = (session.work.input_shape, session.work.num_classes)
   found = analysis.minimal_parameters(records.read(out), session.config)
   smallest = {

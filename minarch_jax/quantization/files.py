@@ -61,7 +61,7 @@ def _encode(leaf: Any) -> tuple[dict[str, np.ndarray], Any]:
   return {part: np.asarray(value) for part, value in parts.items()}, described
 
 
-def _nonzero(codes: jax.Array, leaf: Any, format: formats.Format) -> jax.Array:
+def _nonzero(codes: types.Array, leaf: Any, format: formats.Format) -> Any:
   """Marks the codes that stand for a number other than 0."""
   if format.symmetric:
     return format.decode(codes) != 0

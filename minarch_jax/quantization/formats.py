@@ -43,10 +43,10 @@ class Format:
   low: Any
   high: Any
   gap: float
-  encode: Callable[[jax.Array], jax.Array]
-  decode: Callable[[jax.Array], jax.Array]
-  to_raw: Callable[[jax.Array], jax.Array]
-  from_raw: Callable[[jax.Array], jax.Array]
+  encode: Callable[[types.Array], Any]
+  decode: Callable[[types.Array], Any]
+  to_raw: Callable[[types.Array], Any]
+  from_raw: Callable[[types.Array], Any]
   scaled: bool = True
   symmetric: bool = True
   calibration: str = "absmax"

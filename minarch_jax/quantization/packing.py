@@ -10,6 +10,8 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from minarch_jax import types
+
 _BYTE = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
@@ -31,7 +33,7 @@ def raw_dtype(bits: int) -> jnp.dtype:
 
 # Compiled whole: a file would take a second of single operations otherwise.
 @functools.partial(jax.jit, static_argnums=1)
-def pack(raw: jax.Array, bits: int) -> jax.Array:
+def pack(raw: types.Array, bits: int) -> jax.Array:
   """Packs unsigned values into bytes.
 
   Args:
@@ -52,7 +54,7 @@ def pack(raw: jax.Array, bits: int) -> jax.Array:
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
-def unpack(packed: jax.Array, bits: int, count: int) -> jax.Array:
+def unpack(packed: types.Array, bits: int, count: int) -> jax.Array:
   """Inverts `pack`.
 
   Args:
@@ -73,7 +75,7 @@ def unpack(packed: jax.Array, bits: int, count: int) -> jax.Array:
       f"got an array of shape {packed.shape}"
     )
   if bits == 8:
-    return packed
+    return jnp.asarray(packed)
   if bits > 8:
     return jax.lax.bitcast_convert_type(packed.reshape(count, -1), dtype)
   digits = (packed[:, None] >> jnp.arange(8, dtype=jnp.uint8)[None]) & 1
