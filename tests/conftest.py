@@ -51,6 +51,10 @@ def pytest_configure(config):
   if not config.getoption("optimized"):
     jax.config.update("jax_disable_most_optimizations", True)
     os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+    if jax.__version_info__ < (0, 11):  # see population._direct_emitters
+      flags = os.environ.get("XLA_FLAGS", "")
+      quick = "--xla_cpu_use_fusion_emitters=false"
+      os.environ["XLA_FLAGS"] = f"{flags} {quick}".strip()
 
 
 def pytest_collection_finish():

@@ -247,9 +247,7 @@ def test_stages_on_their_own_make_the_same_tables(finished, command, tmp_path):
   assert len(found.join(keys, on=keys.columns, how="anti")) == 0
   pl.testing.assert_frame_equal(
     found,
-    expected.join(
-      found, on=keys.columns, how="semi", maintain_order="left"
-    ),
+    expected.join(found, on=keys.columns, how="semi", maintain_order="left"),
     check_exact=True,
   )
   assert set(found["bits"]) == {32, 8, 4}

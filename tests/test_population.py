@@ -5,6 +5,7 @@ import itertools
 import os
 import subprocess
 import sys
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -206,8 +207,32 @@ def test_flags_override_the_table(family):
   assert one.split == "batch"
   found = population.mapping(config, family, slots=8, num_seeds=5)
   assert found == population.Mapping(
-    plain.devices, "pmap", "vmap", "map", "im2col", "member"
+    *(plain.devices, "pmap", "vmap", "map", "im2col", "member"),
+    level=population.LEVELS[family],
   )
+
+
+@pytest.mark.parametrize(
+  "hot, disabled, level", [(True, False, 1), (False, False, 0), (True, True, 0)]
+)
+def test_programs_are_optimized_as_far_as_it_pays(hot, disabled, level):
+  mapping = population.Mapping(tuple(jax.local_devices()[:1]), level=1)
+  name = "jax_disable_most_optimizations"
+  before = jax.config.read(name)  # pyright: ignore
+  ones = np.ones((1, 1, 3), np.float32)
+  lowered, run = jax.stages.Lowered, jax.stages.Lowered.compile
+  jax.config.update(name, disabled)
+  try:
+    with mock.patch.object(lowered, "compile", autospec=True) as seen:
+      seen.side_effect = run
+      program = population.compile(
+        lambda x: x + 1, ["network"], mapping, [ones], hot=hot
+      )
+  finally:
+    jax.config.update(name, before)
+  options = seen.call_args.kwargs["compiler_options"]
+  assert options["xla_backend_optimization_level"] == level
+  np.testing.assert_array_equal(program.call(ones), ones + 1)
 
 
 # --- starting JAX ------------------------------------------------------------
