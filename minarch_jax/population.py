@@ -286,7 +286,7 @@ def compile(
     donate: the arguments whose buffers the results may overwrite.
     hot: whether the program's speed matters more than compiling it; others
       are compiled with little optimisation, which on CPU takes a third of the
-      time and, with jaxlib 0.10, a sixth.
+      time or, where `_direct_emitters` has an effect, half of that.
   """
   start = time.perf_counter()
   spread_function = spread(function, kinds, mapping)

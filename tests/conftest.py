@@ -10,6 +10,7 @@ XLA is told to skip most optimizations, also in the programs that tests start;
 `pytest --optimized` compiles as users do. CI runs both.
 """
 
+import functools
 import gc
 import os
 
@@ -61,6 +62,15 @@ def pytest_collection_finish():
   """Looks for garbage seldom: tracing makes many objects, few in circles."""
   gc.freeze()
   gc.set_threshold(100_000, 20, 100)
+
+
+@pytest.fixture
+def skip_optimizations():
+  """Sets, for one test, whether XLA skips most optimizations."""
+  name = "jax_disable_most_optimizations"
+  before = jax.config.read(name)  # pyright: ignore
+  yield functools.partial(jax.config.update, name)
+  jax.config.update(name, before)
 
 
 @pytest.fixture(scope="session")

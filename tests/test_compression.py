@@ -611,7 +611,7 @@ def test_retraining_keeps_what_was_pruned_zero_and_moves_the_rest(family):
     spec = found.pack.architectures[member].spec(SHAPE, CLASSES)
     before = pruner(family, member)(found.params[member], s)[rule]
     before = jax.device_get(before)
-    inside = models.unpad(jax.device_get(trees[i]), spec, parent)
+    inside = models.unpad(trees[i], spec, parent)
     moved = []
     for path, start in models.flatten(before).items():
       after, kept = models.flatten(inside)[path], np.asarray(start) != 0

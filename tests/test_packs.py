@@ -85,13 +85,9 @@ def watched(run):
 
 
 @pytest.fixture
-def quick_compilation():
+def quick_compilation(skip_optimizations):
   """For what trains a moment and is compared with float64's precision."""
-  name = "jax_disable_most_optimizations"
-  before = jax.config.read(name)  # pyright: ignore
-  jax.config.update(name, True)
-  yield
-  jax.config.update(name, before)
+  skip_optimizations(True)
 
 
 def results(trained):

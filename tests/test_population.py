@@ -215,21 +215,18 @@ def test_flags_override_the_table(family):
 @pytest.mark.parametrize(
   "hot, disabled, level", [(True, False, 1), (False, False, 0), (True, True, 0)]
 )
-def test_programs_are_optimized_as_far_as_it_pays(hot, disabled, level):
+def test_programs_are_optimized_as_far_as_it_pays(
+  skip_optimizations, hot, disabled, level
+):
   mapping = population.Mapping(tuple(jax.local_devices()[:1]), level=1)
-  name = "jax_disable_most_optimizations"
-  before = jax.config.read(name)  # pyright: ignore
   ones = np.ones((1, 1, 3), np.float32)
   lowered, run = jax.stages.Lowered, jax.stages.Lowered.compile
-  jax.config.update(name, disabled)
-  try:
-    with mock.patch.object(lowered, "compile", autospec=True) as seen:
-      seen.side_effect = run
-      program = population.compile(
-        lambda x: x + 1, ["network"], mapping, [ones], hot=hot
-      )
-  finally:
-    jax.config.update(name, before)
+  skip_optimizations(disabled)
+  with mock.patch.object(lowered, "compile", autospec=True) as seen:
+    seen.side_effect = run
+    program = population.compile(
+      lambda x: x + 1, ["network"], mapping, [ones], hot=hot
+    )
   options = seen.call_args.kwargs["compiler_options"]
   assert options["xla_backend_optimization_level"] == level
   np.testing.assert_array_equal(program.call(ones), ones + 1)

@@ -86,18 +86,21 @@ def _decode(parts: dict[str, np.ndarray], described: dict[str, Any]) -> Any:
   zero_point = None
   if not format.symmetric:
     zero_point = jnp.asarray(parts[":zero_point"])
-  kept = np.ones(size, bool)
+  count, kept = size, None
   if described["bitmap"]:
     kept = np.asarray(packing.unpack(parts[":bitmap"], 1, size)) > 0
-  raw = packing.unpack(parts[":codes"], format.bits, int(kept.sum()))
-  nonzeros = np.asarray(format.from_raw(np.asarray(raw)))
-  codes = np.full(size, format.encode(jnp.zeros(())))
-  if zero_point is not None:
-    empty = types.QTensor(
-      codes.reshape(shape), scale, zero_point, 0, tensors.Coding(name, layout)
-    )
-    codes = np.array(_per_value(empty)).reshape(-1)
-  codes[kept] = nonzeros
+    count = int(kept.sum())
+  raw = packing.unpack(parts[":codes"], format.bits, count)
+  codes = np.asarray(format.from_raw(np.asarray(raw)))
+  if kept is not None:
+    zeros = np.full(size, format.encode(jnp.zeros(())))
+    if zero_point is not None:
+      empty = types.QTensor(
+        zeros.reshape(shape), scale, zero_point, 0, tensors.Coding(name, layout)
+      )
+      zeros = np.array(_per_value(empty)).reshape(-1)
+    zeros[kept] = codes
+    codes = zeros
   codes = jnp.asarray(codes.reshape(shape))
   if name == "float32":
     return codes

@@ -70,7 +70,7 @@ def round_with_step(
   return rounded * step
 
 
-@functools.partial(_whole, static_argnames=("bits", "granularity", "choose"))
+@functools.partial(jax.jit, static_argnames=("bits", "granularity", "choose"))
 def init_steps(
   params: types.Params,
   bits: formats.Bits,
