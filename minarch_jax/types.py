@@ -61,6 +61,35 @@ class Model(NamedTuple):
   apply: Callable[[Params, Array, Sizes], jax.Array]
 
 
+Tap = Callable[[str, jax.Array], jax.Array]
+# Called with (leaf name, layer input) on what each kernel is multiplied with;
+# returns what is multiplied.
+
+
+def record_inputs(
+  apply: Callable[..., Any], params: Params, x: Array
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+  """Runs a network once and keeps what each kernel is multiplied with.
+
+  Args:
+    apply: `apply(params, x, tap=tap) -> logits`, which calls
+      `y = tap(name, y)` on the input of every kernel; a `Model.apply` with its
+      sizes bound.
+    params: one network.
+    x: images [B, ...].
+
+  Returns:
+    The logits, and inputs by leaf name ("hidden_0/kernel"), [B, ..., *inputs].
+  """
+  seen: dict[str, jax.Array] = {}
+
+  def tap(name: str, y: jax.Array) -> jax.Array:
+    seen[name] = y
+    return y
+
+  return apply(params, x, tap=tap), seen
+
+
 class TrainState(NamedTuple):
   """Everything one network's training carries from step to step."""
 
