@@ -9,6 +9,7 @@ from absl import app, logging
 
 from minarch_jax import config as config_lib
 from minarch_jax import data
+from minarch_jax import flags as config_flags
 
 Stage = Callable[[config_lib.Config], None]
 
@@ -28,7 +29,7 @@ def run(stage: Stage, *, trains: bool = True) -> None:
         raise config_lib.ConfigError(
           f"unexpected argument {argv[1]!r}; options look like --name=value"
         )
-      config = config_lib.from_flags()
+      config = config_flags.read()
       if trains:
         data.check(config.dataset, config.data_dir or None)
         config_lib.check_writable(config.out)
@@ -47,17 +48,18 @@ def run(stage: Stage, *, trains: bool = True) -> None:
 
 def study(config: config_lib.Config, *, train: bool, compress: Sequence[str]):
   """Runs stages of the line and leaves their description in study.json."""
-  from minarch_jax import provenance  # imports JAX
-  from minarch_jax import study as line
+  from minarch_jax.stages import compress as compression  # imports JAX
+  from minarch_jax.stages import provenance, setup
+  from minarch_jax.stages import train as training
 
-  line.check(config)
-  session = line.open_session(config)
+  setup.check(config)
+  session = setup.open_session(config)
   statistics = []
   try:
     if train:
-      statistics += line.sweep(session, config.out)
+      statistics += training.sweep(session, config.out)
     if compress:
-      statistics += line.compress(
+      statistics += compression.compress(
         session,
         config.out,
         prune="prune" in compress,
@@ -69,9 +71,10 @@ def study(config: config_lib.Config, *, train: bool, compress: Sequence[str]):
 
 def dry_run(config: config_lib.Config) -> None:
   """Prints the plan: programs, members, padding, predicted time and memory."""
-  from minarch_jax import study as line  # imports JAX
 
-  print(line.describe_plan(config))
+  from minarch_jax.stages import train as training  # imports JAX
+
+  print(training.describe_plan(config))
 
 
 def report(config: config_lib.Config, start: float) -> None:

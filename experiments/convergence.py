@@ -7,8 +7,9 @@ Needs the records of experiments.sweep; no accelerator and no JAX.
 
 from experiments import common
 from minarch_jax import config
+from minarch_jax import flags as config_flags
 
-config.define_flags("out", *config.THRESHOLDS)
+config_flags.define("out", *config.THRESHOLDS)
 
 
 def stage(settings: config.Config) -> None:

@@ -12,8 +12,11 @@ from absl import flags
 
 from experiments import common
 from minarch_jax import config
+from minarch_jax import flags as config_flags
+from minarch_jax.stages import provenance, setup
+from minarch_jax.stages import search as searching
 
-config.define_flags()
+config_flags.define()
 flags.DEFINE_float(
   "relative_width",
   0.5,
@@ -29,11 +32,10 @@ def stage(settings: config.Config) -> None:
   if settings.dry_run:  # the full grid, the most that a search can train
     common.dry_run(settings)
     return
-  from minarch_jax import provenance, searching, study  # imports JAX
   from minarch_jax.analysis import search
 
   families = searching.candidates_of(settings)
-  session = study.open_session(settings)
+  session = setup.open_session(settings)
   answers, statistics = [], []
   try:
     for family, candidates in families.items():

@@ -10,16 +10,17 @@ import sys
 
 from absl import app
 
-from minarch_jax import config, data
+from minarch_jax import data
+from minarch_jax import flags as config_flags
 from minarch_jax.data import preparation
 
-config.define_flags("dataset", "data_dir", "validation_fraction", "split_seed")
+config_flags.define("dataset", "data_dir", "validation_fraction", "split_seed")
 
 
 def main(argv):
   del argv
   try:
-    settings = config.from_flags()
+    settings = config_flags.read()
     preparation.prepare(settings.dataset, settings.data_dir)
     dataset = data.load(
       settings.dataset,

@@ -12,8 +12,10 @@ from absl import flags
 
 from experiments import common
 from minarch_jax import config
+from minarch_jax import flags as config_flags
+from minarch_jax.stages import probes, setup
 
-config.define_flags()
+config_flags.define()
 flags.DEFINE_integer(
   "probe_steps",
   100,
@@ -27,14 +29,14 @@ def stage(settings: config.Config) -> None:
   if settings.dry_run:
     common.dry_run(settings)
     return
-  from minarch_jax import analysis, probing, records, study
+  from minarch_jax import analysis, records
 
   known = records.read(settings.out)
-  study.check(settings)
-  session = study.open_session(settings)
+  setup.check(settings)
+  session = setup.open_session(settings)
   steps = min(flags.FLAGS.probe_steps, session.work.num_steps)
   # What was recorded, not what a grid of that name holds today.
-  rows = probing.complete(session, settings.out, known.networks, steps)
+  rows = probes.complete(session, settings.out, known.networks, steps)
   found = analysis.probe_predictions(known, rows, settings)
   common.show(found)
 

@@ -7,10 +7,11 @@ import time
 
 from experiments import common
 from minarch_jax import config
+from minarch_jax import flags as config_flags
 
 START = time.monotonic()
 
-config.define_flags()
+config_flags.define()
 
 
 def stage(settings: config.Config) -> None:

@@ -11,8 +11,9 @@ from absl import flags
 
 from experiments import common
 from minarch_jax import config
+from minarch_jax import flags as config_flags
 
-config.define_flags("out", *config.THRESHOLDS)
+config_flags.define("out", *config.THRESHOLDS)
 flags.DEFINE_string("dataset", "", "Data set ('' = the only one).")
 flags.DEFINE_float("target_accuracy", None, "Accuracy a new seed must reach.")
 flags.DEFINE_float(

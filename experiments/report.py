@@ -10,10 +10,11 @@ import time
 
 from experiments import common
 from minarch_jax import config
+from minarch_jax import flags as config_flags
 
 START = time.monotonic()
 
-config.define_flags("out", *config.THRESHOLDS)
+config_flags.define("out", *config.THRESHOLDS)
 
 
 def stage(settings: config.Config) -> None:

@@ -11,8 +11,10 @@ granularity, and compares the masks of seeds. Takes the trained networks that
 
 from experiments import common
 from minarch_jax import config
+from minarch_jax import flags as config_flags
+from minarch_jax.stages import sensitivity, setup
 
-config.define_flags()
+config_flags.define()
 
 
 def stage(settings: config.Config) -> None:
@@ -23,10 +25,9 @@ def stage(settings: config.Config) -> None:
   from minarch_jax.analysis.sensitivity import by_sparsity
 
   known = records.read(settings.out)
-  from minarch_jax import sensitivity, study  # imports JAX
 
-  study.check(settings)
-  session = study.open_session(settings)
+  setup.check(settings)
+  session = setup.open_session(settings)
   members = sensitivity.chosen(session, settings.out)
   curves, overlap = sensitivity.complete(session, settings.out, members)
   lost = analysis.layer_sensitivity(known, curves, settings)

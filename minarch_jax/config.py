@@ -9,11 +9,8 @@ import difflib
 import math
 import os
 import re
-import sys
 import tempfile
 from typing import Any
-
-from absl import flags
 
 from minarch_jax import architectures
 
@@ -391,63 +388,6 @@ def _check_item(name: str, item: Any, rules: Mapping[str, Any]) -> None:
     raise ConfigError(f"--{name}={item} is above {rules['high']}")
   if "below" in rules and item >= rules["below"]:
     raise ConfigError(f"--{name}={item} must be below {rules['below']}")
-
-
-def define_flags(*names: str) -> None:
-  """Defines the absl flags of the named fields (all when none is named).
-
-  They count as the program's own, so that its --help explains them.
-  """
-  for field in dataclasses.fields(Config):
-    if names and field.name not in names:
-      continue
-    default: Any = field.default
-    help = field.metadata["help"]
-    choices = field.metadata["rules"].get("choices")
-    if choices:
-      help += f" One of: {', '.join(choices)}."
-    if isinstance(default, bool):
-      flags.DEFINE_boolean(field.name, default, help)
-    elif isinstance(default, int):
-      flags.DEFINE_integer(field.name, default, help)
-    elif isinstance(default, float):
-      flags.DEFINE_float(field.name, default, help)
-    elif isinstance(default, tuple):
-      flags.DEFINE_list(field.name, [str(item) for item in default], help)
-    else:
-      flags.DEFINE_string(field.name, default, help)
-    flag = flags.FLAGS[field.name]
-    flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
-
-
-def from_flags() -> Config:
-  """Reads the defined flags into a checked Config.
-
-  Raises:
-    ConfigError: a value cannot be used.
-  """
-  values = {}
-  for field in dataclasses.fields(Config):
-    if field.name in flags.FLAGS:
-      value = getattr(flags.FLAGS, field.name)
-      if isinstance(field.default, tuple):
-        value = _parse_items(field.name, value)
-      values[field.name] = value
-  return Config(**values).check()
-
-
-_ITEM_TYPES = {"sparsities": float, "bits": int, "activation_bits": int}
-
-
-def _parse_items(name: str, texts: Sequence[str]) -> tuple:
-  convert = _ITEM_TYPES.get(name, str)
-  try:
-    return tuple(convert(text) for text in texts if text != "")
-  except ValueError:
-    raise ConfigError(
-      f"--{name}={','.join(map(str, texts))} is not a list of "
-      f"{'numbers' if convert is float else 'integers'}"
-    ) from None
 
 
 def check_writable(path: str) -> None:

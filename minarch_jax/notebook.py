@@ -12,17 +12,12 @@ import polars as pl
 from minarch_jax import (
   architectures as architectures_lib,
 )
-from minarch_jax import (
-  evaluation,
-  models,
-  packs,
-  planning,
-  population,
-  records,
-  tabulate,
-)
+from minarch_jax import models, records
 from minarch_jax.architectures import Architecture, Shape
 from minarch_jax.config import Config
+from minarch_jax.engine import evaluation, packs, planning, population
+from minarch_jax.engine import session as sessions
+from minarch_jax.stages import rows as make_rows
 from minarch_jax.types import Batch, Dataset, Params, QTensor
 
 CHUNK = 512  # images scored at a time
@@ -84,7 +79,7 @@ def train(
   )
   population.use_cores()
   population.use_cache(config.compilation_cache_dir)
-  session = packs.open_session(config, dataset)
+  session = sessions.open_session(config, dataset)
   plan = planning.plan(
     members,
     list(config.seeds),
@@ -100,8 +95,10 @@ def train(
       pack.architectures, trained.params, strict=True
     ):
       params.setdefault(architecture, []).append(tree)
-    curves.append(_typed("curves", tabulate.curves(session, "", trained)))
-    networks.append(_typed("networks", tabulate.networks(session, "", trained)))
+    curves.append(_typed("curves", make_rows.curves(session, "", trained)))
+    networks.append(
+      _typed("networks", make_rows.networks(session, "", trained))
+    )
   whole = [
     jax.tree.map(lambda *p: np.concatenate(p), *params[a]) for a in members
   ]

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from minarch_jax import evaluation
 from minarch_jax.architectures import Leaf, Spec
+from minarch_jax.engine import evaluation
 from minarch_jax.types import Array, Batch, Masks, Model, Params, Sizes
 
 ITERATIONS = 20  # of the power iteration: within a few percent on digits

@@ -17,7 +17,8 @@ import os
 import jax
 import pytest
 
-from minarch_jax import data, population
+from minarch_jax import data
+from minarch_jax.engine import population
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from minarch_jax import checkpoints, models
+from minarch_jax import models
 from minarch_jax.architectures import Architecture
+from minarch_jax.stages import checkpoints
 
 TEXTS = ["dnn:5-3", "cnn:2", "vit:p4-d4-l2-h2-cls"]
 

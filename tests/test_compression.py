@@ -19,21 +19,20 @@ import pytest
 import minarch_jax as ma
 from minarch_jax import (
   architectures,
-  compressing,
-  compression,
-  evaluation,
-  grading,
   models,
-  packs,
-  planning,
   pruning,
   quantization,
-  study,
-  training,
 )
 from minarch_jax.architectures import Architecture
-from minarch_jax.compression import Rule
+from minarch_jax.compression import grid as grids
+from minarch_jax.compression import programs, running
+from minarch_jax.compression.grid import Cells, Rule, Variant
+from minarch_jax.compression.programs import Outcome
 from minarch_jax.config import Config, QUANTIZERS
+from minarch_jax.engine import evaluation, packs, training
+from minarch_jax.engine import session as sessions
+from minarch_jax.engine.planning import Pack
+from minarch_jax.stages import rows as make_rows
 from minarch_jax.types import Batch
 
 SEEDS = (4, 0)
@@ -84,31 +83,29 @@ def config_of(family):
 def trained(family):
   texts, parent, _ = CASES[family]
   members = tuple(map(Architecture.parse, texts))
-  pack = planning.Pack(members, SEEDS, Architecture.parse(parent), 3)
-  session = packs.open_session(config_of(family), dataset())
+  pack = Pack(members, SEEDS, Architecture.parse(parent), 3)
+  session = sessions.open_session(config_of(family), dataset())
   return session, packs.train(session, pack)
 
 
 def rules_of(family):
-  return compressing.rules_of(trained(family)[0].config)
+  return grids.rules_of(trained(family)[0].config)
 
 
 def cells_of(family):
   pairs = [(r, s) for r in range(len(rules_of(family))) for s in SPARSITIES]
-  return compression.make_cells(pairs, SETTINGS)
+  return grids.make_cells(pairs, SETTINGS)
 
 
 @functools.cache
 def ranked(family):
   session, found = trained(family)
-  return compressing.rank(session, found.pack, found.params, SPARSITIES)
+  return running.rank(session, found.pack, found.params, SPARSITIES)
 
 
 @functools.cache
 def graded(family):
-  return compressing.grid(
-    ranked(family), trained(family)[1].pack, cells_of(family)
-  )
+  return running.grid(ranked(family), trained(family)[1].pack, cells_of(family))
 
 
 def of_members(family, outcome, members=(0, 1)):
@@ -116,7 +113,7 @@ def of_members(family, outcome, members=(0, 1)):
   pack = trained(family)[1].pack
   parent = pack.parent.spec(SHAPE, CLASSES)
   return [
-    compressing.of_member(
+    running.of_member(
       outcome, i, pack.architectures[m].spec(SHAPE, CLASSES), parent
     )
     for i, m in enumerate(members)
@@ -176,7 +173,7 @@ def scored(architecture):
       evaluation.losses(model.apply(params, batch.x), batch.y)[1].sum()
       for batch in (dataset().validation, dataset().test)
     ]
-    return compression.Outcome(*hits, jnp.stack(counts))
+    return Outcome(*hits, jnp.stack(counts))
 
   return score
 
@@ -216,12 +213,12 @@ def test_a_cell_is_what_the_public_functions_give(family):
 
 def test_criteria_look_at_training_images_only():
   config = config_of("dnn").replace(criteria=("snip",), scopes=("global",))
-  session = packs.open_session(config, dataset(30))  # three chunks of 13
+  session = sessions.open_session(config, dataset(30))  # three chunks of 13
   pack, params = trained("dnn")[1].pack, trained("dnn")[1].params
   _, last = session.splits["train"]
   others = session.data._replace(x=session.data.x.at[last:].set(9.0))
   cuts = [
-    compressing.rank(each, pack, params, [0.6]).cuts
+    running.rank(each, pack, params, [0.6]).cuts
     for each in (session, dataclasses.replace(session, data=others))
   ]
   jax.tree.map(np.testing.assert_array_equal, *cuts)
@@ -246,9 +243,9 @@ def transformed(session, pack, params, settings=SETTINGS):
 
   Two lists of lists: rules or settings, then members.
   """
-  ranking = compressing.rank(session, pack, params, [0.6])
-  transform = compression.make_transform(
-    pack.parent.spec(SHAPE, CLASSES), compressing.roundings_of(session.config)
+  ranking = running.rank(session, pack, params, [0.6])
+  transform = programs.make_transform(
+    pack.parent.spec(SHAPE, CLASSES), grids.roundings_of(session.config)
   )
 
   def every(params, cuts, sizes):
@@ -260,7 +257,7 @@ def transformed(session, pack, params, settings=SETTINGS):
     return masks, rounded
 
   mapped = jax.vmap(jax.vmap(every), (0, 0, None))
-  sizes = packs.sizes_of(ranking.placed.pack, session)
+  sizes = sessions.sizes_of(ranking.placed.pack, session)
   masks, rounded = jax.device_get(
     jax.jit(mapped)(ranking.params, jax.device_get(ranking.cuts), sizes)
   )
@@ -278,7 +275,7 @@ def made_of(texts, session):
   """A pack and parameters of its members, all of which are random."""
   members = tuple(map(Architecture.parse, texts))
   parent = architectures.parent(members)
-  pack = planning.Pack(members, SEEDS, parent, len(members))
+  pack = Pack(members, SEEDS, parent, len(members))
   rng = np.random.default_rng(0)
   return pack, [
     jax.tree.map(
@@ -286,7 +283,7 @@ def made_of(texts, session):
       tree,
     )
     for tree in packs.split_members(
-      packs.initial(packs.place(session, pack)), pack, session
+      packs.initial(sessions.place(session, pack)), pack, session
     )
   ]
 
@@ -297,12 +294,12 @@ def test_compression_does_not_depend_on_company(family):
   config = config_of("dnn").replace(
     scopes=("global", "layerwise", "erk"), **rules
   )
-  session = packs.open_session(config, dataset())
+  session = sessions.open_session(config, dataset())
   pack, params = made_of(texts, session)
   members = pack.architectures
   together = transformed(session, pack, params)
   for i in range(len(members) - 1):  # the deepest lacks nothing
-    alone = planning.Pack(members[i : i + 1], SEEDS, members[i], 1)
+    alone = Pack(members[i : i + 1], SEEDS, members[i], 1)
     expected = transformed(session, alone, params[i : i + 1])
     for kind, of_member in zip(together, expected, strict=True):
       for each, (tree,) in zip(kind, of_member, strict=True):
@@ -325,9 +322,9 @@ def test_a_grid_is_its_cells_in_any_order():
   session, found = trained("dnn")
   whole, cells = graded("dnn"), cells_of("dnn")
   order = np.random.default_rng(0).permutation(len(cells.rule))[:12]
-  some = compression.Cells(*(column[order] for column in cells))
+  some = Cells(*(column[order] for column in cells))
   programs = len(session.programs)
-  outcome = compressing.grid(ranked("dnn"), found.pack, some)
+  outcome = running.grid(ranked("dnn"), found.pack, some)
   for part, expected in zip(outcome, whole, strict=True):
     np.testing.assert_array_equal(part, expected[:, :, order])
   # Rules, sparsities and bits are data: no cell costs a compilation.
@@ -340,7 +337,7 @@ def test_rules_are_every_combination_the_main_one_first():
     scopes=("erk", "global"),
     granularities=("element", "unit"),
   )
-  rules = compressing.rules_of(config)
+  rules = grids.rules_of(config)
   assert len(rules) == len(set(rules)) == 8 + 2
   assert rules[0] == Rule("magnitude", "erk", "element")
   # The random control has no opinion on layers.
@@ -350,8 +347,8 @@ def test_rules_are_every_combination_the_main_one_first():
 def test_a_diverged_network_is_compressed_as_data():
   session, found = trained("dnn")
   params = jax.tree.map(lambda leaf: np.full_like(leaf, np.nan), found.params)
-  cells = compression.join(cells_of("dnn"), narrow_cells((8,)))
-  outcome, *_ = compressing.compress(session, found.pack, params, cells, [], [])
+  cells = grids.join(cells_of("dnn"), narrow_cells((8,)))
+  outcome, *_ = running.compress(session, found.pack, params, cells, [], [])
   assert not outcome.validation.any() and not outcome.test.any()
 
 
@@ -376,10 +373,10 @@ def test_a_row_of_a_quantizer_is_what_the_public_functions_give():
   config = session.config.replace(quantizers=QUANTIZERS, bits=(32, 4))
   programs = {k: v for k, v in session.programs.items() if k[0] != "transform"}
   session = dataclasses.replace(session, config=config, programs=programs)
-  cells = study.grid_of(config, prune=False, quantize=True)
-  ranking = compressing.rank(session, pack, found.params, SPARSITIES)
-  outcome = compressing.grid(ranking, pack, cells)
-  rows = grading.rows(session, "run", pack, outcome, cells)[member]
+  cells = grids.grid_of(config, prune=False, quantize=True)
+  ranking = running.rank(session, pack, found.params, SPARSITIES)
+  outcome = running.grid(ranking, pack, cells)
+  rows = make_rows.oneshot_rows(session, "run", pack, outcome, cells)[member]
   assert set(rows["quantizer"]) == {"none", *QUANTIZERS}
   rows = [rows.filter(seed=seed).to_dicts() for seed in SEEDS]
   forms = list(map(form_of, rows[0]))
@@ -417,12 +414,12 @@ def test_quantizers_do_not_depend_on_company():
     quant_granularities=("channel",),
     quantizers=names,
   )
-  session = packs.open_session(config.replace(batch_size=8), dataset())
+  session = sessions.open_session(config.replace(batch_size=8), dataset())
   pack, params = made_of(("dnn:5", "dnn:9"), session)
   settings = [(4, i) for i in range(1, len(names) + 1)]
   _, together = transformed(session, pack, params, settings)
   narrow = pack.architectures[0]
-  alone = planning.Pack((narrow,), SEEDS, narrow, 1)
+  alone = Pack((narrow,), SEEDS, narrow, 1)
   _, expected = transformed(session, alone, params[:1], settings)
   for name, of_members, (tree,) in zip(names, together, expected, strict=True):
     for x, y in zip(*map(jax.tree.leaves, (of_members[0], tree)), strict=True):
@@ -436,7 +433,7 @@ WIDTHS = (32, 8, 3)
 
 
 def narrow_cells(widths):
-  return compression.make_cells([(0, 0.0)], [(4, 0)], widths)
+  return grids.make_cells([(0, 0.0)], [(4, 0)], widths)
 
 
 @pytest.mark.parametrize("family", CASES)
@@ -457,7 +454,7 @@ def test_rounding_inputs_is_what_the_public_functions_give(family):
     ]
 
   expected = jax.jit(jax.vmap(alone))(found.params[i])
-  outcome = compressing.grid(ranked(family), found.pack, narrow_cells(WIDTHS))
+  outcome = running.grid(ranked(family), found.pack, narrow_cells(WIDTHS))
   for hits, each in zip(outcome[:2], expected, strict=True):
     # A sum in another order may round an input to the next code.
     np.testing.assert_allclose(hits[:, i], np.stack(each, -1), atol=1)
@@ -466,16 +463,14 @@ def test_rounding_inputs_is_what_the_public_functions_give(family):
 
 def loss_of_rounded(parent, members, params):
   """Sums per chunk of training images, inputs in 32 and 2 bits: [A, 2, n]."""
-  pack = planning.Pack(members, SEEDS, parent, len(members))
-  session = packs.open_session(Config(batch_size=8), dataset())
+  pack = Pack(members, SEEDS, parent, len(members))
+  session = sessions.open_session(Config(batch_size=8), dataset())
   padded = packs.stack_members(
     [jax.tree.map(lambda leaf: leaf[None], tree) for tree in params],
     pack,
     session,
   )
-  totals = compression.make_rounded_totals(
-    ma.make_model(parent, SHAPE, CLASSES)
-  )
+  totals = programs.make_rounded_totals(ma.make_model(parent, SHAPE, CLASSES))
 
   def widths(params, sizes):
     def one(bits):
@@ -486,7 +481,7 @@ def loss_of_rounded(parent, members, params):
 
   mapped = jax.jit(jax.vmap(widths))
   first = jax.tree.map(lambda leaf: leaf[0], padded)
-  return mapped(first, packs.sizes_of(pack, session))
+  return mapped(first, sessions.sizes_of(pack, session))
 
 
 def training_chunks():
@@ -521,14 +516,14 @@ def test_ranges_do_not_depend_on_company(family):
 
 def test_ranges_come_from_training_images_only():
   config = config_of("dnn").replace(criteria=("magnitude",), scopes=("global",))
-  session = packs.open_session(config, dataset(30))  # three chunks of 13
+  session = sessions.open_session(config, dataset(30))  # three chunks of 13
   pack, params = trained("dnn")[1].pack, trained("dnn")[1].params
   x = session.data.x
 
   def hits(x):
     changed = dataclasses.replace(session, data=session.data._replace(x=x))
-    placed = compressing.rank(changed, pack, params, (0.0,))
-    found = compressing.grid(placed, pack, narrow_cells((3,)))
+    placed = running.rank(changed, pack, params, (0.0,))
+    found = running.grid(placed, pack, narrow_cells((3,)))
     return {"validation": found.validation, "test": found.test}
 
   before = hits(x)
@@ -543,9 +538,9 @@ def test_ranges_come_from_training_images_only():
 
 def test_the_width_of_inputs_is_data():
   session, found = trained("dnn")
-  compressing.grid(ranked("dnn"), found.pack, narrow_cells((8,)))
+  running.grid(ranked("dnn"), found.pack, narrow_cells((8,)))
   programs = len(session.programs)
-  compressing.grid(ranked("dnn"), found.pack, narrow_cells((7, 2)))
+  running.grid(ranked("dnn"), found.pack, narrow_cells((7, 2)))
   assert len(session.programs) == programs
 
 
@@ -562,7 +557,7 @@ def retrained(family, variants):
     return result
 
   with mock.patch.object(packs, "train_epochs", spy):
-    outcome = compressing.retrain(ranked(family), pack, variants, SETTINGS)
+    outcome = running.retrain(ranked(family), pack, variants, SETTINGS)
   trees = [
     jax.tree.map(lambda leaf, i=i: leaf[: len(SEEDS), i], state)
     for state in states
@@ -576,7 +571,7 @@ def test_retraining_unpruned_is_training_on():
   session, found = trained("dnn")
   config, train = session.config, dataset().train
   parent = found.pack.parent.spec(SHAPE, CLASSES)
-  _, trees = retrained("dnn", [compressing.Variant(m, 0, 0.0) for m in (0, 1)])
+  _, trees = retrained("dnn", [Variant(m, 0, 0.0) for m in (0, 1)])
   for member, a in enumerate(found.pack.architectures):
     tx = training.make_tx(config)
     step = jax.jit(training.make_step(ma.make_model(a, SHAPE, CLASSES), tx))
@@ -604,7 +599,7 @@ def test_retraining_keeps_what_was_pruned_zero_and_moves_the_rest(family):
   rule = len(rules_of(family)) - 1
   # More than the pack has slots where two members are compared.
   pairs = [(m, s) for m in COMPARED[family] for s in (0.3, 0.8)]
-  variants = [compressing.Variant(m, rule, s) for m, s in pairs]
+  variants = [Variant(m, rule, s) for m, s in pairs]
   outcomes, trees = retrained(family, variants)
   parent = found.pack.parent.spec(SHAPE, CLASSES)
   for i, (member, s) in enumerate(pairs):

@@ -7,6 +7,7 @@ from absl import flags
 import pytest
 
 from minarch_jax import config, records
+from minarch_jax import flags as config_flags
 from minarch_jax.config import Config, ConfigError
 
 FIELDS = {field.name: field for field in dataclasses.fields(Config)}
@@ -133,11 +134,11 @@ def parse(monkeypatch):
         f"DEFINE_{kind}",
         lambda *a, define=define: define(*a, flag_values=values),
       )
-    config.define_flags(*names)
+    config_flags.define(*names)
     values(["program", *arguments])
     monkeypatch.undo()
     monkeypatch.setattr(flags, "FLAGS", values)
-    return config.from_flags()
+    return config_flags.read()
 
   return parse
 

@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from minarch_jax import evaluation, models
+from minarch_jax import models
 from minarch_jax.architectures import Architecture
+from minarch_jax.engine import evaluation
 from minarch_jax.types import Batch
 
 SHAPE, CLASSES = (4, 4, 1), 3

@@ -7,9 +7,11 @@ import jax
 import numpy as np
 import pytest
 
-from minarch_jax import packs, planning, population
 from minarch_jax.architectures import Architecture
 from minarch_jax.config import Config, ConfigError
+from minarch_jax.engine import packs, population
+from minarch_jax.engine import session as sessions
+from minarch_jax.engine.planning import Pack
 
 
 @pytest.fixture
@@ -59,13 +61,13 @@ def test_a_large_network_splits_its_minibatches(
   digits, monkeypatch, family, device_map
 ):
   a = Architecture.parse(family)
-  pack = planning.Pack((a,), (3,), a, 1)
+  pack = Pack((a,), (3,), a, 1)
   config = Config(num_epochs=2, device_map=device_map)
-  session = packs.open_session(config, digits)
+  session = sessions.open_session(config, digits)
   whole = packs.train(session, pack)
-  assert packs.layout_of(session, pack).split == "seed"
+  assert sessions.layout_of(session, pack).split == "seed"
   monkeypatch.setattr(packs, "LARGE_STEP_SECONDS", 0.0)
-  assert packs.layout_of(session, pack).split == "batch"
+  assert sessions.layout_of(session, pack).split == "batch"
   split = packs.train(session, pack)
   for found, expected in zip(
     jax.tree.leaves((split.params, split.curve)),

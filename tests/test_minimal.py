@@ -9,8 +9,11 @@ import sys
 import pytest
 import simulated
 
-from minarch_jax import config, packs, records, searching, study
+from minarch_jax import config, records
 from minarch_jax.analysis import search
+from minarch_jax.engine import session as sessions
+from minarch_jax.stages import search as searching
+from minarch_jax.stages import train
 
 ROOT = pathlib.Path(__file__).parent.parent
 FLAGS = config.Config(
@@ -23,7 +26,7 @@ FLAGS = config.Config(
 
 
 def run(synthetic, out, settings=FLAGS, **changes):
-  session = packs.open_session(settings, synthetic)
+  session = sessions.open_session(settings, synthetic)
   (candidates,) = searching.candidates_of(settings).values()
   lines = []
   options = {"relative_width": 0.2, "max_share": 1.0} | changes
@@ -54,8 +57,8 @@ def test_a_search_trains_what_it_asks_for_and_goes_on(synthetic, tmp_path):
 
 def test_a_search_takes_up_another_studys_networks(synthetic, tmp_path):
   few = FLAGS.replace(num_seeds=1, architectures=("dnn:12",))
-  session = packs.open_session(few, synthetic)
-  study.sweep(session, str(tmp_path))
+  session = sessions.open_session(few, synthetic)
+  train.sweep(session, str(tmp_path))
   _, statistics, lines = run(synthetic, tmp_path, max_share=0.3)
   assert lines[0].startswith("   1 trained")
   assert networks_of(statistics) <= 4

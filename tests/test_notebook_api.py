@@ -12,8 +12,9 @@ import polars as pl
 import pytest
 
 import minarch_jax as ma
-from minarch_jax import models, planning, records
+from minarch_jax import models, records
 from minarch_jax.config import ConfigError
+from minarch_jax.engine import planning
 
 TEXTS = ["dnn:5-3", "cnn:2", "dnn:8"]
 

@@ -12,16 +12,12 @@ from made_up import CLASSES, SHAPE
 import numpy as np
 import pytest
 
-from minarch_jax import (
-  evaluation,
-  models,
-  packs,
-  planning,
-  population,
-  training,
-)
+from minarch_jax import models
 from minarch_jax.architectures import Architecture
 from minarch_jax.config import Config
+from minarch_jax.engine import evaluation, packs, planning, population, training
+from minarch_jax.engine import session as sessions
+from minarch_jax.engine.planning import Pack
 from minarch_jax.types import Batch
 
 SEEDS = (5, 0)
@@ -51,7 +47,7 @@ def parse(text):
 def pack_of(family, seeds=SEEDS):
   texts, parent, slots = PACKS[family]
   members = tuple(map(parse, texts))
-  return planning.Pack(members, tuple(seeds), parse(parent), slots)
+  return Pack(members, tuple(seeds), parse(parent), slots)
 
 
 def on_devices(count):
@@ -62,13 +58,13 @@ def on_devices(count):
 
 def train(pack, config=CONFIG, devices=8):
   with on_devices(devices):
-    return packs.train(packs.open_session(config, dataset()), pack)
+    return packs.train(sessions.open_session(config, dataset()), pack)
 
 
 @functools.cache
 def session():
   """One session, and so one cache of programs, for all that need no other."""
-  return packs.open_session(CONFIG, dataset())
+  return sessions.open_session(CONFIG, dataset())
 
 
 @functools.cache
@@ -218,7 +214,7 @@ def init_of(text):
 @pytest.mark.parametrize("family", PACKS)
 def test_packs_start_from_the_initial_values_of_the_networks_alone(family):
   pack = pack_of(family)
-  placed = packs.place(session(), pack)
+  placed = sessions.place(session(), pack)
   found = packs.initial(placed)
   lead = {leaf.shape[:2] for leaf in jax.tree.leaves(found)}
   assert lead == {(len(placed.pack.seeds), placed.pack.slots)}
@@ -240,7 +236,7 @@ def test_packs_start_from_the_initial_values_of_the_networks_alone(family):
 
 
 def test_new_weights_are_other_draws():
-  placed = packs.place(session(), pack_of("dnn"))
+  placed = sessions.place(session(), pack_of("dnn"))
   found = packs.initial(placed, training.AGAIN)
   kernel = found["hidden_0"]["kernel"]
   assert not np.isin(
@@ -251,9 +247,9 @@ def test_new_weights_are_other_draws():
 
 
 def test_one_program_draws_for_all_small_packs():
-  opened = packs.open_session(CONFIG, dataset())
+  opened = sessions.open_session(CONFIG, dataset())
   for family in PACKS:
-    packs.initial(packs.place(opened, pack_of(family)))
+    packs.initial(sessions.place(opened, pack_of(family)))
   assert len(opened.programs) == 1
 
 
@@ -282,16 +278,16 @@ def test_the_layout_changes_no_number(family, devices, changes):
 )
 def test_the_size_of_the_cache_changes_no_number(family):
   opened, pack = session(), pack_of(family)
-  whole = packs.layout_of(opened, pack).microbatch
+  whole = sessions.layout_of(opened, pack).microbatch
   with mock.patch.object(planning, "MICROBATCH_BYTES", 1):
-    assert packs.layout_of(opened, pack).microbatch == 4 < whole == 8
+    assert sessions.layout_of(opened, pack).microbatch == 4 < whole == 8
     found = packs.train(opened, pack)
   assert_close(results(found), results(reference(family)[0]), 2e-4)
 
 
 def test_eight_devices_hold_what_does_not_divide():
   pack = pack_of("dnn")  # two seeds of four slots
-  full = packs.padded(pack, packs.layout_of(session(), pack))
+  full = sessions.padded(pack, sessions.layout_of(session(), pack))
   assert full.slots % 8 == 0 or len(full.seeds) % 8 == 0
   found, _ = reference("dnn")
   assert found.curve.train.loss.shape == (2, 3, 4)
@@ -365,7 +361,7 @@ def test_scores_are_those_of_the_parameters_that_come_back(family):
 def test_calls_of_single_epochs_change_nothing_but_the_progress():
   seen = []
   with mock.patch.object(packs, "CALL_SECONDS", 0.0):
-    opened = packs.open_session(CONFIG, dataset())
+    opened = sessions.open_session(CONFIG, dataset())
     found = packs.train(opened, pack_of("dnn"), seen.append)
   assert seen == [1, 1, 1, 1]
   assert_close(results(found), results(reference("dnn")[0]), 1e-4)
@@ -398,7 +394,7 @@ def test_the_session_holds_every_image_once():
 
 def test_a_batch_larger_than_the_training_split_is_refused():
   with pytest.raises(ValueError, match="--batch_size=44 .* made-up .43 images"):
-    packs.open_session(CONFIG.replace(batch_size=44), dataset())
+    sessions.open_session(CONFIG.replace(batch_size=44), dataset())
 
 
 # --- what does not fit -------------------------------------------------------
@@ -478,7 +474,7 @@ def test_so_many_are_in_progress_and_results_come_in_order(count):
     return -task
 
   tasks = list(range(3 * count))
-  found = packs.together(session_at_once(count), tasks, work)
+  found = sessions.together(session_at_once(count), tasks, work)
   assert found == [-task for task in tasks]
   assert set(most) == {count}
 
@@ -494,16 +490,16 @@ def test_the_first_error_stops_the_others():
     return packs.train(opened, pack_of("dnn"))  # its programs are there
 
   with pytest.raises(ValueError, match="a disk is full"):
-    packs.together(opened, range(10), work)
+    sessions.together(opened, range(10), work)
   assert len(started) <= 3  # one more may have begun, and was stopped
-  with pytest.raises(packs.Stopped):
+  with pytest.raises(sessions.Stopped):
     packs.train(opened, pack_of("dnn"))
 
 
 def test_packs_that_train_at_the_same_time_share_a_program():
   expected, _ = reference("dnn")
-  opened = packs.open_session(CONFIG.replace(packs_at_once=2), dataset())
-  found = packs.together(
+  opened = sessions.open_session(CONFIG.replace(packs_at_once=2), dataset())
+  found = sessions.together(
     opened,
     [pack_of("dnn"), pack_of("dnn", SEEDS[::-1])],
     lambda pack: packs.train(opened, pack),
@@ -521,8 +517,8 @@ def test_packs_that_train_at_the_same_time_share_a_program():
 
 
 def test_a_program_that_did_not_compile_is_compiled_when_asked_again():
-  opened = packs.open_session(CONFIG, dataset())
-  placed = packs.place(opened, pack_of("dnn"))
+  opened = sessions.open_session(CONFIG, dataset())
+  placed = sessions.place(opened, pack_of("dnn"))
   with (
     mock.patch.object(population, "compile", side_effect=OSError("disk")),
     pytest.raises(OSError, match="disk"),

@@ -5,12 +5,14 @@ import random
 
 import pytest
 
-from minarch_jax import architectures, planning
+from minarch_jax import architectures
 from minarch_jax.architectures import Architecture
+from minarch_jax.engine import planning
+from minarch_jax.engine.planning import Pack, Work
 
-DIGITS = planning.Work((8, 8, 1), 10, 1294, 143, 64, 30)
-MNIST = planning.Work((28, 28, 1), 10, 54_000, 6_000, 128, 10)
-CIFAR = planning.Work((32, 32, 3), 10, 45_000, 5_000, 128, 10)
+DIGITS = Work((8, 8, 1), 10, 1294, 143, 64, 30)
+MNIST = Work((28, 28, 1), 10, 54_000, 6_000, 128, 10)
+CIFAR = Work((32, 32, 3), 10, 45_000, 5_000, 128, 10)
 WORKS = {"digits": DIGITS, "mnist": MNIST, "cifar": CIFAR}
 
 GRIDS = [
@@ -168,7 +170,7 @@ def test_halves_hold_a_pack_once_and_end_with_one_network(count, slots, seeds):
     Architecture("dnn", (width,)) for width in range(1, count + 1)
   )
   parent = architectures.parent([*members, Architecture("dnn", (9, 9))])
-  todo, found = [planning.Pack(members, seeds, parent, slots)], []
+  todo, found = [Pack(members, seeds, parent, slots)], []
   while todo:
     pack = todo.pop()
     parts = planning.halves(pack)
@@ -219,14 +221,14 @@ def test_steps_count_full_batches_only():
 def test_padding_is_one_without_padding():
   a, b = (Architecture("dnn", (width,)) for width in (10, 5))
   shape = ((8, 8, 1), 10)
-  alone = planning.Pack((a,), (0,), a, 1)
+  alone = Pack((a,), (0,), a, 1)
   assert planning.padding(alone, DIGITS) == 1
-  pair = planning.Pack((a, b), (0,), a, 2)
+  pair = Pack((a, b), (0,), a, 2)
   expected = (
     2 * a.num_params(*shape) / (a.num_params(*shape) + b.num_params(*shape))
   )
   assert planning.padding(pair, DIGITS) == expected
-  spare = planning.Pack((a,), (0,), a, 3)
+  spare = Pack((a,), (0,), a, 3)
   assert planning.padding(spare, DIGITS) == 3
 
 

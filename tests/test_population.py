@@ -12,8 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from minarch_jax import architectures, population
+from minarch_jax import architectures
 from minarch_jax.config import Config
+from minarch_jax.engine import population
 from minarch_jax.models import layers
 
 KINDS = ("network", "seed", "member", "shared")

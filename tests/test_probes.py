@@ -10,10 +10,13 @@ import polars as pl
 import pytest
 import simulated
 
-from minarch_jax import analysis, config, models, packs, probes, probing, study
+from minarch_jax import analysis, config, models
+from minarch_jax import probes as measures
 from minarch_jax import records as records_lib
 from minarch_jax.analysis import statistics
 from minarch_jax.architectures import Architecture
+from minarch_jax.engine import session as sessions
+from minarch_jax.stages import probes, setup
 from minarch_jax.types import Batch
 
 SHAPE, CLASSES = (8, 8, 1), 10
@@ -139,13 +142,13 @@ def test_every_family_has_activated_units():
 )
 def test_packs_give_what_networks_alone_give(digits, group):
   settings = config.Config(num_seeds=2, num_epochs=2, families=())
-  session = packs.open_session(settings, digits)
+  session = sessions.open_session(settings, digits)
   members = [Architecture.parse(name) for name in group]
-  together = probing.probe(session, members, 3)
+  together = probes.probe(session, members, 3)
   assert len(together) == 4 * len(members)
   assert set(together["step"]) == {0, 3}
   # The other one is the parent of both and lacks nothing.
-  alone = probing.probe(session, members[:1], 3)
+  alone = probes.probe(session, members[:1], 3)
   small = together.filter(architecture=group[0])
   keys = ["architecture", "seed", "step"]
   small, alone = small.sort(keys), alone.sort(keys)
@@ -161,20 +164,20 @@ def test_packs_give_what_networks_alone_give(digits, group):
 def test_what_is_recorded_is_probed_and_nothing_twice(digits, tmp_path):
   # The grid of the flags holds other architectures than the records do.
   settings = config.Config(num_seeds=2, num_epochs=2, grid="tiny")
-  session = packs.open_session(settings, digits)
+  session = sessions.open_session(settings, digits)
   networks = simulated.handmade({4: [0.9] * 2, 5: [0.9] * 2}).networks
-  networks = networks.with_columns(run_id=pl.lit(study.recipe_id(session)))
+  networks = networks.with_columns(run_id=pl.lit(setup.recipe_id(session)))
   first = networks.filter(architecture="dnn:4")
-  assert len(probing.complete(session, str(tmp_path), first, 2)) == 4
-  rows = probing.complete(session, str(tmp_path), networks, 2)
+  assert len(probes.complete(session, str(tmp_path), first, 2)) == 4
+  rows = probes.complete(session, str(tmp_path), networks, 2)
   assert set(rows["architecture"]) == {"dnn:4", "dnn:5"} and len(rows) == 8
   parts = records_lib.parts(str(tmp_path), "probes")
   assert sorted(len(part) for _, part in parts) == [4, 4]
-  again = probing.complete(session, str(tmp_path), networks, 2)
+  again = probes.complete(session, str(tmp_path), networks, 2)
   assert again.equals(rows)
   with pytest.raises(config.ConfigError, match="no network trained with these"):
     other = networks.with_columns(run_id=pl.lit("another"))
-    probing.complete(session, str(tmp_path), other, 2)
+    probes.complete(session, str(tmp_path), other, 2)
 
 
 # --- prediction --------------------------------------------------------------

@@ -18,22 +18,15 @@ from scipy import stats
 import simulated
 
 import minarch_jax as ma
-from minarch_jax import (
-  analysis,
-  models,
-  packs,
-  pruning,
-  records,
-  report,
-  sensitivity,
-  study,
-)
+from minarch_jax import analysis, models, pruning, records, report, study
 from minarch_jax import config as config_lib
 from minarch_jax.analysis import sensitivity as layer_analysis
 from minarch_jax.analysis import statistics
 from minarch_jax.architectures import Architecture
 from minarch_jax.config import Config, ConfigError
+from minarch_jax.engine import session as sessions
 from minarch_jax.report import figures
+from minarch_jax.stages import compress, sensitivity, setup, store, train
 
 # The shallow DNN trains in the deep one's parent, and lacks its layers.
 CONFIG = Config(
@@ -55,14 +48,14 @@ DRAWN = ("sensitivity", "overlap")
 
 
 def opened(**changes):
-  return packs.open_session(CONFIG.replace(**changes), DATA)
+  return sessions.open_session(CONFIG.replace(**changes), DATA)
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
   """A directory of trained networks, and what was measured of them."""
   out = str(tmp_path_factory.mktemp("sensitivity"))
-  study.sweep(opened(), out)
+  train.sweep(opened(), out)
   by_rule = {
     granularity: sensitivity.complete(
       opened(granularities=(granularity,)), out, MEMBERS
@@ -76,8 +69,8 @@ def finished(tmp_path_factory):
 def trained(finished):
   """The parameters of every architecture, by name."""
   session = opened()
-  recipe = study.recipe_id(session)
-  found = study.load_params(finished[0], recipe, MEMBERS, CONFIG.seeds)
+  recipe = setup.recipe_id(session)
+  found = store.load_params(finished[0], recipe, MEMBERS, CONFIG.seeds)
   return dict(zip(CONFIG.architectures, found, strict=True))
 
 
@@ -334,7 +327,7 @@ def test_seeds_in_several_packs_are_compared_all_the_same(finished, tmp_path):
   shutil.copytree(
     out, again, ignore=shutil.ignore_patterns(*sensitivity.TABLES)
   )
-  members, plan = MEMBERS[:1], study.plan
+  members, plan = MEMBERS[:1], train.plan
 
   def split(*arguments):
     (pack,) = plan(*arguments)
@@ -350,7 +343,7 @@ def test_seeds_in_several_packs_are_compared_all_the_same(finished, tmp_path):
 
 def test_one_seed_has_nothing_to_be_compared_with(finished, tmp_path):
   session = sensitivity.of_first_rule(opened(num_seeds=1))
-  (pack,) = study.plan(session, MEMBERS[1:2], [0])
+  (pack,) = train.plan(session, MEMBERS[1:2], [0])
   found = sensitivity.measure(session, finished[0], [pack])
   for table, rows in zip(sensitivity.TABLES, found, strict=True):
     records.write(str(tmp_path), table, "one", rows)
@@ -368,7 +361,7 @@ def test_flags_name_the_architectures_or_the_representatives_are_taken(
   )
   # The grid of the flags holds other architectures than the records do.
   session = opened(architectures=(), grid="tiny")
-  expected = study.representatives(out, session, sorted(MEMBERS, key=str))
+  expected = compress.representatives(out, session, sorted(MEMBERS, key=str))
   assert sensitivity.chosen(session, out) == expected
   assert 1 < len(expected) <= len(MEMBERS)
 

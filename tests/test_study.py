@@ -19,15 +19,14 @@ import polars.testing
 import pytest
 
 import minarch_jax as ma
-from minarch_jax import (
-  compressing,
-  packs,
-  provenance,
-  records,
-  study,
-)
+from minarch_jax import records, study
 from minarch_jax.architectures import Architecture
+from minarch_jax.compression import grid as grids
+from minarch_jax.compression import running
 from minarch_jax.config import Config, ConfigError
+from minarch_jax.engine import packs
+from minarch_jax.engine import session as sessions
+from minarch_jax.stages import compress, provenance, setup, store, train
 
 CONFIG = Config(
   dataset="made-up",
@@ -61,7 +60,7 @@ def programs():
 
 def open_session(**changes):
   config = CONFIG.replace(**changes)
-  session = packs.open_session(config, dataset())
+  session = sessions.open_session(config, dataset())
   key = (config.recipe().values(), config.num_epochs)
   session.programs.update(programs().get(repr(key), {}))
   programs()[repr(key)] = session.programs
@@ -71,8 +70,8 @@ def open_session(**changes):
 def run(out, **changes):
   """Trains and compresses into a directory as `experiments.study` does."""
   session = open_session(**changes)
-  statistics = study.sweep(session, str(out))
-  statistics += study.compress(session, str(out))
+  statistics = train.sweep(session, str(out))
+  statistics += compress.compress(session, str(out))
   provenance.write(session, str(out), statistics)
   return statistics
 
@@ -150,8 +149,8 @@ def test_the_last_point_of_a_curve_is_the_final_score(finished):
 def test_rows_are_those_of_the_stored_parameters(finished):
   out = str(finished[0])
   session = open_session()
-  members = study.select(session.config, SHAPE, CLASSES)
-  params = study.load_params(out, study.recipe_id(session), members, (4, 3))
+  members = setup.select(session.config, SHAPE, CLASSES)
+  params = store.load_params(out, setup.recipe_id(session), members, (4, 3))
   networks = ma.read_records(out).networks
   for a, tree in zip(members, params, strict=True):
     for split, column in (("train", "train"), ("test", "test")):
@@ -214,7 +213,7 @@ def test_the_same_again_trains_and_writes_nothing(finished):
   before = files(finished[0])
   with (
     mock.patch.object(packs, "train") as train,
-    mock.patch.object(compressing, "compress") as compress,
+    mock.patch.object(running, "compress") as compress,
   ):
     assert run(finished[0]) == []
   assert not (train.called or compress.called)
@@ -250,21 +249,21 @@ def interrupting(function, calls):
 
 def test_an_interrupted_sweep_goes_on_where_it_stopped(finished, tmp_path):
   session, out = open_session(), str(tmp_path)
-  plan = study.plan_missing(
-    session, study.select(session.config, SHAPE, CLASSES), out
+  plan = train.plan_missing(
+    session, setup.select(session.config, SHAPE, CLASSES), out
   )
   assert len(plan) > 1
   with (
     mock.patch.object(packs, "train", interrupting(packs.train, 1)),
     pytest.raises(Interrupted),
   ):
-    study.sweep(session, out)
+    train.sweep(session, out)
   some = ma.read_records(out).networks
   assert 0 < len(some) < 8
   session = open_session()  # the other one was told to stop
-  statistics = study.sweep(session, out)
+  statistics = train.sweep(session, out)
   assert len(statistics) == len(plan) - 1
-  study.compress(session, out)
+  compress.compress(session, out)
   assert_same_tables(ma.read_records(out), ma.read_records(str(finished[0])))
 
 
@@ -286,7 +285,7 @@ def test_an_error_stops_what_runs_beside_it_and_leaves_whole_files(
     mock.patch.object(packs, "train", failing),
     pytest.raises(OSError, match="no space left"),
   ):
-    study.sweep(session, out)
+    train.sweep(session, out)
   assert not files(out)
   run(tmp_path)
   assert_same_tables(ma.read_records(out), ma.read_records(str(finished[0])))
@@ -294,7 +293,7 @@ def test_an_error_stops_what_runs_beside_it_and_leaves_whole_files(
 
 STAGES = {
   "sweep": (packs, "train", "networks"),
-  "compress": (compressing, "compress", "compression"),
+  "compress": (running, "compress", "compression"),
 }
 
 
@@ -342,13 +341,13 @@ def test_ctrl_c_ends_soon_and_the_next_run_does_the_rest(
   statistics = getattr(study, stage)(left, out)
   todo = {
     pack.architectures
-    for pack in study.plan(
-      left, study.select(CONFIG, SHAPE, CLASSES), list(CONFIG.seeds)
+    for pack in train.plan(
+      left, setup.select(CONFIG, SHAPE, CLASSES), list(CONFIG.seeds)
     )
   }
   assert len(statistics) == len(todo) - 1
   if stage == "sweep":
-    study.compress(left, out)
+    compress.compress(left, out)
   assert_same_tables(ma.read_records(out), expected)
 
 
@@ -367,12 +366,10 @@ def test_packs_that_do_not_fit_give_the_same_rows(finished, tmp_path):
   session, out = open_session(), str(tmp_path)
   with (
     mock.patch.object(packs, "train", refusing(packs.train, 2)),
-    mock.patch.object(
-      compressing, "compress", refusing(compressing.compress, 2)
-    ),
+    mock.patch.object(running, "compress", refusing(running.compress, 2)),
   ):
-    statistics = study.sweep(session, out)
-    statistics += study.compress(session, out)
+    statistics = train.sweep(session, out)
+    statistics += compress.compress(session, out)
   assert [line["members"] for line in statistics].count(2) == 2
   assert all(line["members"] <= 2 for line in statistics)
   found, expected = ma.read_records(out), ma.read_records(str(finished[0]))
@@ -385,8 +382,8 @@ def test_packs_that_do_not_fit_give_the_same_rows(finished, tmp_path):
     for column in numbers:
       near = np.isclose(table[column], other[column], atol=1e-3)
       assert near.mean() > 0.9, column
-  assert study.sweep(open_session(), out) == []
-  assert study.compress(open_session(), out) == []
+  assert train.sweep(open_session(), out) == []
+  assert compress.compress(open_session(), out) == []
 
 
 def test_a_pack_without_its_last_file_is_trained_again(copy):
@@ -395,7 +392,7 @@ def test_a_pack_without_its_last_file_is_trained_again(copy):
   expected = ma.read_records(str(copy))
   count = len(pl.read_parquet(lost))
   lost.unlink()
-  statistics = study.sweep(open_session(), str(copy))
+  statistics = train.sweep(open_session(), str(copy))
   assert sum(s["members"] * s["seeds"] for s in statistics) == count
   assert_same_tables(ma.read_records(str(copy)), expected)
 
@@ -405,14 +402,12 @@ def test_an_interrupted_compression_goes_on_where_it_stopped(copy):
   shutil.rmtree(copy / "records" / "compression")
   session, out = open_session(), str(copy)
   with (
-    mock.patch.object(
-      compressing, "compress", interrupting(compressing.compress, 1)
-    ),
+    mock.patch.object(running, "compress", interrupting(running.compress, 1)),
     pytest.raises(Interrupted),
   ):
-    study.compress(session, out)
+    compress.compress(session, out)
   assert 0 < len(ma.read_records(out).compression) < len(expected.compression)
-  study.compress(open_session(), out)
+  compress.compress(open_session(), out)
   assert_same_tables(ma.read_records(out), expected)
 
 
@@ -421,7 +416,7 @@ def test_more_seeds_and_architectures_train_only_what_is_new(copy):
   session = open_session(
     num_seeds=3, architectures=(*CONFIG.architectures, "dnn:5")
   )
-  statistics = study.sweep(session, str(copy))
+  statistics = train.sweep(session, str(copy))
   assert sum(s["members"] * s["seeds"] for s in statistics) == 4 * 1 + 3
   after = ma.read_records(str(copy)).networks
   assert len(after) == 15
@@ -433,9 +428,9 @@ def test_more_seeds_and_architectures_train_only_what_is_new(copy):
 def test_another_recipe_is_kept_apart_and_another_machine_is_not(copy):
   before = ma.read_records(str(copy)).networks
   machine = open_session(device_map="pmap", seed_mapping="vmap")
-  assert study.sweep(machine, str(copy)) == []
+  assert train.sweep(machine, str(copy)) == []
   other = open_session(learning_rate=0.02, architectures=("dnn:3",))
-  assert study.sweep(other, str(copy))
+  assert train.sweep(other, str(copy))
   after = ma.read_records(str(copy)).networks
   assert after["run_id"].n_unique() == 2
   assert len(after) == len(before) + 2
@@ -445,7 +440,7 @@ def test_other_bytes_of_data_are_another_recipe():
   session = open_session()
   other = dataclasses.replace(dataset(), fingerprint="other bytes")
   changed = dataclasses.replace(session, dataset=other)
-  assert study.recipe_id(changed) != study.recipe_id(session)
+  assert setup.recipe_id(changed) != setup.recipe_id(session)
 
 
 # --- stages on their own -----------------------------------------------------
@@ -453,21 +448,21 @@ def test_other_bytes_of_data_are_another_recipe():
 
 def test_compressing_needs_trained_networks(tmp_path):
   with pytest.raises(ConfigError, match="with seed 3 is not trained"):
-    study.compress(open_session(finetune_share=0.0), str(tmp_path))
+    compress.compress(open_session(finetune_share=0.0), str(tmp_path))
 
 
 def test_missing_checkpoints_say_what_to_do(copy):
   shutil.rmtree(copy / "checkpoints")
   session = open_session()
-  members = study.select(session.config, SHAPE, CLASSES)
+  members = setup.select(session.config, SHAPE, CLASSES)
   with pytest.raises(FileNotFoundError, match="copy the checkpoints too"):
-    study.load_params(str(copy), study.recipe_id(session), members, (3,))
+    store.load_params(str(copy), setup.recipe_id(session), members, (3,))
 
 
 def test_two_kinds_of_retraining_do_not_share_a_directory(copy):
   session = open_session(finetune_learning_rate=0.5)
   with pytest.raises(ConfigError, match="--finetune_learning_rate=0.5, but"):
-    study.compress(session, str(copy))
+    compress.compress(session, str(copy))
 
 
 @pytest.mark.parametrize(
@@ -475,7 +470,7 @@ def test_two_kinds_of_retraining_do_not_share_a_directory(copy):
 )
 def test_the_grid_of_a_stage(prune, quantize):
   config = CONFIG.replace(scopes=("global", "layerwise"), sparsities=(0.8,))
-  cells = study.grid_of(config, prune, quantize)
+  cells = grids.grid_of(config, prune, quantize)
   rows = list(zip(*(column.tolist() for column in cells), strict=True))
   assert len(rows) == len(set(rows))
   # The dense network in 32 bits is always there to compare with.
@@ -483,13 +478,13 @@ def test_the_grid_of_a_stage(prune, quantize):
   expected = [0.0, np.float32(0.8)] if prune else [0.0]
   assert {row[1] for row in rows} == set(map(float, expected))
   assert {row[2] for row in rows} == ({32, 4} if quantize else {32})
-  rules = range(len(compressing.rules_of(config)) if prune else 1)
+  rules = range(len(grids.rules_of(config)) if prune else 1)
   assert {row[0] for row in rows} == set(rules)
   assert all(bits == 32 for rule, _, bits, *_ in rows if rule)
   # Narrow activations add dense cells at every bits, and the default none.
   assert {row[4] for row in rows} == {32}
   config = config.replace(activation_bits=(8, 3))
-  more = zip(*study.grid_of(config, prune, quantize), strict=True)
+  more = zip(*grids.grid_of(config, prune, quantize), strict=True)
   added = {(0, 0.0, b, 0, a) for b in (32, 4) for a in (8, 3) if quantize}
   assert set(more) == {*rows, *added}
 
@@ -499,13 +494,13 @@ def test_other_quantizers_add_dense_cells(quantize):
   config = CONFIG.replace(
     bits=(32, 8, 4), quant_granularities=("tensor", "channel")
   )
-  before = list(zip(*study.grid_of(config, True, quantize), strict=True))
+  before = list(zip(*grids.grid_of(config, True, quantize), strict=True))
   config = config.replace(quantizers=("mse", "bfloat16", "absmax", "uint5"))
   names = [
     (rounding.quantizer, rounding.granularity)
-    for rounding in compressing.roundings_of(config)
+    for rounding in grids.roundings_of(config)
   ]
-  more = list(zip(*study.grid_of(config, True, quantize), strict=True))
+  more = list(zip(*grids.grid_of(config, True, quantize), strict=True))
   assert len(set(more)) == len(more)
   added = {
     (rule, sparsity, bits, *names[rounding], inputs)
@@ -518,7 +513,7 @@ def test_other_quantizers_add_dense_cells(quantize):
   }
   # Without absmax the integers over their whole range are left out.
   config = config.replace(quantizers=("uint5",))
-  cells = study.grid_of(config, True, quantize)
+  cells = grids.grid_of(config, True, quantize)
   assert set(cells.bits.tolist()) == ({32, 5} if quantize else {32})
 
 
@@ -527,7 +522,7 @@ def test_absmax_alone_has_the_identity_it_always_had(finished):
   session, out = open_session(), str(finished[0])
   sparsity = np.float32(0.8).item()
   kind = {
-    "recipe": study.recipe_id(session),
+    "recipe": setup.recipe_id(session),
     "rules": [
       ["magnitude", "global", "element"],
       ["random", "global", "element"],
@@ -542,9 +537,9 @@ def test_absmax_alone_has_the_identity_it_always_had(finished):
     "finetune": {"finetune_share": 0.5, "finetune_learning_rate": 3e-4},
     "controls": [["shuffled", "reinit", "small_dense"], [0.8]],
   }
-  members = study.select(session.config, SHAPE, CLASSES)
+  members = setup.select(session.config, SHAPE, CLASSES)
   ids = set()
-  for pack in study.plan(session, members, list(CONFIG.seeds)):
+  for pack in train.plan(session, members, list(CONFIG.seeds)):
     names = list(map(str, pack.architectures))
     compared = [name for name in names if name in ("dnn:3-3", "cnn:2")]
     id = [kind, names, [3, 4], names, compared]
@@ -560,7 +555,7 @@ def test_other_quantizers_add_rows(copy):
     config = session.config.replace(quantizers=("absmax", name, "bfloat16"))
     others = {k: v for k, v in session.programs.items() if k[0] != "transform"}
     session = dataclasses.replace(session, config=config, programs=others)
-    study.compress(session, str(copy))
+    compress.compress(session, str(copy))
   found = ma.read_records(str(copy))
   settings = [("nf4", 4, "channel"), ("mse", 4, "channel")]
   settings += [("bfloat16", 16, "none")]
@@ -585,7 +580,7 @@ def test_narrow_activations_add_rows_and_one_program_a_parent(copy):
   expected = ma.read_records(str(copy))
   session = open_session(activation_bits=(32, 8, 3))
   before = set(session.programs)
-  study.compress(session, str(copy))
+  compress.compress(session, str(copy))
   added = [key[0] for key in set(session.programs) - before]
   parents = {key[1] for key in before if key[0] == "transform"}
   assert added == ["rounded"] * len(parents)
@@ -610,13 +605,13 @@ def test_narrow_activations_add_rows_and_one_program_a_parent(copy):
 
 def test_the_representatives_surround_the_minimal_size(finished):
   out, session = str(finished[0]), open_session(finetune="representatives")
-  members = study.select(session.config, SHAPE, CLASSES)
-  chosen = study.representatives(out, session, members)
+  members = setup.select(session.config, SHAPE, CLASSES)
+  chosen = compress.representatives(out, session, members)
   assert set(chosen) <= set(members) and len(chosen) == len(set(chosen))
   assert {a.family for a in chosen} == {"dnn", "cnn"}
   assert {a.depth for a in chosen if a.family == "dnn"} == {1, 2}
   everything = open_session(finetune="all")
-  assert study.representatives(out, everything, members) == members
+  assert compress.representatives(out, everything, members) == members
 
 
 # --- divergence --------------------------------------------------------------
@@ -629,8 +624,8 @@ def test_a_diverged_network_is_a_row_like_any_other(tmp_path):
     learning_rate=1e6,
     architectures=("dnn:3-3",),
   )
-  study.sweep(session, str(tmp_path))
-  study.compress(session, str(tmp_path))
+  train.sweep(session, str(tmp_path))
+  compress.compress(session, str(tmp_path))
   found = ma.read_records(str(tmp_path))
   bad = found.networks.filter("diverged")
   assert len(bad)
@@ -655,19 +650,19 @@ def test_a_diverged_network_is_a_row_like_any_other(tmp_path):
 
 def test_checks_come_before_anything_heavy():
   config = Config(dataset="digits")
-  assert study.check(config).num_classes == 10
+  assert setup.check(config).num_classes == 10
   for changes, message in (
     ({"batch_size": 5000}, "--batch_size=5000 is larger than .* digits"),
     ({"architectures": ("vit:p3-d4-l1-h1",)}, "--architectures: .*patch 3"),
     ({"dataset": "mnits"}, "--dataset=mnits .*did you mean 'mnist'"),
   ):
     with pytest.raises(ConfigError, match=message):
-      study.check(config.replace(**changes))
+      setup.check(config.replace(**changes))
 
 
 def test_the_plan_is_described_without_training(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
-  text = study.describe_plan(
+  text = train.describe_plan(
     Config(dataset="digits", grid="tiny", num_seeds=3, dry_run=True)
   )
   lines = text.splitlines()

@@ -5,10 +5,14 @@ import jax
 import numpy as np
 import pytest
 
-from minarch_jax import compressing, compression, packs, records, tabulate
+from minarch_jax import records
 from minarch_jax.architectures import Architecture
+from minarch_jax.compression import grid as grids
+from minarch_jax.compression.programs import Outcome
 from minarch_jax.config import Config, QUANTIZERS
+from minarch_jax.engine import session as sessions
 from minarch_jax.quantization import FORMATS, storage
+from minarch_jax.stages import rows as make_rows
 from minarch_jax.types import Batch, Dataset
 
 SHAPE, CLASSES = (4, 4, 1), 3
@@ -20,17 +24,17 @@ CONFIG = Config(
   quant_granularities=("channel", "tensor"),
   quantizers=QUANTIZERS,
 )
-RULES = compressing.rules_of(CONFIG)
+RULES = grids.rules_of(CONFIG)
 # In the order of the flags: integers of each granularity, then the others.
 ROUNDINGS = [("absmax", "channel"), ("absmax", "tensor")]
 ROUNDINGS += [(name, "channel") for name in QUANTIZERS[1:]]
-CELLS = compression.join(
-  compression.make_cells([(0, 0.0)], [(32, 0), (4, 0)], [8, 2]),
-  compression.make_cells(
+CELLS = grids.join(
+  grids.make_cells([(0, 0.0)], [(32, 0), (4, 0)], [8, 2]),
+  grids.make_cells(
     [(rule, s) for rule in range(len(RULES)) for s in SPARSITIES],
     [(32, 0), (8, 0), (4, 0), (4, 1)],
   ),
-  compression.make_cells(
+  grids.make_cells(
     [(0, 0.0)],
     [
       (FORMATS[name].bits if name in FORMATS else 8, i)
@@ -60,15 +64,18 @@ def outcome_of(spec):
   lost = removed * (CELLS.bits[:, None] < 32)
   nonzeros = np.stack([kept - lost, kept]).astype(np.int32)
   hits = np.arange(nonzeros[..., 0].size).reshape(nonzeros.shape[:2]) % 17
-  return compression.Outcome(hits, 16 - hits, nonzeros)
+  return Outcome(hits, 16 - hits, nonzeros)
 
 
 @pytest.mark.parametrize("text", ["dnn:5-6", "cnn:3-2", "vit:p2-d4-l1-h2"])
 def test_rows_say_what_the_cells_were_and_hold(text):
-  session, a = packs.open_session(CONFIG, made_up()), Architecture.parse(text)
+  session, a = (
+    sessions.open_session(CONFIG, made_up()),
+    Architecture.parse(text),
+  )
   spec = a.spec(SHAPE, CLASSES)
   outcome = outcome_of(spec)
-  frame = tabulate.compressed(
+  frame = make_rows.compressed(
     *(session, "run", a, SEEDS, RULES, CELLS, outcome),
     schedule="oneshot",
     steps=36,

@@ -8,9 +8,10 @@ import numpy as np
 import optax
 import pytest
 
-from minarch_jax import evaluation, models, training
+from minarch_jax import models
 from minarch_jax.architectures import Architecture
 from minarch_jax.config import Config
+from minarch_jax.engine import evaluation, training
 from minarch_jax.types import Batch, TrainState
 
 SHAPE, CLASSES = (4, 4, 1), 3

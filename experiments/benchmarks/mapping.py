@@ -28,10 +28,11 @@ from absl import flags
 from experiments import common
 from experiments.benchmarks import measure
 from minarch_jax import config, data
-from minarch_jax import population as layouts_lib
+from minarch_jax import flags as config_flags
 from minarch_jax.architectures import patch_sizes, Shape
+from minarch_jax.engine import population
 
-config.define_flags("families")
+config_flags.define("families")
 measure.define_flags()
 flags.adopt_module_key_flags(measure)
 _WRITE = flags.DEFINE_boolean(
@@ -145,7 +146,7 @@ def measure_family(
 
 def keep(choices: dict[str, Sequence[str]]) -> str:
   """Adds choices to the kept ones, in one replacement of the file."""
-  path = layouts_lib.table_path()
+  path = population.table_path()
   before = {}
   if os.path.exists(path):
     with open(path) as file:

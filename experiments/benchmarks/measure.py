@@ -24,6 +24,7 @@ from absl import flags
 import numpy as np
 
 from minarch_jax import architectures, config, data
+from minarch_jax import flags as config_flags
 
 ROOT = os.path.dirname(
   os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -81,7 +82,7 @@ def workloads(input_shape: architectures.Shape) -> dict[str, Workload]:
 
 def define_flags(*workloads: str) -> None:
   """Defines the flags of a benchmark; `workloads` are those it runs."""
-  config.define_flags("dataset", "data_dir", "out")
+  config_flags.define("dataset", "data_dir", "out")
   flags.DEFINE_integer(
     "repetitions", 3, "Repetitions; medians are reported.", lower_bound=1
   )

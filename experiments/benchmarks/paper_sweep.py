@@ -22,6 +22,9 @@ from absl import flags
 from experiments import common
 from experiments.benchmarks import measure
 from minarch_jax import architectures, config, data
+from minarch_jax.engine import packs, planning, population
+from minarch_jax.engine import session as sessions
+from minarch_jax.engine.planning import Pack
 
 measure.define_flags()
 flags.adopt_module_key_flags(measure)
@@ -72,7 +75,6 @@ def stage(settings: config.Config) -> None:
   import jax
 
   from experiments.benchmarks import run_engine
-  from minarch_jax import packs, planning, population
 
   chosen = settings.replace(
     **measure.RECIPE, num_seeds=NUM_SEEDS, compilation_cache_dir=""
@@ -84,7 +86,7 @@ def stage(settings: config.Config) -> None:
     "paper", "dnn", dataset.input_shape, dataset.num_classes
   )
   shapes = shapes[: QUICK_SHAPES if flags.FLAGS.quick else None]
-  work = packs.work_of(chosen, dataset)
+  work = sessions.work_of(chosen, dataset)
   plan = planning.plan(
     shapes,
     chosen.seeds,
@@ -92,7 +94,7 @@ def stage(settings: config.Config) -> None:
     devices=devices,
     memory_limit=chosen.memory_limit * 2**30,
   )
-  programs: dict[tuple, list[planning.Pack]] = {}
+  programs: dict[tuple, list[Pack]] = {}
   for pack in plan:
     programs.setdefault(pack.program, []).append(pack)
 
@@ -102,8 +104,8 @@ def stage(settings: config.Config) -> None:
 
   groups = sorted(programs.values(), key=lambda each: predicted(each[0]))
   steps = 2 if flags.FLAGS.quick else _STEPS.value
-  packs.COLD_SECONDS = 0.0  # a sample compiles as its whole training would
-  brief = packs.open_session(
+  sessions.COLD_SECONDS = 0.0  # a sample compiles as its whole training would
+  brief = sessions.open_session(
     chosen.replace(num_epochs=1),
     part(dataset, steps * chosen.batch_size / len(dataset.train.y)),
   )

@@ -23,8 +23,9 @@ from scipy import stats
 from experiments import common
 from experiments.benchmarks import measure
 from minarch_jax import config, data
+from minarch_jax import flags as config_flags
 
-config.define_flags("num_epochs")
+config_flags.define("num_epochs")
 measure.define_flags("dnn", "cnn", "vit")
 flags.adopt_module_key_flags(measure)
 flags.FLAGS.set_default("num_epochs", 3)

@@ -31,10 +31,12 @@ import optax
 
 from experiments import common
 from experiments.benchmarks import measure, stacks
-from minarch_jax import config, data, population, pruning
+from minarch_jax import config, data, pruning
+from minarch_jax import flags as config_flags
+from minarch_jax.engine import population
 from minarch_jax.pruning import controls, schedules
 
-config.define_flags("dataset", "data_dir", "out", "num_epochs", "num_seeds")
+config_flags.define("dataset", "data_dir", "out", "num_epochs", "num_seeds")
 flags.FLAGS.set_default("dataset", "mnist")
 flags.FLAGS.set_default("num_epochs", 2)
 flags.DEFINE_list("parts", ["lottery", "snip"], "Tables: lottery, snip.")

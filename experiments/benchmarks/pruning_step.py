@@ -21,7 +21,8 @@ import optax
 
 from experiments import common
 from experiments.benchmarks import measure, stacks
-from minarch_jax import config, data, population, pruning
+from minarch_jax import config, data, pruning
+from minarch_jax.engine import population
 from minarch_jax.pruning import schedules
 
 measure.define_flags()

@@ -26,10 +26,12 @@ import optax
 
 from experiments import common
 from experiments.benchmarks import measure, stacks
-from minarch_jax import config, data, population, quantization
+from minarch_jax import config, data, quantization
+from minarch_jax import flags as config_flags
+from minarch_jax.engine import population
 from minarch_jax.quantization import activations, lsq, straight_through
 
-config.define_flags("data_dir", "out", "num_epochs", "num_seeds")
+config_flags.define("data_dir", "out", "num_epochs", "num_seeds")
 flags.FLAGS.set_default("num_epochs", 10)
 flags.DEFINE_list("parts", ["trained", "damage", "table"], "What to measure.")
 flags.DEFINE_list("datasets", ["digits", "mnist", "fashion_mnist"], "Of table.")

@@ -26,6 +26,7 @@ from experiments import common
 from experiments.benchmarks import measure
 from minarch_jax import config, data
 from minarch_jax.architectures import Architecture, Shape
+from minarch_jax.engine import population
 
 measure.define_flags("dnn", "cnn", "cnn1", "vit")
 flags.adopt_module_key_flags(measure)
@@ -60,7 +61,6 @@ def rate(
 
 def peaks() -> dict[str, float]:
   """Measures flops per second, and bytes per second read and written."""
-  from minarch_jax import population
 
   population.use_cores()
   side = (PRODUCT, PRODUCT)

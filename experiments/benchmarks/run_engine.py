@@ -5,6 +5,11 @@ Reads a job (see `measure`) from standard input and prints one line of JSON.
 
 import time
 
+from minarch_jax.engine import packs, planning, population, training
+from minarch_jax.engine import session as sessions
+from minarch_jax.engine.planning import Pack
+from minarch_jax.engine.session import Session
+
 START = time.perf_counter()
 
 import dataclasses  # noqa: E402
@@ -18,14 +23,7 @@ import jax  # noqa: E402
 import numpy as np  # noqa: E402
 
 from experiments.benchmarks import measure  # noqa: E402
-from minarch_jax import (  # noqa: E402
-  config,
-  models,
-  packs,
-  planning,
-  population,
-  training,
-)
+from minarch_jax import config, models  # noqa: E402
 from minarch_jax.architectures import Architecture  # noqa: E402
 from minarch_jax.types import Batch, Dataset  # noqa: E402
 
@@ -61,7 +59,7 @@ def settings(job: measure.Job) -> config.Config:
   )
 
 
-def plan(session: packs.Session, job: measure.Job) -> list[planning.Pack]:
+def plan(session: Session, job: measure.Job) -> list[Pack]:
   """Plans a job's networks as a study would.
 
   The plan is that of the recipe on all of the data, whatever share is used. A
@@ -71,9 +69,7 @@ def plan(session: packs.Session, job: measure.Job) -> list[planning.Pack]:
   if "members" in job:
     (parent,) = wanted
     count = job["members"]
-    return [
-      planning.Pack((parent,) * count, tuple(job["seeds"]), parent, count)
-    ]
+    return [Pack((parent,) * count, tuple(job["seeds"]), parent, count)]
   work = dataclasses.replace(
     session.work,
     num_train=round(session.work.num_train / job["share"]),
@@ -89,13 +85,13 @@ def plan(session: packs.Session, job: measure.Job) -> list[planning.Pack]:
   )
 
 
-def steady(session: packs.Session, pack: planning.Pack) -> tuple[float, float]:
+def steady(session: Session, pack: Pack) -> tuple[float, float]:
   """Times one epoch of a compiled pack, validation included.
 
   Returns:
     Seconds of wall time, and of all processors together.
   """
-  placed = packs.place(session, pack)
+  placed = sessions.place(session, pack)
   masks = packs.width_masks(placed)
   state = packs.start_state(placed, packs.initial(placed))
   jax.block_until_ready((state, masks))
@@ -118,14 +114,14 @@ def train(job: measure.Job) -> dict[str, Any]:
   population.use_cores()
   population.use_cache(chosen.compilation_cache_dir)
   if job["steady"]:  # an epoch stands for many, so compile as for those
-    packs.COLD_SECONDS = 0.0
+    sessions.COLD_SECONDS = 0.0
   dataset = load(job["data"], job["share"], job["batch_size"])
-  session = packs.open_session(chosen, dataset)
+  session = sessions.open_session(chosen, dataset)
   planned = plan(session, job)
   startup = time.perf_counter() - START
   compiling = running = epoch = busy = 0.0
   accuracies = []
-  trained = packs.together(
+  trained = sessions.together(
     session, planned, lambda pack: packs.train(session, pack)
   )
   for pack, result in zip(planned, trained, strict=True):
@@ -176,7 +172,7 @@ def check(job: measure.Job) -> dict[str, Any]:
   order = training.data_order(seed, 0, len(dataset.train.y), job["batch_size"])
   np.savez(os.path.join(job["data"], "initial.npz"), **arrays)  # pyright: ignore
   np.save(os.path.join(job["data"], "order.npy"), order)
-  session = packs.open_session(settings(job), dataset)
+  session = sessions.open_session(settings(job), dataset)
   (pack,) = plan(session, job)
   curve = packs.train(session, pack).curve
   return {"loss": float(curve.train.loss[0, 0, 0]), "steps": len(order)}

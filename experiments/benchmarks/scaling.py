@@ -19,9 +19,10 @@ from absl import flags
 from experiments import common
 from experiments.benchmarks import measure
 from minarch_jax import config, data
+from minarch_jax import flags as config_flags
 from minarch_jax.architectures import patch_sizes, Shape
 
-config.define_flags("families")
+config_flags.define("families")
 measure.define_flags()
 flags.adopt_module_key_flags(measure)
 

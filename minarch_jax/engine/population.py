@@ -19,8 +19,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from minarch_jax import planning
 from minarch_jax.config import Config, ConfigError
+from minarch_jax.engine import planning
 from minarch_jax.models import layers
 
 AXIS = "devices"

@@ -7,9 +7,11 @@ from typing import Any
 
 import polars as pl
 
-from minarch_jax import packs, records, study
+from minarch_jax import records
 from minarch_jax.analysis import search
 from minarch_jax.config import Config
+from minarch_jax.engine.session import Session
+from minarch_jax.stages import setup, train
 
 Families = Mapping[str, Mapping[str, int]]
 
@@ -20,17 +22,17 @@ def candidates_of(config: Config) -> Families:
   Raises:
     ConfigError: as `study.check`.
   """
-  found = study.check(config)
+  found = setup.check(config)
   shape = (found.input_shape, found.num_classes)
   families: dict[str, dict[str, int]] = {}
-  for member in study.select(config, *shape):
+  for member in setup.select(config, *shape):
     sizes = families.setdefault(member.family, {})
     sizes[str(member)] = member.num_params(*shape)
   return families
 
 
 def run(
-  session: packs.Session,
+  session: Session,
   out: str,
   candidates: Mapping[str, int],
   *,
@@ -58,7 +60,7 @@ def run(
   start, before = time.monotonic(), None
   while True:
     networks = records.read_table(out, "networks").filter(
-      pl.col("run_id") == study.recipe_id(session),
+      pl.col("run_id") == setup.recipe_id(session),
       pl.col("architecture").is_in(list(candidates)),
     )
     step = search.next_trainings(
@@ -75,4 +77,4 @@ def run(
       return step, statistics
     for part in search.sweeps(step, config):
       own = dataclasses.replace(session, config=part)
-      statistics += study.sweep(own, out)
+      statistics += train.sweep(own, out)

@@ -6,9 +6,14 @@ import jax
 import numpy as np
 import polars as pl
 
-from minarch_jax import packs, probes, records, study, tabulate, training
+from minarch_jax import probes, records
 from minarch_jax.architectures import Architecture
-from minarch_jax.planning import Pack
+from minarch_jax.engine import packs, training
+from minarch_jax.engine import session as sessions
+from minarch_jax.engine.planning import Pack
+from minarch_jax.engine.session import Session
+from minarch_jax.stages import rows as make_rows
+from minarch_jax.stages import setup, store, train
 from minarch_jax.types import Batch
 
 BATCH = 256  # images a probe looks at
@@ -16,7 +21,7 @@ KEY = 2  # what a probe uses a seed for, beside training.INIT and PRUNE
 
 
 def complete(
-  session: packs.Session, out: str, networks: pl.DataFrame, steps: int
+  session: Session, out: str, networks: pl.DataFrame, steps: int
 ) -> pl.DataFrame:
   """Probes the recorded architectures that were not probed yet, and keeps it.
 
@@ -27,8 +32,8 @@ def complete(
   Raises:
     ConfigError: `networks` holds none of this training recipe.
   """
-  recipe = study.recipe_id(session)
-  names = [str(a) for a in study.trained(session, out, networks)]
+  recipe = setup.recipe_id(session)
+  names = [str(a) for a in store.trained(session, out, networks)]
   wanted = (
     (pl.col("run_id") == recipe)
     & pl.col("step").is_in([0, steps])
@@ -49,7 +54,7 @@ def complete(
 
 
 def probe(
-  session: packs.Session, members: Sequence[Architecture], steps: int
+  session: Session, members: Sequence[Architecture], steps: int
 ) -> pl.DataFrame:
   """Measures every network before and after its first steps of training.
 
@@ -61,15 +66,15 @@ def probe(
   Returns:
     Rows of the table `probes`, two per network.
   """
-  todo = study.plan(session, members, list(session.config.seeds))
+  todo = train.plan(session, members, list(session.config.seeds))
   return pl.concat(
-    packs.together(session, todo, lambda pack: _probed(session, pack, steps))
+    sessions.together(session, todo, lambda pack: _probed(session, pack, steps))
   )
 
 
-def _probed(session: packs.Session, pack: Pack, steps: int) -> pl.DataFrame:
+def _probed(session: Session, pack: Pack, steps: int) -> pl.DataFrame:
   config, work = session.config, session.work
-  placed = packs.place(session, pack)
+  placed = sessions.place(session, pack)
   state = packs.start_state(placed, packs.initial(placed))
   masks = packs.width_masks(placed)
   rates = training.learning_rates(config, work.num_steps)[:steps]
@@ -116,7 +121,7 @@ def _probed(session: packs.Session, pack: Pack, steps: int) -> pl.DataFrame:
   return _rows(session, pack, steps, jax.device_get(found))
 
 
-def _order(session: packs.Session, seed: int, steps: int) -> np.ndarray:
+def _order(session: Session, seed: int, steps: int) -> np.ndarray:
   """The minibatches of a seed's first steps: int32 [steps, batch]."""
   work, epochs = session.work, []
   while sum(map(len, epochs)) < steps:
@@ -128,9 +133,9 @@ def _order(session: packs.Session, seed: int, steps: int) -> np.ndarray:
 
 def _rows(session, pack: Pack, steps: int, found) -> pl.DataFrame:
   """Two rows per network of a pack; what is not finite becomes null."""
-  recipe, frames = study.recipe_id(session), []
+  recipe, frames = setup.recipe_id(session), []
   for i, architecture in enumerate(pack.architectures):
-    who = tabulate.who(session, recipe, architecture)
+    who = make_rows.who(session, recipe, architecture)
     for step, measured in zip((0, steps), found, strict=True):
       values = {
         name: np.asarray(value, np.float64)[: len(pack.seeds), i]

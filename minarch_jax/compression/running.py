@@ -3,81 +3,26 @@
 from collections.abc import Iterable, Sequence
 import dataclasses
 import time
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 
-from minarch_jax import (
-  compression,
-  packs,
-  pruning,
-  quantization,
-  records,
-  training,
-)
+from minarch_jax import pruning, records
 from minarch_jax.architectures import Spec
-from minarch_jax.compression import Cells, Outcome, Rule
-from minarch_jax.config import Config
-from minarch_jax.evaluation import Chunks, Score
-from minarch_jax.packs import Placed, Session
-from minarch_jax.planning import Pack
-from minarch_jax.quantization import Rounding
+from minarch_jax.compression import grid as grids
+from minarch_jax.compression import programs
+from minarch_jax.compression.grid import Cells, Variant
+from minarch_jax.compression.programs import Outcome
+from minarch_jax.engine import evaluation, packs, training
+from minarch_jax.engine import session as sessions
+from minarch_jax.engine.planning import Pack
+from minarch_jax.engine.session import Placed, Session
 from minarch_jax.types import Batch, Params, TrainState
 
 CRITERION_CHUNKS = 4  # training chunks that criteria and ranges look at
 SCORED = ("validation", "test")
 LARGE = 300_000  # parameters of a pack from which on fast transforms pay
-
-
-def rules_of(config: Config) -> tuple[Rule, ...]:
-  """Lists the pruning rules of a configuration; the first is the main one.
-
-  The random control has no opinion on layers: it is run in one scope.
-  """
-  return tuple(
-    Rule(criterion, scope, granularity)
-    for granularity in config.granularities
-    for criterion in config.criteria
-    for scope in config.scopes[: 1 if criterion == "random" else None]
-  )
-
-
-def roundings_of(config: Config) -> tuple[Rounding, ...]:
-  """Lists the roundings of a configuration; the first gives 32 bits too.
-
-  Integers over their whole range are compared at every granularity, the other
-  quantizers at the first.
-  """
-  granularities = config.quant_granularities
-  return (
-    *(Rounding("int", granularity) for granularity in granularities),
-    *(
-      Rounding("int", granularities[0], name)
-      if name in quantization.CALIBRATIONS
-      else Rounding(name, granularities[0])
-      for name in config.quantizers
-      if name != "absmax"
-    ),
-  )
-
-
-class Variant(NamedTuple):
-  """One retraining: which member of the pack, pruned by which rule.
-
-  `control` names what is done to the found mask or the weights under it, a key
-  of `CONTROLS`; the others are pruned in earnest.
-  """
-
-  member: int
-  rule: int
-  sparsity: float
-  control: str = records.NONE
-
-
-# Whether a control trains from new weights, and so for all the steps that the
-# pruned network had.
-CONTROLS = {"shuffled": False, "reinit": True}
 
 
 @dataclasses.dataclass
@@ -124,7 +69,7 @@ def rank(
     sparsities: what the rankings will be cut at, besides 0.
   """
   levels = np.unique(np.array([0.0, *sparsities], np.float32))
-  placed = packs.place(session, pack)
+  placed = sessions.place(session, pack)
   full, seeds = placed.pack, placed.pack.seeds
   stacked = packs.stack_members(
     params, dataclasses.replace(full, seeds=pack.seeds), session
@@ -135,8 +80,8 @@ def rank(
   )
 
   def make():
-    ranking = compression.make_rank(
-      placed.model, placed.spec, rules_of(session.config)
+    ranking = programs.make_rank(
+      placed.model, placed.spec, grids.rules_of(session.config)
     )
 
     def function(params, seed, sizes, levels, data):
@@ -157,7 +102,7 @@ def rank(
   return Ranked(placed, stacked, cuts, levels, packs.width_masks(placed))
 
 
-def _leading(session: Session, data: Chunks) -> Batch:
+def _leading(session: Session, data: evaluation.Chunks) -> Batch:
   """Takes the leading training images, which are the data's first."""
   count = min(CRITERION_CHUNKS * data.y.shape[1], session.work.num_train)
   return Batch(
@@ -166,7 +111,7 @@ def _leading(session: Session, data: Chunks) -> Batch:
 
 
 def _large(placed: Placed) -> bool:
-  return packs.num_params(placed.pack, placed.session) > LARGE
+  return sessions.num_params(placed.pack, placed.session) > LARGE
 
 
 def _transform(
@@ -178,11 +123,11 @@ def _transform(
   rounding: int,
 ) -> tuple:
   """Prunes and rounds placed networks; level int32 [A]."""
-  roundings = roundings_of(placed.session.config)
+  roundings = grids.roundings_of(placed.session.config)
 
   def make():
     return (
-      compression.make_transform(placed.spec, roundings),
+      programs.make_transform(placed.spec, roundings),
       ("network", "network", "member", "shared", "shared", "member"),
       (),
     )
@@ -269,12 +214,14 @@ def _score(
   return outcome, opt_state
 
 
-def _score_rounded(placed: Placed, params: Any, bits: int) -> list[Score]:
+def _score_rounded(
+  placed: Placed, params: Any, bits: int
+) -> list[evaluation.Score]:
   """Scores placed networks whose layers round their inputs to so many bits."""
   session = placed.session
 
   def make():
-    totals = compression.make_rounded_totals(placed.model)
+    totals = programs.make_rounded_totals(placed.model)
     first, last = session.splits[SCORED[0]][0], session.splits[SCORED[-1]][1]
 
     def function(params, bits, sizes, data):
@@ -290,7 +237,7 @@ def _score_rounded(placed: Placed, params: Any, bits: int) -> list[Score]:
     placed.put(np.int32(bits), "shared"),
     placed.sizes,
     session.data,
-    hot=packs.is_long(placed),
+    hot=sessions.is_long(placed),
   )
   return packs.split_scores(session, totals, SCORED)
 
@@ -346,7 +293,7 @@ def _retrain_slots(ranked, pack, cuts, variants, settings) -> Outcome:
   chosen = dataclasses.replace(
     pack, architectures=tuple(pack.architectures[v.member] for v in variants)
   )
-  placed = packs.place(session, chosen)
+  placed = sessions.place(session, chosen)
   missing = placed.pack.slots - len(variants)
   filled = [*variants, *[variants[-1]] * missing]
   members = [v.member for v in filled]
@@ -359,7 +306,7 @@ def _retrain_slots(ranked, pack, cuts, variants, settings) -> Outcome:
   cuts = pick(cuts)
   params, masks, _ = _transform(placed, pick(ranked.params), cuts, level, 32, 0)
   control = variants[0].control
-  anew = CONTROLS.get(control, False)
+  anew = grids.CONTROLS.get(control, False)
   if control != records.NONE:
     source = _drawn_again(placed) if anew else pick(ranked.params)
     params, masks = _controlled(placed, control, source, masks)

@@ -10,20 +10,19 @@ import jax.numpy as jnp
 import numpy as np
 import polars as pl
 
-from minarch_jax import (
-  compressing,
-  evaluation,
-  packs,
-  pruning,
-  records,
-  study,
-  tabulate,
-)
+from minarch_jax import pruning, records
 from minarch_jax.architectures import Architecture, Spec
+from minarch_jax.compression import grid as grids
+from minarch_jax.compression import running
 from minarch_jax.config import Config
-from minarch_jax.planning import Pack
-from minarch_jax.progress import Progress
+from minarch_jax.engine import evaluation
+from minarch_jax.engine import session as sessions
+from minarch_jax.engine.planning import Pack
+from minarch_jax.engine.session import Session
 from minarch_jax.pruning import positions, selection
+from minarch_jax.stages import compress, setup, store, train
+from minarch_jax.stages import rows as make_rows
+from minarch_jax.stages.progress import Progress
 
 TABLES = ("sensitivity", "overlap")
 Rows = tuple[pl.DataFrame, pl.DataFrame]  # of the two tables
@@ -50,22 +49,22 @@ class Measured(NamedTuple):
   kept: np.ndarray
 
 
-def chosen(session: packs.Session, out: str) -> list[Architecture]:
+def chosen(session: Session, out: str) -> list[Architecture]:
   """Lists what is looked at: the architectures that flags name, else the
   representatives of those that `out` holds.
 
   Raises:
     ConfigError: `out` holds no network of this training recipe.
   """
-  members = study.trained(session, out, records.read(out).networks)
+  members = store.trained(session, out, records.read(out).networks)
   if session.config.architectures:
     shape = (session.work.input_shape, session.work.num_classes)
-    return study.select(session.config, *shape)
-  return study.representatives(out, session, members)
+    return setup.select(session.config, *shape)
+  return compress.representatives(out, session, members)
 
 
 def complete(
-  session: packs.Session, out: str, members: Sequence[Architecture]
+  session: Session, out: str, members: Sequence[Architecture]
 ) -> Rows:
   """Measures the architectures that were not measured yet, and keeps it.
 
@@ -77,14 +76,14 @@ def complete(
     ConfigError: a network is not in the results directory.
   """
   session = of_first_rule(session)
-  recipe, seeds = study.recipe_id(session), list(session.config.seeds)
-  for pack in study.plan_missing(session, members, out):
-    study.load_params(out, recipe, pack.architectures, pack.seeds)  # says which
-  (rule,) = compressing.rules_of(session.config)
+  recipe, seeds = setup.recipe_id(session), list(session.config.seeds)
+  for pack in train.plan_missing(session, members, out):
+    store.load_params(out, recipe, pack.architectures, pack.seeds)  # says which
+  (rule,) = grids.rules_of(session.config)
   kind = [recipe, rule.criterion, rule.granularity, sparsities_of(session)]
   # Seeds that did not fit one pack are compared all the same.
   groups: dict[tuple[Architecture, ...], list[Pack]] = {}
-  for pack in study.plan(session, members, seeds):
+  for pack in train.plan(session, members, seeds):
     groups.setdefault(pack.architectures, []).append(pack)
   todo = []
   for architectures, parts in groups.items():
@@ -99,7 +98,7 @@ def complete(
         records.write(out, table, id, rows)
       progress.advance(1)
 
-    packs.together(session, todo, run)
+    sessions.together(session, todo, run)
   wanted = (
     (pl.col("run_id") == recipe)
     & (pl.col("criterion") == rule.criterion)
@@ -114,12 +113,12 @@ def complete(
   return found, overlap.filter(pl.col("other").is_in(seeds))
 
 
-def sparsities_of(session: packs.Session) -> list[float]:
+def sparsities_of(session: Session) -> list[float]:
   """Lists the sparsities that layers are pruned to; the first is 0."""
   return sorted({0.0, *session.config.sparsities})
 
 
-def of_first_rule(session: packs.Session) -> packs.Session:
+def of_first_rule(session: Session) -> Session:
   """Narrows a session to its first criterion and granularity, global scope.
 
   Programs of several rules have the same arguments: they are kept apart.
@@ -132,7 +131,7 @@ def of_first_rule(session: packs.Session) -> packs.Session:
   return dataclasses.replace(session, config=config, programs={})
 
 
-def measure(session: packs.Session, out: str, parts: Sequence[Pack]) -> Rows:
+def measure(session: Session, out: str, parts: Sequence[Pack]) -> Rows:
   """Measures packs that hold all seeds of some architectures.
 
   Args:
@@ -146,7 +145,7 @@ def measure(session: packs.Session, out: str, parts: Sequence[Pack]) -> Rows:
   measured = [
     found
     for pack in parts
-    for found in packs.in_parts(pack, lambda p: _measured(session, out, p))
+    for found in sessions.in_parts(pack, lambda p: _measured(session, out, p))
   ]
   curves, overlaps = [], []
   for architecture in parts[0].architectures:
@@ -160,11 +159,11 @@ def measure(session: packs.Session, out: str, parts: Sequence[Pack]) -> Rows:
   return pl.concat(curves), pl.concat(overlaps)
 
 
-def _measured(session: packs.Session, out: str, pack: Pack) -> Measured:
-  recipe = study.recipe_id(session)
-  params = study.load_params(out, recipe, pack.architectures, pack.seeds)
+def _measured(session: Session, out: str, pack: Pack) -> Measured:
+  recipe = setup.recipe_id(session)
+  params = store.load_params(out, recipe, pack.architectures, pack.seeds)
   sparsities = sparsities_of(session)
-  ranked = compressing.rank(session, pack, params, sparsities)
+  ranked = running.rank(session, pack, params, sparsities)
   placed, (cuts,) = ranked.placed, ranked.cuts
 
   def make():
@@ -226,9 +225,7 @@ def _forward(ranking: pruning.Ranking, spec: Spec) -> list[int]:
   return np.argsort(first).tolist()
 
 
-def _curves(
-  session: packs.Session, found: Measured, index: int
-) -> pl.DataFrame:
+def _curves(session: Session, found: Measured, index: int) -> pl.DataFrame:
   """Makes one row per seed, layer and sparsity of a pack's architecture."""
   groups = found.groups[0, index]
   own = np.flatnonzero(groups)
@@ -247,7 +244,7 @@ def _curves(
 
 
 def _overlaps(
-  session: packs.Session,
+  session: Session,
   architecture: Architecture,
   of_seeds: Sequence[tuple[Measured, int]],
 ) -> pl.DataFrame:
@@ -346,11 +343,11 @@ def compared(
 
 
 def _constants(
-  session: packs.Session, architecture: Architecture
+  session: Session, architecture: Architecture
 ) -> dict[str, pl.Expr]:
-  (rule,) = compressing.rules_of(session.config)
+  (rule,) = grids.rules_of(session.config)
   values = {
-    **tabulate.who(session, study.recipe_id(session), architecture),
+    **make_rows.who(session, setup.recipe_id(session), architecture),
     "criterion": rule.criterion,
     "granularity": rule.granularity,
   }

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from minarch_jax import evaluation
 from minarch_jax.config import Config
+from minarch_jax.engine import evaluation
 from minarch_jax.types import (
   Array,
   Batch,

@@ -16,36 +16,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from minarch_jax import evaluation, models, pruning, quantization, training
+from minarch_jax import models, pruning, quantization
 from minarch_jax.architectures import Spec
+from minarch_jax.compression.grid import Rule
+from minarch_jax.engine import evaluation, training
 from minarch_jax.pruning import positions
 from minarch_jax.types import Array, Batch, Masks, Model, Params, Sizes
-
-
-class Rule(NamedTuple):
-  """Which weights go: names of the pruning registries."""
-
-  criterion: str
-  scope: str
-  granularity: str = "element"
-
-
-class Cells(NamedTuple):
-  """A grid's cells as columns of one length.
-
-  Attributes:
-    rule: int, index into the rules.
-    sparsity: float, fraction removed.
-    bits: int, 32 = as trained.
-    rounding: int, index into the roundings.
-    activation_bits: int, 32 = as computed.
-  """
-
-  rule: np.ndarray
-  sparsity: np.ndarray
-  bits: np.ndarray
-  rounding: np.ndarray
-  activation_bits: np.ndarray
 
 
 class Outcome(NamedTuple):
@@ -60,33 +36,6 @@ class Outcome(NamedTuple):
   validation: np.ndarray
   test: np.ndarray
   nonzeros: np.ndarray
-
-
-def make_cells(
-  pairs: Sequence[tuple[int, float]],
-  settings: Sequence[tuple[int, int]],
-  activation_bits: Sequence[int] = (32,),
-) -> Cells:
-  """Crosses (rule, sparsity) with (bits, rounding) and activation bits."""
-  rows = [
-    (*pair, *setting, width)
-    for pair in pairs
-    for setting in settings
-    for width in activation_bits
-  ]
-  rule, sparsity, bits, rounding, widths = zip(*rows, strict=True)
-  return Cells(
-    np.array(rule, np.int32),
-    np.array(sparsity, np.float32),
-    np.array(bits, np.int32),
-    np.array(rounding, np.int32),
-    np.array(widths, np.int32),
-  )
-
-
-def join(*parts: Cells) -> Cells:
-  """Puts grids one after the other."""
-  return Cells(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
 def make_rank(

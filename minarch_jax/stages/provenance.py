@@ -11,11 +11,12 @@ from typing import Any
 
 import jax
 
-from minarch_jax import packs, records
+from minarch_jax import records
+from minarch_jax.engine.session import Session
 
 
 def describe(
-  session: packs.Session, statistics: Sequence[Mapping[str, Any]]
+  session: Session, statistics: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
   """Says what a results directory was made with, for study.json."""
   dataset = session.dataset
@@ -46,7 +47,7 @@ def describe(
 
 
 def write(
-  session: packs.Session, out: str, statistics: Sequence[Mapping[str, Any]]
+  session: Session, out: str, statistics: Sequence[Mapping[str, Any]]
 ) -> None:
   """Writes study.json, keeping what earlier runs left there."""
   path = os.path.join(out, "study.json")

@@ -1,18 +1,27 @@
 """Turns what packs return into rows of the three tables."""
 
 from collections.abc import Mapping, Sequence
+import math
 from typing import Any
 
 import numpy as np
 import polars as pl
 
-from minarch_jax import compressing, compression, packs, quantization, records
+from minarch_jax import pruning, quantization, records
 from minarch_jax.architectures import Architecture, Spec
+from minarch_jax.compression import grid as grids
+from minarch_jax.compression import running
+from minarch_jax.compression.grid import Cells, Rule, Variant
+from minarch_jax.compression.programs import Outcome
+from minarch_jax.engine import packs
+from minarch_jax.engine.planning import Pack
+from minarch_jax.engine.session import Session
+from minarch_jax.pruning import trees
 from minarch_jax.quantization import layouts, Rounding
 
 
 def who(
-  session: packs.Session, run_id: str, architecture: Architecture
+  session: Session, run_id: str, architecture: Architecture
 ) -> dict[str, Any]:
   """Says whose rows they are: the columns that all tables of networks share."""
   shape = (session.work.input_shape, session.work.num_classes)
@@ -33,7 +42,7 @@ def _finite(values: Any) -> pl.Series:
 
 
 def networks(
-  session: packs.Session, run_id: str, trained: packs.Trained
+  session: Session, run_id: str, trained: packs.Trained
 ) -> pl.DataFrame:
   """Makes one row per network of a trained pack."""
   dataset, work = session.dataset, session.work
@@ -88,7 +97,7 @@ def _first_bad(trained: packs.Trained) -> np.ndarray:
 
 
 def curves(
-  session: packs.Session, run_id: str, trained: packs.Trained
+  session: Session, run_id: str, trained: packs.Trained
 ) -> pl.DataFrame:
   """Makes one row per network and epoch of a trained pack."""
   work, curve = session.work, trained.curve
@@ -174,13 +183,13 @@ def has_scales(bits: np.ndarray, roundings: Sequence[Rounding]) -> np.ndarray:
 
 
 def compressed(
-  session: packs.Session,
+  session: Session,
   run_id: str,
   architecture: Architecture,
   seeds: Sequence[int],
-  rules: Sequence[compression.Rule],
-  cells: compression.Cells,
-  outcome: compression.Outcome,
+  rules: Sequence[Rule],
+  cells: Cells,
+  outcome: Outcome,
   *,
   schedule: str,
   steps: int,
@@ -197,7 +206,7 @@ def compressed(
   """
   config, dataset = session.config, session.dataset
   spec = architecture.spec(session.work.input_shape, session.work.num_classes)
-  known = compressing.roundings_of(config)
+  known = grids.roundings_of(config)
   roundings = [known[index] for index in cells.rounding]
   bits = np.asarray(cells.bits, np.int64)
   activation_bits = np.asarray(cells.activation_bits, np.int64)
@@ -248,9 +257,7 @@ def compressed(
   )
 
 
-def _before_rounding(
-  cells: compression.Cells, nonzeros: np.ndarray
-) -> np.ndarray:
+def _before_rounding(cells: Cells, nonzeros: np.ndarray) -> np.ndarray:
   """The counts of each cell's 32-bit neighbour, [S, cells, leaves]."""
   neighbour = {
     (rule, sparsity): i
@@ -264,3 +271,109 @@ def _before_rounding(
     for pair in zip(cells.rule.tolist(), cells.sparsity.tolist(), strict=True)
   ]
   return nonzeros[:, index]
+
+
+Settings = Sequence[tuple[int, int]]  # (bits, rounding)
+
+
+def oneshot_rows(
+  session: Session, recipe: str, pack: Pack, outcome: Outcome, cells: Cells
+) -> list[pl.DataFrame]:
+  """Makes the rows of the one-shot grid."""
+  return [
+    compressed(
+      session,
+      recipe,
+      architecture,
+      pack.seeds,
+      grids.rules_of(session.config),
+      cells,
+      _member(session, pack, outcome, i, architecture),
+      schedule="oneshot",
+      steps=session.work.num_steps,
+    )
+    for i, architecture in enumerate(pack.architectures)
+  ]
+
+
+def retrained_rows(
+  session: Session,
+  recipe: str,
+  pack: Pack,
+  outcome: Outcome,
+  variants: Sequence[Variant],
+  settings: Settings,
+) -> list[pl.DataFrame]:
+  """Makes the rows of retraining."""
+  work, config = session.work, session.config
+  more = math.prod(running.retraining_steps(session))
+  found = []
+  for i, variant in enumerate(variants):
+    architecture = pack.architectures[variant.member]
+    cells = grids.make_cells([(variant.rule, variant.sparsity)], settings)
+    found.append(
+      compressed(
+        session,
+        recipe,
+        architecture,
+        pack.seeds,
+        grids.rules_of(config),
+        cells,
+        _member(session, pack, outcome, i, architecture),
+        schedule="finetune",
+        steps=work.num_steps + more,
+        control=variant.control,
+      )
+    )
+  return found
+
+
+def shrunk(session, architecture, sparsity) -> Architecture:
+  """The dense network with the parameters that pruning leaves."""
+  shape = (session.work.input_shape, session.work.num_classes)
+  spec = architecture.spec(*shape)
+  prunable = sum(
+    math.prod(spec.shape(leaf))
+    for leaf in spec.leaves
+    if leaf.path[-1] in trees.NAMES
+  )
+  left = spec.num_params - round(sparsity * prunable)
+  return pruning.small_dense(architecture, left, *shape)
+
+
+def small_rows(session, recipe, trained, i, architecture, sparsity, steps):
+  """The rows of one small network, under the name of the large one."""
+  shape = (session.work.input_shape, session.work.num_classes)
+  small, seeds = trained.pack.architectures[i], trained.pack.seeds
+  spec, size = architecture.spec(*shape), small.spec(*shape)
+  counts = [math.prod(size.shape(leaf)) for leaf in size.leaves]
+  outcome = Outcome(
+    trained.scores.validation.correct[:, i : i + 1],
+    trained.scores.test.correct[:, i : i + 1],
+    np.tile(counts, (len(seeds), 1, 1)),
+  )
+  cells = grids.make_cells([(0, sparsity)], [(32, 0)])
+  return compressed(
+    session,
+    recipe,
+    small,
+    seeds,
+    grids.rules_of(session.config),
+    cells,
+    outcome,
+    schedule="finetune",
+    steps=steps,
+    control="small_dense",
+  ).with_columns(
+    architecture=pl.lit(str(architecture)),
+    depth=pl.lit(architecture.depth),
+    params=pl.lit(spec.num_params),
+    achieved_sparsity=pl.lit(1 - size.num_params / spec.num_params),
+  )
+
+
+def _member(session, pack, outcome, index, architecture) -> Outcome:
+  shape = (session.work.input_shape, session.work.num_classes)
+  return running.of_member(
+    outcome, index, architecture.spec(*shape), pack.parent.spec(*shape)
+  )

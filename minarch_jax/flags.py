@@ -1,0 +1,67 @@
+"""The absl flags of a Config: one flag per field, of the same name."""
+
+from collections.abc import Sequence
+import dataclasses
+import sys
+from typing import Any
+
+from absl import flags
+
+from minarch_jax import config
+
+
+def define(*names: str) -> None:
+  """Defines the absl flags of the named fields (all when none is named).
+
+  They count as the program's own, so that its --help explains them.
+  """
+  for field in dataclasses.fields(config.Config):
+    if names and field.name not in names:
+      continue
+    default: Any = field.default
+    help = field.metadata["help"]
+    choices = field.metadata["rules"].get("choices")
+    if choices:
+      help += f" One of: {', '.join(choices)}."
+    if isinstance(default, bool):
+      flags.DEFINE_boolean(field.name, default, help)
+    elif isinstance(default, int):
+      flags.DEFINE_integer(field.name, default, help)
+    elif isinstance(default, float):
+      flags.DEFINE_float(field.name, default, help)
+    elif isinstance(default, tuple):
+      flags.DEFINE_list(field.name, [str(item) for item in default], help)
+    else:
+      flags.DEFINE_string(field.name, default, help)
+    flag = flags.FLAGS[field.name]
+    flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
+
+
+def read() -> config.Config:
+  """Reads the defined flags into a checked Config.
+
+  Raises:
+    ConfigError: a value cannot be used.
+  """
+  values = {}
+  for field in dataclasses.fields(config.Config):
+    if field.name in flags.FLAGS:
+      value = getattr(flags.FLAGS, field.name)
+      if isinstance(field.default, tuple):
+        value = _parse_items(field.name, value)
+      values[field.name] = value
+  return config.Config(**values).check()
+
+
+_ITEM_TYPES = {"sparsities": float, "bits": int, "activation_bits": int}
+
+
+def _parse_items(name: str, texts: Sequence[str]) -> tuple:
+  convert = _ITEM_TYPES.get(name, str)
+  try:
+    return tuple(convert(text) for text in texts if text != "")
+  except ValueError:
+    raise config.ConfigError(
+      f"--{name}={','.join(map(str, texts))} is not a list of "
+      f"{'numbers' if convert is float else 'integers'}"
+    ) from None

@@ -1,0 +1,106 @@
+"""What every stage starts with: checks, data, devices, identity."""
+
+from flax import traverse_util
+import jax
+import numpy as np
+
+from minarch_jax import architectures, data, pruning, records
+from minarch_jax.architectures import Architecture, Spec
+from minarch_jax.compression import grid as grids
+from minarch_jax.config import Config, ConfigError
+from minarch_jax.engine import population
+from minarch_jax.engine import session as sessions
+from minarch_jax.engine.session import Session
+from minarch_jax.types import Dataset
+
+
+def check(config: Config) -> data.Description:
+  """Refuses what cannot run, before anything heavy starts.
+
+  Raises:
+    ConfigError: a data set that is unknown or not prepared, a batch larger
+      than the training split, an architecture that does not fit the images, a
+      granularity that does not fit an architecture.
+  """
+  found = data.describe(
+    config.dataset,
+    config.data_dir or None,
+    validation_fraction=config.validation_fraction,
+  )
+  if config.batch_size > found.num_train:
+    raise ConfigError(
+      f"--batch_size={config.batch_size} is larger than the training split of "
+      f"{config.dataset} ({found.num_train} images)"
+    )
+  members = select(config, found.input_shape, found.num_classes)
+  for architecture in members:
+    _check_rules(
+      config,
+      architecture,
+      architecture.spec(found.input_shape, found.num_classes),
+    )
+  return found
+
+
+def _check_rules(
+  config: Config, architecture: Architecture, spec: Spec
+) -> None:
+  """Raises ConfigError where groups of a fixed size do not fit a network."""
+  for rule in grids.rules_of(config):
+    if ":" not in rule.granularity:
+      continue
+    shapes = traverse_util.unflatten_dict(
+      {
+        leaf.path: jax.ShapeDtypeStruct(spec.shape(leaf), np.float32)
+        for leaf in spec.leaves
+      }
+    )
+    try:
+      pruning.check(shapes, rule.scope, rule.granularity, spec)
+    except ValueError as error:
+      raise ConfigError(
+        f"--granularities={rule.granularity} does not fit {architecture}: "
+        f"{error}"
+      ) from None
+
+
+def select(config, input_shape, num_classes) -> list[Architecture]:
+  """Lists the architectures of a configuration.
+
+  Raises:
+    ConfigError: one does not fit the images.
+  """
+  try:
+    return architectures.select(
+      config.architectures,
+      config.grid,
+      config.families,
+      input_shape,
+      num_classes,
+    )
+  except ValueError as error:
+    raise ConfigError(f"--architectures: {error}") from None
+
+
+def load(config: Config) -> Dataset:
+  """Loads the data set of a configuration."""
+  return data.load(
+    config.dataset,
+    config.data_dir or None,
+    validation_fraction=config.validation_fraction,
+    split_seed=config.split_seed,
+  )
+
+
+def open_session(config: Config) -> Session:
+  """Starts the devices, loads the data and puts them there."""
+  population.use_cores()
+  population.use_cache(config.compilation_cache_dir)
+  return sessions.open_session(config, load(config))
+
+
+def recipe_id(session: Session) -> str:
+  """Identifies a training recipe: configuration and bytes of the data."""
+  return records.content_id(
+    {"recipe": session.config.recipe(), "data": session.dataset.fingerprint}
+  )
