@@ -46,35 +46,31 @@ def run(stage: Stage, *, trains: bool = True) -> None:
   app.run(main)
 
 
-def study(config: config_lib.Config, *, train: bool, compress: Sequence[str]):
-  """Runs stages of the line and leaves their description in study.json."""
-  from minarch_jax.stages import compress as compression  # imports JAX
-  from minarch_jax.stages import provenance, setup
-  from minarch_jax.stages import train as training
+def line(**stages: bool) -> Stage:
+  """Makes the stage that runs stages of a study, then builds the report.
 
-  setup.check(config)
-  session = setup.open_session(config)
-  statistics = []
-  try:
-    if train:
-      statistics += training.sweep(session, config.out)
-    if compress:
-      statistics += compression.compress(
-        session,
-        config.out,
-        prune="prune" in compress,
-        quantize="quantize" in compress,
-      )
-  finally:
-    provenance.write(session, config.out, statistics)
+  Args:
+    **stages: as for `study.run`; with training, --dry_run prints the plan.
+  """
+  start = time.monotonic()
+
+  def stage(config: config_lib.Config) -> None:
+    if config.dry_run and stages.get("train", True):
+      dry_run(config)
+      return
+    from minarch_jax import study  # imports JAX
+
+    study.run(config, **stages)
+    report(config, start)
+
+  return stage
 
 
 def dry_run(config: config_lib.Config) -> None:
   """Prints the plan: programs, members, padding, predicted time and memory."""
+  from minarch_jax.stages import train  # imports JAX
 
-  from minarch_jax.stages import train as training  # imports JAX
-
-  print(training.describe_plan(config))
+  print(train.describe_plan(config))
 
 
 def report(config: config_lib.Config, start: float) -> None:

@@ -13,8 +13,6 @@ from absl import flags
 from experiments import common
 from minarch_jax import config
 from minarch_jax import flags as config_flags
-from minarch_jax.stages import provenance, setup
-from minarch_jax.stages import search as searching
 
 config_flags.define()
 flags.DEFINE_float(
@@ -32,12 +30,13 @@ def stage(settings: config.Config) -> None:
   if settings.dry_run:  # the full grid, the most that a search can train
     common.dry_run(settings)
     return
+  from minarch_jax import study  # imports JAX
   from minarch_jax.analysis import search
+  from minarch_jax.stages import search as searching
 
   families = searching.candidates_of(settings)
-  session = setup.open_session(settings)
-  answers, statistics = [], []
-  try:
+  answers = []
+  with study.opened(settings) as (session, statistics):
     for family, candidates in families.items():
       print(f"\n{family}: {len(candidates)} sizes", flush=True)
       step, lines = searching.run(
@@ -50,8 +49,6 @@ def stage(settings: config.Config) -> None:
       statistics += lines
       name = f"{settings.dataset} {family}"
       answers.append(search.answer(step, name, len(candidates), settings))
-  finally:
-    provenance.write(session, settings.out, statistics)
   print("\n" + "\n\n".join(answers))
 
 

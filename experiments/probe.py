@@ -13,7 +13,6 @@ from absl import flags
 from experiments import common
 from minarch_jax import config
 from minarch_jax import flags as config_flags
-from minarch_jax.stages import probes, setup
 
 config_flags.define()
 flags.DEFINE_integer(
@@ -30,6 +29,7 @@ def stage(settings: config.Config) -> None:
     common.dry_run(settings)
     return
   from minarch_jax import analysis, records
+  from minarch_jax.stages import probes, setup  # imports JAX
 
   known = records.read(settings.out)
   setup.check(settings)

@@ -3,21 +3,11 @@
 python -m experiments.quantize --out=results/digits
 """
 
-import time
-
 from experiments import common
-from minarch_jax import config
-from minarch_jax import flags as config_flags
+from minarch_jax import flags
 
-START = time.monotonic()
-
-config_flags.define()
-
-
-def stage(settings: config.Config) -> None:
-  common.study(settings, train=False, compress=("quantize",))
-  common.report(settings, START)
-
+flags.define()
+STAGE = common.line(train=False, prune=False)
 
 if __name__ == "__main__":
-  common.run(stage)
+  common.run(STAGE)

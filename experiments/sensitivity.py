@@ -12,7 +12,6 @@ granularity, and compares the masks of seeds. Takes the trained networks that
 from experiments import common
 from minarch_jax import config
 from minarch_jax import flags as config_flags
-from minarch_jax.stages import sensitivity, setup
 
 config_flags.define()
 
@@ -25,6 +24,8 @@ def stage(settings: config.Config) -> None:
   from minarch_jax.analysis.sensitivity import by_sparsity
 
   known = records.read(settings.out)
+
+  from minarch_jax.stages import sensitivity, setup  # imports JAX
 
   setup.check(settings)
   session = setup.open_session(settings)

@@ -7,24 +7,11 @@ r"""The whole study with one command: train, prune, quantize, report.
 The same command again goes on where the last one stopped.
 """
 
-import time
-
 from experiments import common
-from minarch_jax import config
-from minarch_jax import flags as config_flags
+from minarch_jax import flags
 
-START = time.monotonic()
-
-config_flags.define()
-
-
-def stage(settings: config.Config) -> None:
-  if settings.dry_run:
-    common.dry_run(settings)
-    return
-  common.study(settings, train=True, compress=("prune", "quantize"))
-  common.report(settings, START)
-
+flags.define()
+STAGE = common.line()
 
 if __name__ == "__main__":
-  common.run(stage)
+  common.run(STAGE)

@@ -3,26 +3,36 @@
 Imports nothing heavy, so a typo in a flag is reported before JAX starts.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 import dataclasses
-import difflib
 import math
 import os
 import re
 import tempfile
 from typing import Any
 
-from minarch_jax import architectures
+from minarch_jax import names as naming
+from minarch_jax import registries
 
 
 class ConfigError(ValueError):
   """A value the user typed cannot be used; the message says what can."""
 
 
-def _field(default: Any, help: str, **rules: Any) -> Any:
-  """Declares a field. Rules: choices, low, high (inclusive), below."""
+def _field(default: Any, help: str, role: str = "", **rules: Any) -> Any:
+  """Declares a field.
+
+  Args:
+    default: what it is where nobody says otherwise.
+    help: a sentence for --help.
+    role: "training" (enters a network's identity), "retraining" or "threshold"
+      (recorded with results).
+    **rules: choices (names, or a function that lists them), low, high
+      (inclusive), below, parsed_by ("module:name" of a function that raises
+      ValueError for a text it cannot read).
+  """
   return dataclasses.field(
-    default=default, metadata={"help": help, "rules": rules}
+    default=default, metadata={"help": help, "role": role, "rules": rules}
   )
 
 
@@ -41,6 +51,7 @@ QUANTIZERS = (
 )
 
 
+_GRANULARITIES = ("element", "unit", "nm:4", "block:4x4")
 _GRANULARITY = r"element|unit|nm:[1-9]\d*|block:[1-9]\d*x[1-9]\d*"
 
 
@@ -58,13 +69,15 @@ class Config:
   families: tuple[str, ...] = _field(
     ("dnn", "cnn", "vit"),
     "Families whose grid is swept.",
-    choices=tuple(architectures.FAMILIES),
+    choices=registries.FAMILIES,
   )
   grid: str = _field(
-    "small", "Named grid of architectures.", choices=tuple(architectures.GRIDS)
+    "small", "Named grid of architectures.", choices=registries.grids
   )
   architectures: tuple[str, ...] = _field(
-    (), "Explicit architectures instead of a grid: dnn:30-30,cnn:8,..."
+    (),
+    "Explicit architectures instead of a grid: dnn:30-30,cnn:8,...",
+    parsed_by="minarch_jax.architectures.architecture:parse",
   )
   num_seeds: int = _field(5, "Seeds per architecture.", low=1)
   first_seed: int = _field(0, "The first seed.", low=0)
@@ -76,24 +89,38 @@ class Config:
   split_seed: int = _field(0, "Seed of the train/validation split.", low=0)
 
   # Training.
-  num_epochs: int = _field(25, "Epochs of training.", low=1)
-  batch_size: int = _field(64, "Images per step.", low=1)
+  num_epochs: int = _field(25, "Epochs of training.", low=1, role="training")
+  batch_size: int = _field(64, "Images per step.", low=1, role="training")
   optimizer: str = _field(
-    "adam", "Optimizer.", choices=("adam", "adamw", "sgd")
+    "adam", "Optimizer.", choices=("adam", "adamw", "sgd"), role="training"
   )
-  learning_rate: float = _field(3e-3, "Peak learning rate.", low=1e-9)
+  learning_rate: float = _field(
+    3e-3, "Peak learning rate.", low=1e-9, role="training"
+  )
   schedule: str = _field(
-    "cosine", "Learning-rate schedule.", choices=("constant", "cosine")
+    "cosine",
+    "Learning-rate schedule.",
+    choices=("constant", "cosine"),
+    role="training",
   )
   warmup_fraction: float = _field(
-    0.05, "Share of the steps that warm up (cosine).", low=0.0, high=0.9
+    0.05,
+    "Share of the steps that warm up (cosine).",
+    low=0.0,
+    high=0.9,
+    role="training",
   )
-  weight_decay: float = _field(1e-4, "Decoupled decay (adamw, sgd).", low=0.0)
-  momentum: float = _field(0.9, "Momentum (sgd).", low=0.0, high=0.9999)
+  weight_decay: float = _field(
+    1e-4, "Decoupled decay (adamw, sgd).", low=0.0, role="training"
+  )
+  momentum: float = _field(
+    0.9, "Momentum (sgd).", low=0.0, high=0.9999, role="training"
+  )
   compute_dtype: str = _field(
     "float32",
     "Type of activations and products; parameters stay float32.",
     choices=("float32", "bfloat16"),
+    role="training",
   )
 
   # Compression.
@@ -122,9 +149,13 @@ class Config:
     "share of the training's (0 = one-shot only).",
     low=0.0,
     high=1.0,
+    role="retraining",
   )
   finetune_learning_rate: float = _field(
-    3e-4, "Constant learning rate of fine-tuning.", low=1e-9
+    3e-4,
+    "Constant learning rate of fine-tuning.",
+    low=1e-9,
+    role="retraining",
   )
   finetune: str = _field(
     "representatives",
@@ -168,63 +199,114 @@ class Config:
 
   # Judgement: thresholds of the analysis, recorded with every result.
   eps_accuracy: float = _field(
-    0.02, "Tolerated distance to the plateau.", low=0.0, high=1.0
+    0.02,
+    "Tolerated distance to the plateau.",
+    low=0.0,
+    high=1.0,
+    role="threshold",
   )
   eps_sigma: float = _field(
-    0.02, "Largest seed standard deviation called stable.", low=0.0, high=1.0
+    0.02,
+    "Largest seed standard deviation called stable.",
+    low=0.0,
+    high=1.0,
+    role="threshold",
   )
   max_failed: float = _field(
-    0.05, "Largest share of failed seeds called stable.", low=0.0, high=1.0
+    0.05,
+    "Largest share of failed seeds called stable.",
+    low=0.0,
+    high=1.0,
+    role="threshold",
   )
   chance_level: float = _field(
-    0.001, "Level of the binomial test against chance.", low=0.0, high=1.0
+    0.001,
+    "Level of the binomial test against chance.",
+    low=0.0,
+    high=1.0,
+    role="threshold",
   )
   chance_margin: float = _field(
-    0.05, "Accuracy above 1/C that is no longer chance.", low=0.0, high=1.0
+    0.05,
+    "Accuracy above 1/C that is no longer chance.",
+    low=0.0,
+    high=1.0,
+    role="threshold",
   )
   overfit_rise: float = _field(
-    0.05, "Relative rise of validation loss called overfitting.", low=0.0
+    0.05,
+    "Relative rise of validation loss called overfitting.",
+    low=0.0,
+    role="threshold",
   )
   learnable: float = _field(
-    0.95, "Probability of learning that defines P_learn.", low=0.0, high=1.0
+    0.95,
+    "Probability of learning that defines P_learn.",
+    low=0.0,
+    high=1.0,
+    role="threshold",
   )
   free_margin: float = _field(
-    0.01, "Accuracy drop still called free.", low=0.0, high=1.0
+    0.01,
+    "Accuracy drop still called free.",
+    low=0.0,
+    high=1.0,
+    role="threshold",
   )
   equivalence_margin: float = _field(
-    0.01, "Margin of the equivalence tests.", low=0.0, high=1.0
+    0.01,
+    "Margin of the equivalence tests.",
+    low=0.0,
+    high=1.0,
+    role="threshold",
   )
   match_tolerance: float = _field(
-    0.1, "Relative difference of matched parameter counts.", low=0.0
+    0.1,
+    "Relative difference of matched parameter counts.",
+    low=0.0,
+    role="threshold",
   )
   rapid_gain: float = _field(
     0.9,
     "Share of the final gain that ends rapid learning.",
     low=0.0,
     high=1.0,
+    role="threshold",
   )
   saturation_margin: float = _field(
-    0.005, "Distance to the best accuracy called saturated.", low=0.0, high=1.0
+    0.005,
+    "Distance to the best accuracy called saturated.",
+    low=0.0,
+    high=1.0,
+    role="threshold",
   )
   collapse_share: float = _field(
     0.5,
     "Share of the accuracy above chance whose loss is called collapse.",
     low=0.0,
     high=1.0,
+    role="threshold",
   )
   regime_share: float = _field(
     0.05,
     "Smallest share of architectures that makes a regime.",
     low=0.0,
     high=1.0,
+    role="threshold",
   )
   claimed_redundancy: float = _field(
-    0.6, "Sparsity that claim C6 says is free.", low=0.0, high=1.0
+    0.6,
+    "Sparsity that claim C6 says is free.",
+    low=0.0,
+    high=1.0,
+    role="threshold",
   )
   confidence: float = _field(
-    0.95, "Level of every interval.", low=0.5, high=0.999
+    0.95, "Level of every interval.", low=0.5, high=0.999, role="threshold"
   )
-  num_bootstrap: int = _field(2000, "Bootstrap resamples.", low=100)
+  num_bootstrap: int = _field(
+    2000, "Bootstrap resamples.", low=100, role="threshold"
+  )
 
   # Machine.
   out: str = _field("results", "Directory of records, checkpoints, report.")
@@ -246,7 +328,7 @@ class Config:
   convolution: str = _field(
     "auto",
     "Convolution formulation.",
-    choices=("auto", "stock", "im2col", "hybrid"),
+    choices=lambda: ["auto", *registries.CONVOLUTIONS],
   )
   memory_limit: float = _field(4.0, "GiB one pack may use.", low=0.01)
   packs_at_once: int = _field(
@@ -263,7 +345,9 @@ class Config:
     known = [field.name for field in dataclasses.fields(self)]
     for name in changes:
       if name not in known:
-        raise ConfigError(f"unknown option {name!r}{nearest(name, known)}")
+        raise ConfigError(
+          f"unknown option {name!r}{naming.nearest(name, known)}"
+        )
     return dataclasses.replace(self, **changes).check()
 
   def check(self) -> "Config":
@@ -285,7 +369,7 @@ class Config:
       if not re.fullmatch(_GRANULARITY, text):
         raise ConfigError(
           f"--granularities={text} is not one of element, unit, nm:M, "
-          f"block:AxB{nearest(text, ('element', 'unit', 'nm:4', 'block:4x4'))}"
+          f"block:AxB{naming.nearest(text, _GRANULARITIES)}"
         )
     for sparsity in self.control_sparsities:
       if sparsity not in self.sparsities:
@@ -302,11 +386,6 @@ class Config:
         raise ConfigError(f"--{name} is empty; name at least one")
     if not self.families and not self.architectures:
       raise ConfigError("--families is empty; name at least one")
-    for text in self.architectures:
-      try:
-        architectures.Architecture.parse(text)
-      except ValueError as error:
-        raise ConfigError(f"--architectures: {error}") from None
     return self
 
   def recipe(self) -> dict[str, Any]:
@@ -332,54 +411,35 @@ CONTROL_SPARSITY = 0.8
 
 BITS = (32, 8, 7, 6, 5, 4, 3, 2)
 
-THRESHOLDS = (
-  "eps_accuracy",
-  "eps_sigma",
-  "max_failed",
-  "chance_level",
-  "chance_margin",
-  "overfit_rise",
-  "learnable",
-  "free_margin",
-  "equivalence_margin",
-  "match_tolerance",
-  "rapid_gain",
-  "saturation_margin",
-  "collapse_share",
-  "regime_share",
-  "claimed_redundancy",
-  "confidence",
-  "num_bootstrap",
-)
 
-TRAINING = (
-  "num_epochs",
-  "batch_size",
-  "optimizer",
-  "learning_rate",
-  "schedule",
-  "warmup_fraction",
-  "weight_decay",
-  "momentum",
-  "compute_dtype",
-)
-
-# Fields of retraining that no column of the table shows.
-RETRAINING = ("finetune_share", "finetune_learning_rate")
+def _with_role(role: str) -> tuple[str, ...]:
+  fields = dataclasses.fields(Config)
+  return tuple(f.name for f in fields if f.metadata["role"] == role)
 
 
-def nearest(value: str, known: Sequence[str] | Mapping[str, Any]) -> str:
-  """Returns "; did you mean ...?" for the closest known name, or ''."""
-  near = difflib.get_close_matches(str(value), list(known), 1)
-  return f"; did you mean {near[0]!r}?" if near else ""
+THRESHOLDS = _with_role("threshold")
+TRAINING = _with_role("training")
+RETRAINING = _with_role("retraining")  # no column of a table shows these
+
+
+def choices_of(rules: Mapping[str, Any]) -> list[str]:
+  """Lists what a field may be; [] where anything goes."""
+  known: Any = rules.get("choices", ())
+  return list(known()) if callable(known) else list(known)
 
 
 def _check_item(name: str, item: Any, rules: Mapping[str, Any]) -> None:
-  if "choices" in rules and item not in rules["choices"]:
+  known = choices_of(rules)
+  if known and item not in known:
     raise ConfigError(
-      f"--{name}={item} is not one of {', '.join(rules['choices'])}"
-      f"{nearest(item, rules['choices'])}"
+      f"--{name}={item} is not one of {', '.join(known)}"
+      f"{naming.nearest(item, known)}"
     )
+  if "parsed_by" in rules:
+    try:
+      registries.resolve(rules["parsed_by"])(item)
+    except ValueError as error:
+      raise ConfigError(f"--{name}: {error}") from None
   if isinstance(item, float) and not math.isfinite(item):
     raise ConfigError(f"--{name}={item} is not a finite number")
   if "low" in rules and item < rules["low"]:

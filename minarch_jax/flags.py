@@ -20,7 +20,7 @@ def define(*names: str) -> None:
       continue
     default: Any = field.default
     help = field.metadata["help"]
-    choices = field.metadata["rules"].get("choices")
+    choices = config.choices_of(field.metadata["rules"])
     if choices:
       help += f" One of: {', '.join(choices)}."
     if isinstance(default, bool):

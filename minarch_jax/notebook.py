@@ -9,14 +9,11 @@ import jax
 import numpy as np
 import polars as pl
 
-from minarch_jax import (
-  architectures as architectures_lib,
-)
-from minarch_jax import models, records
-from minarch_jax.architectures import Architecture, Shape
+from minarch_jax import architectures as architectures_lib
+from minarch_jax import models, records, study
+from minarch_jax.architectures import Architecture, Problem, Shape
 from minarch_jax.config import Config
-from minarch_jax.engine import evaluation, packs, planning, population
-from minarch_jax.engine import session as sessions
+from minarch_jax.engine import evaluation
 from minarch_jax.stages import rows as make_rows
 from minarch_jax.types import Batch, Dataset, Params, QTensor
 
@@ -74,46 +71,26 @@ def train(
     [str(a) for a in architectures],
     config.grid,
     config.families,
-    dataset.input_shape,
-    dataset.num_classes,
+    Problem.of(dataset),
   )
-  population.use_cores()
-  population.use_cache(config.compilation_cache_dir)
-  session = sessions.open_session(config, dataset)
-  plan = planning.plan(
-    members,
-    list(config.seeds),
-    session.work,
-    devices=jax.local_device_count(),
-    memory_limit=config.memory_limit * 2**30,
-  )
+  session, packs = study.train_in_memory(config, dataset, members)
   params: dict[Architecture, list[Params]] = {}
-  curves, networks = [], []
-  for pack in plan:
-    trained = packs.train(session, pack)
-    for architecture, tree in zip(
-      pack.architectures, trained.params, strict=True
-    ):
-      params.setdefault(architecture, []).append(tree)
-    curves.append(_typed("curves", make_rows.curves(session, "", trained)))
-    networks.append(
-      _typed("networks", make_rows.networks(session, "", trained))
+  for trained in packs:
+    for a, tree in zip(trained.pack.architectures, trained.params, strict=True):
+      params.setdefault(a, []).append(tree)
+  curves, networks = (
+    pl.concat(records.typed(table, make(session, "", each)) for each in packs)
+    for table, make in (
+      ("curves", make_rows.curves),
+      ("networks", make_rows.networks),
     )
-  whole = [
-    jax.tree.map(lambda *p: np.concatenate(p), *params[a]) for a in members
-  ]
+  )
   return Population(
     members,
-    whole,
-    pl.concat(curves).sort("architecture", "seed", "epoch"),
-    pl.concat(networks).sort("family", "params", "architecture", "seed"),
+    [jax.tree.map(lambda *p: np.concatenate(p), *params[a]) for a in members],
+    curves.sort("architecture", "seed", "epoch"),
+    networks.sort("family", "params", "architecture", "seed"),
   )
-
-
-def _typed(table: str, frame: pl.DataFrame) -> pl.DataFrame:
-  """Gives a table the columns that its part files have."""
-  schema = records.SCHEMAS[table]
-  return frame.select(pl.col(c).cast(t) for c, t in schema.items())
 
 
 def accuracy(
@@ -134,22 +111,21 @@ def accuracy(
     raise ValueError("accuracy of an empty batch; pass some images")
   height, width, channels = batch.x.shape[1:]
   shape = (height, width, channels)
-  score = _scorer(
-    architecture, shape, _num_classes(architecture, params, shape)
-  )
+  score = _scorer(architecture, _problem(architecture, params, shape))
   chunks = evaluation.chunk(batch, min(CHUNK, len(batch.y)))
   return score(params, chunks) / len(batch.y)
 
 
-def _num_classes(
+def _problem(
   architecture: Architecture, params: Params, input_shape: Shape
-) -> int:
-  """Reads the number of classes; raises unless all leaves fit [S, ...]."""
+) -> Problem:
+  """Completes a problem; ValueError unless all leaves fit [S, ...]."""
   flat = models.flatten(params)
   num_classes = (np.shape(flat.get(("output", "bias"), 0)) or (0,))[-1]
-  spec = architecture.spec(input_shape, num_classes)
+  problem = Problem(input_shape, num_classes)
+  spec = architecture.spec(problem)
   for leaf in spec.leaves:
-    name, value = "/".join(leaf.path), flat.get(leaf.path)
+    name, value = leaf.name, flat.get(leaf.path)
     if value is None or isinstance(value, QTensor):
       found = "is quantized; dequantize it" if value else "is missing"
       raise ValueError(f"leaf {name!r} of {architecture} {found}")
@@ -160,13 +136,13 @@ def _num_classes(
         f"{tuple(input_shape)} has ({wanted}): every leaf needs a leading axis "
         "of seeds"
       )
-  return num_classes
+  return problem
 
 
 @functools.lru_cache(maxsize=32)
-def _scorer(architecture: Architecture, input_shape: Shape, num_classes: int):
+def _scorer(architecture: Architecture, problem: Problem):
   """Compiles the correct answers of each seed, once for all later calls."""
-  model = models.make_model(architecture, input_shape, num_classes)
+  model = models.make_model(architecture, problem)
   totals = evaluation.make_totals(model.apply)
 
   def correct(params: Params, chunks: evaluation.Chunks) -> jax.Array:

@@ -7,8 +7,10 @@ its coordinate: `bits(key, (2, 3))` is the leading block of `bits(key, (5, 9))`.
 """
 
 from collections.abc import Sequence
+import enum
 import itertools
 import math
+from typing import Any
 import zlib
 
 import jax
@@ -18,6 +20,21 @@ import jax.numpy as jnp
 import numpy as np
 
 MAX_AXIS = 1 << 16
+
+
+@enum.unique
+class Purpose(enum.IntEnum):
+  """What a seed is used for; each folds its own number into the key."""
+
+  INIT = 0  # initial weights
+  PRUNE = 1  # criteria that draw
+  AGAIN = 2  # new weights and shuffled masks, the controls of pruning
+  PROBE = 3  # the start of a probe's power iteration
+
+
+def key_for(seed: Any, purpose: Purpose) -> jax.Array:
+  """Derives a key from (seed, purpose) alone, not from how many seeds run."""
+  return jax.random.fold_in(jax.random.key(seed), int(purpose))
 
 
 def bits(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:

@@ -19,7 +19,9 @@ import uuid
 import numpy as np
 import polars as pl
 
-SCHEMA_VERSION = 1
+from minarch_jax.config import ConfigError
+
+SCHEMA_VERSION = 2
 
 _S, _I, _F, _B = pl.String, pl.Int64, pl.Float64, pl.Boolean
 
@@ -113,7 +115,7 @@ SCHEMAS: dict[str, dict[str, Any]] = {
 
 NETWORK = ("run_id", "dataset", "architecture", "seed")
 ALL_LAYERS = "all"  # the `layer` that is the whole network
-NONE = "none"  # the `control` of networks that are compressed in earnest
+NONE = "none"  # a control, a quantizer or a granularity that is not there
 
 _CUT = ("criterion", "granularity", "layer", "sparsity")
 
@@ -201,16 +203,23 @@ def write(out: str, table: str, id: str, frame: pl.DataFrame) -> str:
   Raises:
     ValueError: a column is missing or unknown.
   """
+  path, rows = _part(out, table, id), typed(table, frame)
+  with atomic(path) as temporary:
+    rows.write_parquet(temporary)
+  return path
+
+
+def typed(table: str, frame: pl.DataFrame) -> pl.DataFrame:
+  """Gives rows the order and the types of a table's columns.
+
+  Raises:
+    ValueError: a column is missing or unknown.
+  """
   schema = SCHEMAS[table]
   wrong = set(schema) ^ set(frame.columns)
   if wrong:
     raise ValueError(f"table {table}: columns {sorted(wrong)} do not match")
-  path = _part(out, table, id)
-  with atomic(path) as temporary:
-    frame.select(pl.col(c).cast(t) for c, t in schema.items()).write_parquet(
-      temporary
-    )
-  return path
+  return frame.select(pl.col(c).cast(t) for c, t in schema.items())
 
 
 def read_table(out: str, table: str) -> pl.DataFrame:
@@ -218,11 +227,13 @@ def read_table(out: str, table: str) -> pl.DataFrame:
 
   Parts hold each network's rows together, so networks are put in order, not
   rows: twenty million epochs cost one copy of one column at a time.
+
+  Raises:
+    ConfigError: a part was written by another version.
   """
   keys, schema = _KEYS[table], SCHEMAS[table]
   frames = [
-    _in_order(_completed(pl.read_parquet(path), schema), keys)
-    for path in _paths(out, table)
+    _in_order(_part_of(table, path), keys) for path in _paths(out, table)
   ]
   whole = pl.concat([pl.DataFrame(schema=schema), *frames], rechunk=False)
   if not len(whole):
@@ -245,19 +256,16 @@ def read_table(out: str, table: str) -> pl.DataFrame:
   )
 
 
-def _completed(part: pl.DataFrame, schema: Mapping[str, Any]) -> pl.DataFrame:
-  """Gives a part the columns and names of today.
-
-  A column that came later is null in older parts; networks compressed in
-  earnest carry the control `none`.
-  """
-  part = part.select(
-    pl.col(name) if name in part.columns else pl.lit(None, kind).alias(name)
-    for name, kind in schema.items()
-  )
-  if "control" not in schema:
-    return part
-  return part.with_columns(pl.col("control").replace("", NONE).fill_null(NONE))
+def _part_of(table: str, path: str) -> pl.DataFrame:
+  """Reads a part; ConfigError where it has not the columns of today."""
+  part, schema = pl.read_parquet(path), SCHEMAS[table]
+  if part.schema != pl.Schema(schema):
+    wrong = sorted(set(part.columns) ^ set(schema)) or ["types"]
+    raise ConfigError(
+      f"{path} was written by another version (it differs in "
+      f"{', '.join(wrong)}); read it with that version, or choose another --out"
+    )
+  return part
 
 
 def _in_order(part: pl.DataFrame, keys: Sequence[str]) -> pl.DataFrame:

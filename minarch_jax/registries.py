@@ -10,6 +10,14 @@ import importlib
 from typing import Any
 
 
+def resolve(entry: Any) -> Any:
+  """Returns what "module:name" stands for; anything else as it is."""
+  if not isinstance(entry, str):
+    return entry
+  module, _, name = entry.partition(":")
+  return getattr(importlib.import_module(module), name)
+
+
 class Registry(MutableMapping[str, Any]):
   """Names and what they stand for, in the order in which they are listed."""
 
@@ -17,11 +25,7 @@ class Registry(MutableMapping[str, Any]):
     self._entries = entries
 
   def __getitem__(self, name: str) -> Any:
-    entry = self._entries[name]
-    if isinstance(entry, str):
-      module, _, attribute = entry.partition(":")
-      entry = getattr(importlib.import_module(module), attribute)
-      self._entries[name] = entry
+    entry = self._entries[name] = resolve(self._entries[name])
     return entry
 
   def __setitem__(self, name: str, entry: Any) -> None:
@@ -38,3 +42,25 @@ class Registry(MutableMapping[str, Any]):
 
   def __len__(self) -> int:
     return len(self._entries)
+
+
+# Each is a `Family` (architectures.families).
+FAMILIES = Registry(
+  dnn="minarch_jax.architectures.dnn:FAMILY",
+  cnn="minarch_jax.architectures.cnn:FAMILY",
+  vit="minarch_jax.architectures.vit:FAMILY",
+)
+
+
+def grids() -> list[str]:
+  """Lists the named grids of all families."""
+  return list(dict.fromkeys(g for f in FAMILIES.values() for g in f.grids))
+
+
+# Each is a function (images [B, H, W, I], kernel [h, w, I, O]) -> [B, H', W',
+# O]; all give the same numbers up to rounding (models.convolutions).
+CONVOLUTIONS = Registry(
+  stock="minarch_jax.models.convolutions:stock",
+  im2col="minarch_jax.models.convolutions:im2col",
+  hybrid="minarch_jax.models.convolutions:hybrid",
+)

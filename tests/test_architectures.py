@@ -8,7 +8,7 @@ import random
 import pytest
 
 from minarch_jax import architectures
-from minarch_jax.architectures import Architecture
+from minarch_jax.architectures import Architecture, Problem
 
 SHAPES = [(8, 8, 1), (28, 28, 1), (32, 32, 3)]
 GRIDS = [(g, f) for g, members in architectures.GRIDS.items() for f in members]
@@ -288,7 +288,7 @@ def test_unknown_grids_name_the_nearest(name, family, near):
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_specs_are_consistent(shape):
   for a in every_member(shape):
-    spec = a.spec(shape, 10)
+    spec = a.spec(Problem(shape, 10))
     assert len({leaf.path for leaf in spec.leaves}) == len(spec.leaves)
     used = {axis for leaf in spec.leaves for axis in leaf.axes}
     assert used == spec.sizes.keys()
@@ -298,7 +298,9 @@ def test_specs_are_consistent(shape):
       made = [f for f in spec.leaves if axis in f.axes[-f.outputs :]]
       read = [f for f in spec.leaves if axis in f.axes[: -f.outputs]]
       assert made and read
-    assert a.sizes(shape, 10) == {x: spec.sizes[x] for x in spec.unit_axes}
+    assert a.sizes(Problem(shape, 10)) == {
+      x: spec.sizes[x] for x in spec.unit_axes
+    }
 
 
 FAMILIES = {
@@ -331,23 +333,23 @@ def test_a_parent_is_the_smallest_that_holds_its_members(family):
 def test_sizes_in_a_parent_name_all_its_axes_and_the_depth(family):
   members = [Architecture.parse(text) for text in FAMILIES[family]]
   parent = architectures.parent(members)
-  spec = parent.spec((8, 8, 1), 10)
+  spec = parent.spec(Problem((8, 8, 1), 10))
   for a in members:
     assert a.skeleton == parent.skeleton
-    sizes = a.sizes((8, 8, 1), 10, parent.depth)
+    sizes = a.sizes(Problem((8, 8, 1), 10), parent.depth)
     assert sizes.pop("depth") == a.depth
     assert sizes.keys() == set(spec.unit_axes)
     assert all(size <= spec.sizes[axis] for axis, size in sizes.items())
     # The axes of its own layers have the sizes that they have alone.
-    assert a.sizes((8, 8, 1), 10).items() <= sizes.items()
+    assert a.sizes(Problem((8, 8, 1), 10)).items() <= sizes.items()
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_leaves_belong_to_the_layers_that_a_deeper_network_adds(family):
   members = [Architecture.parse(text) for text in FAMILIES[family]]
-  parent = architectures.parent(members).spec((8, 8, 1), 10)
+  parent = architectures.parent(members).spec(Problem((8, 8, 1), 10))
   for a in members:
-    own = {leaf.path for leaf in a.spec((8, 8, 1), 10).leaves}
+    own = {leaf.path for leaf in a.spec(Problem((8, 8, 1), 10)).leaves}
     assert own == {leaf.path for leaf in parent.leaves if leaf.layer < a.depth}
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from minarch_jax import models
-from minarch_jax.architectures import Architecture
+from minarch_jax.architectures import Architecture, Problem
 from minarch_jax.stages import checkpoints
 
 TEXTS = ["dnn:5-3", "cnn:2", "vit:p4-d4-l2-h2-cls"]
@@ -19,7 +19,7 @@ def population(seed=0):
   keys = jax.random.split(jax.random.key(seed), 2)
   trees = []
   for text in TEXTS:
-    model = models.make_model(Architecture.parse(text), (8, 8, 1), 3)
+    model = models.make_model(Architecture.parse(text), Problem((8, 8, 1), 3))
     trees.append(jax.device_get(jax.jit(jax.vmap(model.init))(keys)))
   return trees
 

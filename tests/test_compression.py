@@ -23,7 +23,7 @@ from minarch_jax import (
   pruning,
   quantization,
 )
-from minarch_jax.architectures import Architecture
+from minarch_jax.architectures import Architecture, Problem
 from minarch_jax.compression import grid as grids
 from minarch_jax.compression import programs, running
 from minarch_jax.compression.grid import Cells, Rule, Variant
@@ -111,10 +111,10 @@ def graded(family):
 def of_members(family, outcome, members=(0, 1)):
   """The outcome of each slot, with the leaves that its member has."""
   pack = trained(family)[1].pack
-  parent = pack.parent.spec(SHAPE, CLASSES)
+  parent = pack.parent.spec(Problem(SHAPE, CLASSES))
   return [
     running.of_member(
-      outcome, i, pack.architectures[m].spec(SHAPE, CLASSES), parent
+      outcome, i, pack.architectures[m].spec(Problem(SHAPE, CLASSES)), parent
     )
     for i, m in enumerate(members)
   ]
@@ -127,8 +127,8 @@ def of_members(family, outcome, members=(0, 1)):
 def pruner(family, member):
   """prune(params, seed, sparsity) -> the masked tree for each rule."""
   architecture = trained(family)[1].pack.architectures[member]
-  spec = architecture.spec(SHAPE, CLASSES)
-  model = ma.make_model(architecture, SHAPE, CLASSES)
+  spec = architecture.spec(Problem(SHAPE, CLASSES))
+  model = ma.make_model(architecture, Problem(SHAPE, CLASSES))
   batch = dataset().train
 
   def loss(params, batch):
@@ -163,8 +163,8 @@ def pruner(family, member):
 
 def scored(architecture):
   """score(params) -> the Outcome of one network."""
-  spec = architecture.spec(SHAPE, CLASSES)
-  model = ma.make_model(architecture, SHAPE, CLASSES)
+  spec = architecture.spec(Problem(SHAPE, CLASSES))
+  model = ma.make_model(architecture, Problem(SHAPE, CLASSES))
 
   def score(params):
     flat = models.flatten(params)
@@ -245,7 +245,8 @@ def transformed(session, pack, params, settings=SETTINGS):
   """
   ranking = running.rank(session, pack, params, [0.6])
   transform = programs.make_transform(
-    pack.parent.spec(SHAPE, CLASSES), grids.roundings_of(session.config)
+    pack.parent.spec(Problem(SHAPE, CLASSES)),
+    grids.roundings_of(session.config),
   )
 
   def every(params, cuts, sizes):
@@ -390,7 +391,7 @@ def test_a_row_of_a_quantizer_is_what_the_public_functions_give():
     ]
 
   expected = jax.jit(jax.vmap(alone))(found.params[member])
-  leaves = architecture.spec(SHAPE, CLASSES).leaves
+  leaves = architecture.spec(Problem(SHAPE, CLASSES)).leaves
   one = jax.tree.map(lambda leaf: leaf[0], found.params[member])
   for i, (validation, test, nonzeros) in enumerate(expected):
     for j in range(len(SEEDS)):
@@ -440,7 +441,7 @@ def narrow_cells(widths):
 def test_rounding_inputs_is_what_the_public_functions_give(family):
   _, found = trained(family)
   i = COMPARED[family][-1]
-  model = ma.make_model(found.pack.architectures[i], SHAPE, CLASSES)
+  model = ma.make_model(found.pack.architectures[i], Problem(SHAPE, CLASSES))
 
   def alone(params):
     params = ma.dequantize(ma.quantize(params, 4))
@@ -470,7 +471,9 @@ def loss_of_rounded(parent, members, params):
     pack,
     session,
   )
-  totals = programs.make_rounded_totals(ma.make_model(parent, SHAPE, CLASSES))
+  totals = programs.make_rounded_totals(
+    ma.make_model(parent, Problem(SHAPE, CLASSES))
+  )
 
   def widths(params, sizes):
     def one(bits):
@@ -497,7 +500,7 @@ def test_ranges_do_not_depend_on_company(family):
     params = [
       jax.tree.map(
         lambda leaf: np.array(leaf) + rng.normal(size=leaf.shape) / 2,
-        ma.make_model(a, SHAPE, CLASSES).init(jax.random.key(0)),
+        ma.make_model(a, Problem(SHAPE, CLASSES)).init(jax.random.key(0)),
       )
       for a in members
     ]
@@ -509,7 +512,9 @@ def test_ranges_do_not_depend_on_company(family):
       whole, narrow = alone[0]
       assert np.abs(narrow / whole - 1).max() > 0.05
       # 32 bits are the network as it is.
-      plain = evaluation.make_totals(ma.make_model(a, SHAPE, CLASSES).apply)
+      plain = evaluation.make_totals(
+        ma.make_model(a, Problem(SHAPE, CLASSES)).apply
+      )
       score = jax.jit(plain)(params[i], None, training_chunks(), 0, 4)
       np.testing.assert_allclose(whole, score.loss, rtol=1e-12)
 
@@ -570,12 +575,16 @@ def retrained(family, variants):
 def test_retraining_unpruned_is_training_on():
   session, found = trained("dnn")
   config, train = session.config, dataset().train
-  parent = found.pack.parent.spec(SHAPE, CLASSES)
+  parent = found.pack.parent.spec(Problem(SHAPE, CLASSES))
   _, trees = retrained("dnn", [Variant(m, 0, 0.0) for m in (0, 1)])
   for member, a in enumerate(found.pack.architectures):
     tx = training.make_tx(config)
-    step = jax.jit(training.make_step(ma.make_model(a, SHAPE, CLASSES), tx))
-    inside = models.unpad(trees[member], a.spec(SHAPE, CLASSES), parent)
+    step = jax.jit(
+      training.make_step(ma.make_model(a, Problem(SHAPE, CLASSES)), tx)
+    )
+    inside = models.unpad(
+      trees[member], a.spec(Problem(SHAPE, CLASSES)), parent
+    )
     for j, seed in enumerate(SEEDS):
       params = jax.tree.map(lambda leaf, j=j: leaf[j], found.params[member])
       state = training.TrainState(params, tx.init(params))
@@ -601,9 +610,9 @@ def test_retraining_keeps_what_was_pruned_zero_and_moves_the_rest(family):
   pairs = [(m, s) for m in COMPARED[family] for s in (0.3, 0.8)]
   variants = [Variant(m, rule, s) for m, s in pairs]
   outcomes, trees = retrained(family, variants)
-  parent = found.pack.parent.spec(SHAPE, CLASSES)
+  parent = found.pack.parent.spec(Problem(SHAPE, CLASSES))
   for i, (member, s) in enumerate(pairs):
-    spec = found.pack.architectures[member].spec(SHAPE, CLASSES)
+    spec = found.pack.architectures[member].spec(Problem(SHAPE, CLASSES))
     before = pruner(family, member)(found.params[member], s)[rule]
     before = jax.device_get(before)
     inside = models.unpad(trees[i], spec, parent)

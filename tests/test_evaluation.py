@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from minarch_jax import models
-from minarch_jax.architectures import Architecture
+from minarch_jax.architectures import Architecture, Problem
 from minarch_jax.engine import evaluation
 from minarch_jax.types import Batch
 
@@ -117,7 +117,7 @@ def test_padding_images_cannot_spoil_a_score():
   "text, count", [*zip(MODELS, (7, 600, 512), strict=True)]
 )
 def test_accuracy_of_stacked_networks(text, count):
-  model = models.make_model(Architecture.parse(text), SHAPE, CLASSES)
+  model = models.make_model(Architecture.parse(text), Problem(SHAPE, CLASSES))
   keys = jax.random.split(jax.random.key(0), 3)
   params = jax.jit(jax.vmap(model.init))(keys)
   batch = split(count)

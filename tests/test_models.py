@@ -18,7 +18,7 @@ import optax
 import pytest
 
 from minarch_jax import architectures, models
-from minarch_jax.architectures import Architecture
+from minarch_jax.architectures import Architecture, Problem
 from minarch_jax.models import layers, vit
 
 SHAPE, CLASSES = (8, 8, 1), 3
@@ -43,7 +43,7 @@ def parse(text):
 
 
 def build(text, shape=SHAPE, classes=CLASSES, **options):
-  return models.make_model(parse(text), shape, classes, **options)
+  return models.make_model(parse(text), Problem(shape, classes), **options)
 
 
 def pair(text):
@@ -52,9 +52,11 @@ def pair(text):
   assert architectures.parent([member, parent]) == parent
   shape = (SHAPE, CLASSES)
   return (
-    (models.make_model(member, *shape), member.spec(*shape)),
-    (models.make_model(parent, *shape), parent.spec(*shape)),
-    member.sizes(*shape, None if member.family == "cnn" else parent.depth),
+    (models.make_model(member, Problem(*shape)), member.spec(Problem(*shape))),
+    (models.make_model(parent, Problem(*shape)), parent.spec(Problem(*shape))),
+    member.sizes(
+      Problem(*shape), None if member.family == "cnn" else parent.depth
+    ),
   )
 
 
@@ -95,14 +97,14 @@ def declared_shapes(a, shape, classes):
   module = models.MODELS[a.family](a, shape, classes)
   x = jax.ShapeDtypeStruct((1, *shape), np.float32)
   tree = jax.eval_shape(
-    module.init, jax.random.key(0), x, a.sizes(shape, classes)
+    module.init, jax.random.key(0), x, a.sizes(Problem(shape, classes))
   )
   flat = traverse_util.flatten_dict(tree["params"])
   return {path: leaf.shape for path, leaf in flat.items()}
 
 
 def initial_shapes(a, shape, classes):
-  model = models.make_model(a, shape, classes)
+  model = models.make_model(a, Problem(shape, classes))
   flat = traverse_util.flatten_dict(
     jax.eval_shape(model.init, jax.random.key(0))
   )
@@ -110,7 +112,7 @@ def initial_shapes(a, shape, classes):
 
 
 def check_tree(a, shape):
-  spec = a.spec(shape, 10)
+  spec = a.spec(Problem(shape, 10))
   expected = {leaf.path: spec.shape(leaf) for leaf in spec.leaves}
   assert declared_shapes(a, shape, 10) == expected, a
   assert initial_shapes(a, shape, 10) == expected, a
@@ -257,7 +259,7 @@ def test_initial_variance_is_gain_over_fan_in(text):
 )
 def test_unpad_undoes_pad(text, lead, library):
   _, (_, wide), _ = pair(text)
-  spec = parse(text).spec(SHAPE, CLASSES)
+  spec = parse(text).spec(Problem(SHAPE, CLASSES))
   rng = np.random.default_rng(0)
   params = traverse_util.unflatten_dict(
     {
@@ -301,9 +303,9 @@ def test_several_members_are_marked_and_scaled_as_one_by_one(family):
   texts = [text for text in PADDED if text.startswith(family)]
   texts = [t for t in texts if parse(t).skeleton == parse(texts[0]).skeleton]
   parent = architectures.parent([parse(PADDED[text]) for text in texts])
-  spec = parent.spec(SHAPE, CLASSES)
+  spec = parent.spec(Problem(SHAPE, CLASSES))
   depth = None if family == "cnn" else parent.depth
-  each = [parse(text).sizes(SHAPE, CLASSES, depth) for text in texts]
+  each = [parse(text).sizes(Problem(SHAPE, CLASSES), depth) for text in texts]
   stacked = {axis: np.array([s[axis] for s in each]) for axis in each[0]}
   masks = models.width_masks(spec, stacked)
   _, cut = models.coordinates(spec)
@@ -325,7 +327,7 @@ def test_several_members_are_marked_and_scaled_as_one_by_one(family):
 
 def test_turning_moves_the_kernel_of_the_images_and_nothing_else():
   architecture = Architecture.parse("dnn:3-2")
-  model = models.make_model(architecture, (2, 2, 1), 3)
+  model = models.make_model(architecture, Problem((2, 2, 1), 3))
   params = jax.jit(model.init)(jax.random.key(0))
   moments = optax.scale_by_adam().init(params)
   turned = models.turned((params, moments))
@@ -347,14 +349,16 @@ def test_turning_moves_the_kernel_of_the_images_and_nothing_else():
 
 @pytest.mark.parametrize("text", ["cnn:2-3", "vit:p2-d4-l1-h2"])
 def test_other_families_are_not_turned(text):
-  model = models.make_model(parse(text), (4, 4, 1), 3)
+  model = models.make_model(parse(text), Problem((4, 4, 1), 3))
   params = drawn(model, 0)
   chex.assert_trees_all_equal(models.turned(params), params)
 
 
 def test_a_network_in_itself_has_no_padding():
-  spec = parse("dnn:5-3").spec(SHAPE, CLASSES)
-  masks = models.width_masks(spec, parse("dnn:5-3").sizes(SHAPE, CLASSES))
+  spec = parse("dnn:5-3").spec(Problem(SHAPE, CLASSES))
+  masks = models.width_masks(
+    spec, parse("dnn:5-3").sizes(Problem(SHAPE, CLASSES))
+  )
   assert all(mask.all() for mask in jax.tree.leaves(masks))
 
 
@@ -441,7 +445,7 @@ def test_the_tap_is_given_the_input_of_every_kernel(text):
   logits, seen = tapped(params, x)
   expected = jax.jit(model.apply)(params, x)
   np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-6)
-  spec = parse(text).spec(SHAPE, CLASSES)
+  spec = parse(text).spec(Problem(SHAPE, CLASSES))
   kernels = {"/".join(leaf.path) for leaf in spec.leaves if leaf.is_kernel}
   assert seen.keys() == kernels
   for leaf in spec.leaves:

@@ -13,6 +13,7 @@ import pytest
 
 import minarch_jax as ma
 from minarch_jax import models, records
+from minarch_jax.architectures import Problem
 from minarch_jax.config import ConfigError
 from minarch_jax.engine import planning
 
@@ -64,7 +65,7 @@ def test_a_population_is_in_the_order_asked_for():
   found = population()
   assert [str(a) for a in found.architectures] == TEXTS
   for a, params in zip(found.architectures, found.params, strict=True):
-    spec = a.spec(SHAPE, CLASSES)
+    spec = a.spec(Problem(SHAPE, CLASSES))
     flat = models.flatten(params)
     assert set(flat) == {leaf.path for leaf in spec.leaves}
     for leaf in spec.leaves:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from minarch_jax import models
-from minarch_jax.architectures import Architecture
+from minarch_jax.architectures import Architecture, Problem
 from minarch_jax.config import Config
 from minarch_jax.engine import evaluation, packs, planning, population, training
 from minarch_jax.engine import session as sessions
@@ -119,7 +119,7 @@ def assert_close(found, expected, tolerance):
 @functools.cache
 def slope_of(text, x64):
   """Loss and gradient of one network; `x64` keeps the precisions apart."""
-  model = models.make_model(parse(text), SHAPE, CLASSES)
+  model = models.make_model(parse(text), Problem(SHAPE, CLASSES))
 
   def loss(params, batch):
     logs = jax.nn.log_softmax(model.apply(params, batch.x))
@@ -160,10 +160,10 @@ def check_invariance(trained, stacked, config, tolerance):
       assert_close(comparable(found), comparable(params), tolerance)
       assert_close(trained.curve.train.loss[j, i], losses, tolerance)
   # What training carried outside the members is exactly nothing.
-  spec = pack.parent.spec(SHAPE, CLASSES)
+  spec = pack.parent.spec(Problem(SHAPE, CLASSES))
   for i, a in enumerate(pack.members):
     depth = None if a.family == "cnn" else pack.parent.depth
-    masks = models.width_masks(spec, a.sizes(SHAPE, CLASSES, depth))
+    masks = models.width_masks(spec, a.sizes(Problem(SHAPE, CLASSES), depth))
     for leaf, mask in zip(
       jax.tree.leaves(stacked), jax.tree.leaves(masks), strict=True
     ):
@@ -208,7 +208,7 @@ def test_training_of_the_reference_gets_somewhere():
 
 @functools.cache
 def init_of(text):
-  return jax.jit(models.make_model(parse(text), SHAPE, CLASSES).init)
+  return jax.jit(models.make_model(parse(text), Problem(SHAPE, CLASSES)).init)
 
 
 @pytest.mark.parametrize("family", PACKS)
@@ -341,7 +341,7 @@ def test_scores_are_those_of_the_parameters_that_come_back(family):
   ends = np.cumsum([len(batch.y) for batch in batches])[:-1]
   losses = jax.jit(evaluation.losses)
   for i, a in enumerate(trained.pack.architectures):
-    model = models.make_model(a, SHAPE, CLASSES)
+    model = models.make_model(a, Problem(SHAPE, CLASSES))
     apply = jax.jit(jax.vmap(model.apply, (0, None)))
     logits = np.asarray(apply(trained.params[i], images))
     logits = np.split(logits, ends, axis=1)

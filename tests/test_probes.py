@@ -11,10 +11,9 @@ import pytest
 import simulated
 
 from minarch_jax import analysis, config, models
-from minarch_jax import probes as measures
 from minarch_jax import records as records_lib
 from minarch_jax.analysis import statistics
-from minarch_jax.architectures import Architecture
+from minarch_jax.architectures import Architecture, Problem
 from minarch_jax.engine import session as sessions
 from minarch_jax.stages import probes, setup
 from minarch_jax.types import Batch
@@ -31,8 +30,8 @@ def batch(count=16):
 
 def network(name):
   architecture = Architecture.parse(name)
-  model = models.make_model(architecture, SHAPE, CLASSES)
-  spec = architecture.spec(SHAPE, CLASSES)
+  model = models.make_model(architecture, Problem(SHAPE, CLASSES))
+  spec = architecture.spec(Problem(SHAPE, CLASSES))
   sizes: Any = {axis: spec.sizes[axis] for axis in spec.unit_axes}
   init = jax.jit(model.init)
   params: Any = jax.device_get(init(jax.random.key(0), sizes))

@@ -22,7 +22,7 @@ from minarch_jax import analysis, models, pruning, records, report, study
 from minarch_jax import config as config_lib
 from minarch_jax.analysis import sensitivity as layer_analysis
 from minarch_jax.analysis import statistics
-from minarch_jax.architectures import Architecture
+from minarch_jax.architectures import Architecture, Problem
 from minarch_jax.config import Config, ConfigError
 from minarch_jax.engine import session as sessions
 from minarch_jax.report import figures
@@ -76,7 +76,7 @@ def trained(finished):
 
 def masks_of(name, params, sparsities, granularity):
   """Masks under global scope, as a notebook makes them: [K, S, ...]."""
-  spec = Architecture.parse(name).spec(SHAPE, CLASSES)
+  spec = Architecture.parse(name).spec(Problem(SHAPE, CLASSES))
 
   def prune(tree, sparsity):
     return ma.prune(tree, sparsity, granularity=granularity, spec=spec)
@@ -144,7 +144,7 @@ def test_a_row_is_the_network_with_that_layer_alone_pruned(
   finished, trained, name, granularity
 ):
   architecture = Architecture.parse(name)
-  spec = architecture.spec(SHAPE, CLASSES)
+  spec = architecture.spec(Problem(SHAPE, CLASSES))
   rows = finished[1][granularity][0].filter(architecture=name)
   assert set(rows["sparsity"]) == {0, *CONFIG.sparsities}
   each = [

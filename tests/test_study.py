@@ -20,7 +20,7 @@ import pytest
 
 import minarch_jax as ma
 from minarch_jax import records, study
-from minarch_jax.architectures import Architecture
+from minarch_jax.architectures import Architecture, Problem
 from minarch_jax.compression import grid as grids
 from minarch_jax.compression import running
 from minarch_jax.config import Config, ConfigError
@@ -149,7 +149,7 @@ def test_the_last_point_of_a_curve_is_the_final_score(finished):
 def test_rows_are_those_of_the_stored_parameters(finished):
   out = str(finished[0])
   session = open_session()
-  members = setup.select(session.config, SHAPE, CLASSES)
+  members = setup.select(session.config, Problem(SHAPE, CLASSES))
   params = store.load_params(out, setup.recipe_id(session), members, (4, 3))
   networks = ma.read_records(out).networks
   for a, tree in zip(members, params, strict=True):
@@ -250,7 +250,7 @@ def interrupting(function, calls):
 def test_an_interrupted_sweep_goes_on_where_it_stopped(finished, tmp_path):
   session, out = open_session(), str(tmp_path)
   plan = train.plan_missing(
-    session, setup.select(session.config, SHAPE, CLASSES), out
+    session, setup.select(session.config, Problem(SHAPE, CLASSES)), out
   )
   assert len(plan) > 1
   with (
@@ -342,7 +342,7 @@ def test_ctrl_c_ends_soon_and_the_next_run_does_the_rest(
   todo = {
     pack.architectures
     for pack in train.plan(
-      left, setup.select(CONFIG, SHAPE, CLASSES), list(CONFIG.seeds)
+      left, setup.select(CONFIG, Problem(SHAPE, CLASSES)), list(CONFIG.seeds)
     )
   }
   assert len(statistics) == len(todo) - 1
@@ -454,7 +454,7 @@ def test_compressing_needs_trained_networks(tmp_path):
 def test_missing_checkpoints_say_what_to_do(copy):
   shutil.rmtree(copy / "checkpoints")
   session = open_session()
-  members = setup.select(session.config, SHAPE, CLASSES)
+  members = setup.select(session.config, Problem(SHAPE, CLASSES))
   with pytest.raises(FileNotFoundError, match="copy the checkpoints too"):
     store.load_params(str(copy), setup.recipe_id(session), members, (3,))
 
@@ -537,7 +537,7 @@ def test_absmax_alone_has_the_identity_it_always_had(finished):
     "finetune": {"finetune_share": 0.5, "finetune_learning_rate": 3e-4},
     "controls": [["shuffled", "reinit", "small_dense"], [0.8]],
   }
-  members = setup.select(session.config, SHAPE, CLASSES)
+  members = setup.select(session.config, Problem(SHAPE, CLASSES))
   ids = set()
   for pack in train.plan(session, members, list(CONFIG.seeds)):
     names = list(map(str, pack.architectures))
@@ -605,7 +605,7 @@ def test_narrow_activations_add_rows_and_one_program_a_parent(copy):
 
 def test_the_representatives_surround_the_minimal_size(finished):
   out, session = str(finished[0]), open_session(finetune="representatives")
-  members = setup.select(session.config, SHAPE, CLASSES)
+  members = setup.select(session.config, Problem(SHAPE, CLASSES))
   chosen = compress.representatives(out, session, members)
   assert set(chosen) <= set(members) and len(chosen) == len(set(chosen))
   assert {a.family for a in chosen} == {"dnn", "cnn"}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from minarch_jax import records
-from minarch_jax.architectures import Architecture
+from minarch_jax.architectures import Architecture, Problem
 from minarch_jax.compression import grid as grids
 from minarch_jax.compression.programs import Outcome
 from minarch_jax.config import Config, QUANTIZERS
@@ -73,7 +73,7 @@ def test_rows_say_what_the_cells_were_and_hold(text):
     sessions.open_session(CONFIG, made_up()),
     Architecture.parse(text),
   )
-  spec = a.spec(SHAPE, CLASSES)
+  spec = a.spec(Problem(SHAPE, CLASSES))
   outcome = outcome_of(spec)
   frame = make_rows.compressed(
     *(session, "run", a, SEEDS, RULES, CELLS, outcome),

@@ -9,14 +9,16 @@ import optax
 import pytest
 
 from minarch_jax import models
-from minarch_jax.architectures import Architecture
+from minarch_jax.architectures import Architecture, Problem
 from minarch_jax.config import Config
 from minarch_jax.engine import evaluation, training
 from minarch_jax.types import Batch, TrainState
 
 SHAPE, CLASSES = (4, 4, 1), 3
 OPTIMIZERS = ("adam", "adamw", "sgd")
-MODEL = models.make_model(Architecture.parse("dnn:5-4"), SHAPE, CLASSES)
+MODEL = models.make_model(
+  Architecture.parse("dnn:5-4"), Problem(SHAPE, CLASSES)
+)
 
 
 def split(count, seed=0):

@@ -29,7 +29,8 @@ from experiments import common
 from experiments.benchmarks import measure
 from minarch_jax import config, data
 from minarch_jax import flags as config_flags
-from minarch_jax.architectures import patch_sizes, Shape
+from minarch_jax.architectures import Shape
+from minarch_jax.architectures.vit import patch_sizes
 from minarch_jax.engine import population
 
 config_flags.define("families")
@@ -129,8 +130,8 @@ def measure_family(
   costs: dict[Layout, float] = {}
   quick = flags.FLAGS.quick
   candidates = list(layouts(family))[: 2 if quick else None]
-  for population in populations(family, input_shape)[: 1 if quick else None]:
-    found = measure_population(directory, population, candidates)
+  for networks in populations(family, input_shape)[: 1 if quick else None]:
+    found = measure_population(directory, networks, candidates)
     best = min(map(measure.per_step, found.values()))
     for layout in candidates:
       result = found.get(layout)
@@ -138,7 +139,7 @@ def measure_family(
       backend = result["backend"] if result else backend
       costs[layout] = costs.get(layout, 1.0) * step / best
       busy = measure.per_step(result, BUSY) if result else math.inf
-      facts = {**population._asdict(), **layout._asdict()}
+      facts = {**networks._asdict(), **layout._asdict()}
       figures = {"step (us)": 1e6 * step, "busy (us)": 1e6 * busy}
       rows.append({**facts, **figures, "cost": step / best})
   return rows, backend, min(costs, key=lambda layout: costs[layout])

@@ -23,8 +23,9 @@ from typing import Any
 from absl import flags
 import numpy as np
 
-from minarch_jax import architectures, config, data
+from minarch_jax import architectures, config, data, names
 from minarch_jax import flags as config_flags
+from minarch_jax.architectures import vit
 
 ROOT = os.path.dirname(
   os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -65,7 +66,7 @@ class Workload:
 
 def workloads(input_shape: architectures.Shape) -> dict[str, Workload]:
   """Names the populations that the engine is measured on."""
-  patch = architectures.patch_sizes(input_shape)[-1]
+  patch = vit.patch_sizes(input_shape)[-1]
   square = tuple(
     f"dnn:{'-'.join([str(width)] * depth)}"
     for depth in range(1, 5)
@@ -121,7 +122,7 @@ def check_choice(flag: str, name: str, known: Mapping[str, Any]) -> None:
   if name not in known:
     raise config.ConfigError(
       f"--{flag}={name} is not one of {', '.join(known)}"
-      f"{config.nearest(name, known)}"
+      f"{names.nearest(name, known)}"
     )
 
 

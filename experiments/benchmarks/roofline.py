@@ -25,7 +25,7 @@ from absl import flags
 from experiments import common
 from experiments.benchmarks import measure
 from minarch_jax import config, data
-from minarch_jax.architectures import Architecture, Shape
+from minarch_jax.architectures import Architecture, Problem, Shape
 from minarch_jax.engine import population
 
 measure.define_flags("dnn", "cnn", "cnn1", "vit")
@@ -84,7 +84,7 @@ def needs(
     evaluated: validation images per minibatch.
   """
   batch = measure.RECIPE["batch_size"]
-  spec = architecture.spec(shape, num_classes)
+  spec = architecture.spec(Problem(shape, num_classes))
   first = next(leaf for leaf in spec.leaves if leaf.is_kernel)
   free = math.prod(spec.shape(first)) * first.positions
   flops = batch * (6 * spec.macs - 2 * free) + evaluated * 2 * spec.macs

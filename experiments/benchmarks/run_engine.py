@@ -5,11 +5,6 @@ Reads a job (see `measure`) from standard input and prints one line of JSON.
 
 import time
 
-from minarch_jax.engine import packs, planning, population, training
-from minarch_jax.engine import session as sessions
-from minarch_jax.engine.planning import Pack
-from minarch_jax.engine.session import Session
-
 START = time.perf_counter()
 
 import dataclasses  # noqa: E402
@@ -23,8 +18,12 @@ import jax  # noqa: E402
 import numpy as np  # noqa: E402
 
 from experiments.benchmarks import measure  # noqa: E402
-from minarch_jax import config, models  # noqa: E402
-from minarch_jax.architectures import Architecture  # noqa: E402
+from minarch_jax import config, models, random, study  # noqa: E402
+from minarch_jax.architectures import Architecture, Problem  # noqa: E402
+from minarch_jax.engine import packs, planning, training  # noqa: E402
+from minarch_jax.engine import session as sessions  # noqa: E402
+from minarch_jax.engine.planning import Pack  # noqa: E402
+from minarch_jax.engine.session import Session  # noqa: E402
 from minarch_jax.types import Batch, Dataset  # noqa: E402
 
 
@@ -111,8 +110,6 @@ def train(job: measure.Job) -> dict[str, Any]:
   A pack's first training compiles; the next, in the same process, do not.
   """
   chosen = settings(job)
-  population.use_cores()
-  population.use_cache(chosen.compilation_cache_dir)
   if job["steady"]:  # an epoch stands for many, so compile as for those
     sessions.COLD_SECONDS = 0.0
   dataset = load(job["data"], job["share"], job["batch_size"])
@@ -121,10 +118,8 @@ def train(job: measure.Job) -> dict[str, Any]:
   startup = time.perf_counter() - START
   compiling = running = epoch = busy = 0.0
   accuracies = []
-  trained = sessions.together(
-    session, planned, lambda pack: packs.train(session, pack)
-  )
-  for pack, result in zip(planned, trained, strict=True):
+  for result in study.train_packs(session, planned):
+    pack = result.pack
     compiling += result.compile_seconds
     running += result.run_seconds
     hits = result.scores.validation.correct / len(dataset.validation.y)
@@ -161,9 +156,9 @@ def check(job: measure.Job) -> dict[str, Any]:
   dataset = load(job["data"], job["share"], job["batch_size"])
   (name,), (seed,) = job["architectures"], job["seeds"]
   architecture = Architecture.parse(name)
-  shape = (dataset.input_shape, dataset.num_classes)
-  model = models.make_model(architecture, *shape)
-  params = jax.jit(model.init)(training.key_for(seed, training.INIT))
+  model = models.make_model(architecture, Problem.of(dataset))
+  key = random.key_for(seed, random.Purpose.INIT)
+  params = jax.jit(model.init)(key)
   leaves = jax.tree_util.tree_leaves_with_path(params)
   arrays = {
     "/".join(str(part.key) for part in path): np.asarray(leaf)

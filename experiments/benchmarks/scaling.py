@@ -20,7 +20,8 @@ from experiments import common
 from experiments.benchmarks import measure
 from minarch_jax import config, data
 from minarch_jax import flags as config_flags
-from minarch_jax.architectures import patch_sizes, Shape
+from minarch_jax.architectures import Shape
+from minarch_jax.architectures.vit import patch_sizes
 
 config_flags.define("families")
 measure.define_flags()

@@ -18,7 +18,7 @@ import numpy as np
 import optax
 
 from minarch_jax import models, types
-from minarch_jax.architectures import Architecture, Shape, Spec
+from minarch_jax.architectures import Architecture, Problem, Shape, Spec
 
 Tree = Any
 # (trained tree, images, tap) -> logits
@@ -41,7 +41,7 @@ class Task:
 
   @property
   def spec(self) -> Spec:
-    return self.architecture.spec(*self.shape)
+    return self.architecture.spec(Problem(*self.shape))
 
   def apply(self, params: Tree, x: types.Array, **hooks: Any) -> jax.Array:
     sizes: Any = None  # the model knows its own
@@ -52,7 +52,7 @@ def make_task(text: str, dataset: types.Dataset) -> Task:
   """Binds an architecture to a data set."""
   architecture = Architecture.parse(text)
   model = models.make_model(
-    architecture, dataset.input_shape, dataset.num_classes
+    architecture, Problem(dataset.input_shape, dataset.num_classes)
   )
   return Task(architecture, dataset, model)
 

@@ -1,0 +1,1 @@
+"""Compression of trained packs: what is asked, the programs, running them."""

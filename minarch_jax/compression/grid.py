@@ -1,14 +1,16 @@
-"""What is compressed: rules, roundings, cells of the grid, retrainings."""
+"""What is compressed: rules, precisions, the cells of the grid, retrainings.
+
+Values, not numbers: a cell says by itself what it is. Only a compiled program
+numbers its rules and roundings (`running`).
+"""
 
 from collections.abc import Sequence
+import itertools
 from typing import NamedTuple
-
-import numpy as np
 
 from minarch_jax import quantization, records
 from minarch_jax.architectures import Architecture
 from minarch_jax.config import Config
-from minarch_jax.engine.planning import Pack
 from minarch_jax.quantization import Rounding
 
 
@@ -18,6 +20,46 @@ class Rule(NamedTuple):
   criterion: str
   scope: str
   granularity: str = "element"
+
+
+class Precision(NamedTuple):
+  """How what is left is rounded.
+
+  Attributes:
+    bits: of a weight; 32 = as trained.
+    rounding: format, granularity and calibration.
+    activation_bits: of a layer's input; 32 = as computed.
+  """
+
+  bits: int = 32
+  rounding: Rounding = Rounding()
+  activation_bits: int = 32
+
+
+class Cell(NamedTuple):
+  """One setting of the one-shot grid."""
+
+  rule: Rule
+  sparsity: float
+  precision: Precision = Precision()
+
+
+class Retraining(NamedTuple):
+  """One network pruned and trained on.
+
+  `control` names what is done to the found mask or the weights under it, a key
+  of `CONTROLS`; `records.NONE` where the pruned network itself trains on.
+  """
+
+  architecture: Architecture
+  rule: Rule
+  sparsity: float
+  control: str = records.NONE
+
+
+# Whether a control trains from new weights, and so for all the steps that the
+# pruned network had.
+CONTROLS = {"shuffled": False, "reinit": True}
 
 
 def rules_of(config: Config) -> tuple[Rule, ...]:
@@ -52,135 +94,69 @@ def roundings_of(config: Config) -> tuple[Rounding, ...]:
   )
 
 
-class Variant(NamedTuple):
-  """One retraining: which member of the pack, pruned by which rule.
-
-  `control` names what is done to the found mask or the weights under it, a key
-  of `CONTROLS`; the others are pruned in earnest.
-  """
-
-  member: int
-  rule: int
-  sparsity: float
-  control: str = records.NONE
-
-
-# Whether a control trains from new weights, and so for all the steps that the
-# pruned network had.
-CONTROLS = {"shuffled": False, "reinit": True}
-
-
-class Cells(NamedTuple):
-  """A grid's cells as columns of one length.
-
-  Attributes:
-    rule: int, index into the rules.
-    sparsity: float, fraction removed.
-    bits: int, 32 = as trained.
-    rounding: int, index into the roundings.
-    activation_bits: int, 32 = as computed.
-  """
-
-  rule: np.ndarray
-  sparsity: np.ndarray
-  bits: np.ndarray
-  rounding: np.ndarray
-  activation_bits: np.ndarray
-
-
-def make_cells(
-  pairs: Sequence[tuple[int, float]],
-  settings: Sequence[tuple[int, int]],
-  activation_bits: Sequence[int] = (32,),
-) -> Cells:
-  """Crosses (rule, sparsity) with (bits, rounding) and activation bits."""
-  rows = [
-    (*pair, *setting, width)
-    for pair in pairs
-    for setting in settings
-    for width in activation_bits
-  ]
-  rule, sparsity, bits, rounding, widths = zip(*rows, strict=True)
-  return Cells(
-    np.array(rule, np.int32),
-    np.array(sparsity, np.float32),
-    np.array(bits, np.int32),
-    np.array(rounding, np.int32),
-    np.array(widths, np.int32),
-  )
-
-
-def join(*parts: Cells) -> Cells:
-  """Puts grids one after the other."""
-  return Cells(*(np.concatenate(column) for column in zip(*parts, strict=True)))
-
-
-def settings_of(config: Config, index: int = 0) -> list[tuple[int, int]]:
-  """Lists (bits, rounding) pairs of one of the roundings.
-
-  32 bits, the control, is one of the first's, whatever the quantizers.
-  """
-  rounding = roundings_of(config)[index]
+def _narrow(config: Config, rounding: Rounding) -> list[Precision]:
+  """Lists the precisions below 32 bits at which a rounding is compared."""
+  if rounding.quantizer not in config.quantizers:
+    return []
   widths = config.bits
   if rounding.format != "int":
     widths = (quantization.format_of(rounding).bits,)
-  asked = rounding.quantizer in config.quantizers
-  narrow = [(b, index) for b in widths if asked and b != 32]
-  return narrow if index else [(32, 0), *narrow]
+  return [Precision(bits, rounding) for bits in widths if bits != 32]
 
 
-def grid_of(config: Config, prune: bool, quantize: bool) -> Cells:
+def precisions_of(config: Config) -> list[Precision]:
+  """Lists what is crossed with sparsities and scored after retraining: 32
+  bits, the control, then the first rounding's."""
+  main = roundings_of(config)[0]
+  return [Precision(32, main), *_narrow(config, main)]
+
+
+def cells_of(config: Config, prune: bool, quantize: bool) -> list[Cell]:
   """Lists the cells of the one-shot grid.
 
-  Bits are crossed with the sparsities of the first rule; the other rules are
-  compared at 32 bits, and other roundings and bits of activations on dense
+  Precisions are crossed with the sparsities of the first rule; the other rules
+  are compared at 32 bits, and other roundings and bits of activations on dense
   networks.
   """
+  (main, *others), dense = rules_of(config), precisions_of(config)[:1]
   sparsities = sorted({0.0, *config.sparsities}) if prune else [0.0]
-  settings = settings_of(config) if quantize else [(32, 0)]
-  parts = [make_cells([(0, s) for s in sparsities], settings)]
-  others = [
-    setting
-    for rounding in range(1, len(roundings_of(config)))
-    for setting in settings_of(config, rounding)
-  ]
-  if quantize and others:
-    parts.append(make_cells([(0, 0.0)], others))
-  narrow = [b for b in config.activation_bits if b != 32]
-  if quantize and narrow:
-    parts.append(make_cells([(0, 0.0)], settings, narrow))
-  pairs = [
-    (rule, sparsity)
-    for rule in range(1, len(rules_of(config)))
-    for sparsity in sparsities
-  ]
-  if prune and pairs:
-    parts.append(make_cells(pairs, [(32, 0)]))
-  return join(*parts)
+  precisions = precisions_of(config) if quantize else dense
+  cells = [Cell(main, s, p) for s in sparsities for p in precisions]
+  if quantize:
+    for rounding in roundings_of(config)[1:]:
+      cells += [Cell(main, 0.0, p) for p in _narrow(config, rounding)]
+    narrow = [bits for bits in config.activation_bits if bits != 32]
+    cells += [
+      Cell(main, 0.0, precision._replace(activation_bits=bits))
+      for precision, bits in itertools.product(precisions, narrow)
+    ]
+  if prune:
+    cells += [Cell(rule, s, *dense) for rule in others for s in sparsities]
+  return cells
 
 
-def variants(
-  pack: Pack, chosen: Sequence[Architecture], config: Config
-) -> list[Variant]:
-  """Lists what is retrained of a pack: every criterion in the first scope."""
-  rules = rules_of(config)
+def retrainings_of(
+  config: Config, chosen: Sequence[Architecture]
+) -> list[Retraining]:
+  """Lists what is retrained: every criterion in the first scope."""
   return [
-    Variant(pack.architectures.index(architecture), rule, sparsity)
-    for rule, each in enumerate(rules)
-    if each.scope == config.scopes[0]
+    Retraining(architecture, rule, sparsity)
+    for rule in rules_of(config)
+    if rule.scope == config.scopes[0]
     for architecture in chosen
     for sparsity in sorted({0.0, *config.sparsities})
   ]
 
 
-def control_variants(
-  pack: Pack, compared: Sequence[Architecture], config: Config
-) -> list[Variant]:
+def controls_of(
+  config: Config, compared: Sequence[Architecture]
+) -> list[Retraining]:
   """Lists the controls that keep the mask or the weights of the first rule."""
+  main = rules_of(config)[0]
   return [
-    Variant(pack.architectures.index(a), 0, sparsity, control)
+    Retraining(architecture, main, sparsity, control)
     for control in config.controls
     if control in CONTROLS
-    for a in compared
+    for architecture in compared
     for sparsity in config.compared_sparsities
   ]

@@ -1,6 +1,6 @@
-"""Compression of one network: rank once, cut, round, look.
+"""Compression of one network: rank once, cut, round, score.
 
-Transforms applied between compiled programs. A *rule* is (criterion, scope,
+Transforms applied between training and scoring. A *rule* is (criterion, scope,
 granularity); ranking by a rule and cutting at every sparsity is done once,
 choosing one of the cuts and rounding to bits take both as data, and scoring is
 the program that scored the trained network; narrow activations have their own.
@@ -16,11 +16,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from minarch_jax import models, pruning, quantization
+from minarch_jax import models, pruning, quantization, random, types
 from minarch_jax.architectures import Spec
 from minarch_jax.compression.grid import Rule
-from minarch_jax.engine import evaluation, training
+from minarch_jax.engine import evaluation
+from minarch_jax.engine.programs import Program
+from minarch_jax.engine.session import Network
 from minarch_jax.pruning import positions
+from minarch_jax.quantization import Rounding
 from minarch_jax.types import Array, Batch, Masks, Model, Params, Sizes
 
 
@@ -70,16 +73,16 @@ def make_rank(
 
     seen = None
     if "activations" in needs:
-      seen = pruning.capture(apply, params, batch.x)
+      _, seen = types.record_inputs(apply, params, batch.x)
     context = pruning.Context(
       params,
-      key=training.key_for(seed, training.PRUNE),
+      key=random.key_for(seed, random.Purpose.PRUNE),
       loss=loss,
       batch=batch,
       apply=apply,
       input_shape=batch.x.shape[1:],
       activations=seen,
-      outputs={"/".join(leaf.path): leaf.outputs for leaf in spec.leaves},
+      outputs={leaf.name: leaf.outputs for leaf in spec.leaves},
     )
     scores = {name: each.score(context) for name, each in criteria.items()}
     within = models.width_masks(spec, sizes)
@@ -102,7 +105,7 @@ def make_rank(
 
 
 def make_transform(
-  spec: Spec, roundings: Sequence[quantization.Rounding]
+  spec: Spec, roundings: Sequence[Rounding]
 ) -> Callable[..., tuple[Params, Masks, jax.Array]]:
   """Makes the pruning and rounding of one network.
 
@@ -161,3 +164,94 @@ def make_rounded_totals(model: Model) -> Callable[..., evaluation.Score]:
     return score(params, sizes, chunks, first, last)
 
   return totals
+
+
+# --- programs ----------------------------------------------------------------
+
+
+def _leading(data: evaluation.Chunks, count: int) -> Batch:
+  """Takes the leading training images, which are the data's first."""
+  return Batch(*(part[:count] for part in evaluation.images(data)))
+
+
+def _make_ranking(
+  *, network: Network, rules: tuple[Rule, ...], images: int
+) -> Callable:
+  rank = make_rank(network.model, network.spec, rules)
+
+  def function(params, seed, sizes, levels, data):
+    return rank(params, seed, sizes, levels, _leading(data, images))
+
+  return function
+
+
+RANK = Program(
+  _make_ranking,
+  {
+    "params": "network",
+    "seed": "seed",
+    "sizes": "member",
+    "levels": "shared",  # sparsities cut at
+    "data": "shared",
+  },
+)
+
+
+def _make_transform(
+  *, network: Network, roundings: tuple[Rounding, ...]
+) -> Callable:
+  return make_transform(network.spec, roundings)
+
+
+TRANSFORM = Program(
+  _make_transform,
+  {
+    "params": "network",
+    "cuts": "network",
+    "level": "member",  # which of the cuts
+    "bits": "shared",
+    "rounding": "shared",  # which of the roundings
+    "sizes": "member",
+  },
+)
+
+
+def _make_rounded_scores(
+  *, network: Network, images: int, chunks: tuple[int, int]
+) -> Callable:
+  totals = make_rounded_totals(network.model)
+
+  def function(params, bits, sizes, data):
+    x = _leading(data, images).x
+    return totals(params, bits, sizes, x, data, *chunks)
+
+  return function
+
+
+ROUNDED = Program(
+  _make_rounded_scores,
+  {"params": "network", "bits": "shared", "sizes": "member", "data": "shared"},
+)
+
+
+def _make_control(*, control: str) -> Callable:
+  """Makes a control of found masks: (masked parameters, masks)."""
+
+  def function(params, masks, seed, exists):
+    if control == "shuffled":
+      key = random.key_for(seed, random.Purpose.AGAIN)
+      masks = pruning.shuffled(masks, key, exists)
+    return pruning.apply_masks(params, masks), masks
+
+  return function
+
+
+CONTROL = Program(
+  _make_control,
+  {
+    "params": "network",
+    "masks": "network",
+    "seed": "seed",
+    "exists": "network",
+  },
+)

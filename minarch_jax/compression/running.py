@@ -3,26 +3,81 @@
 from collections.abc import Iterable, Sequence
 import dataclasses
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from minarch_jax import pruning, records
+from minarch_jax import random, records
 from minarch_jax.architectures import Spec
 from minarch_jax.compression import grid as grids
 from minarch_jax.compression import programs
-from minarch_jax.compression.grid import Cells, Variant
+from minarch_jax.compression.grid import Cell, Precision, Retraining, Rule
 from minarch_jax.compression.programs import Outcome
-from minarch_jax.engine import evaluation, packs, training
+from minarch_jax.engine import packs
 from minarch_jax.engine import session as sessions
 from minarch_jax.engine.planning import Pack
 from minarch_jax.engine.session import Placed, Session
-from minarch_jax.types import Batch, Params, TrainState
+from minarch_jax.quantization import Rounding
+from minarch_jax.types import Params, TrainState
 
 CRITERION_CHUNKS = 4  # training chunks that criteria and ranges look at
 SCORED = ("validation", "test")
 LARGE = 300_000  # parameters of a pack from which on fast transforms pay
+
+
+class Compressed(NamedTuple):
+  """What compressing a pack gave.
+
+  Attributes:
+    oneshot: Outcome arrays [S, A, cells].
+    retrained: Outcome arrays [S, retrainings, precisions]; None without any.
+    compile_seconds, run_seconds: wall time.
+  """
+
+  oneshot: Outcome
+  retrained: Outcome | None
+  compile_seconds: float
+  run_seconds: float
+
+
+def compress(
+  session: Session,
+  pack: Pack,
+  params: Sequence[Params],
+  cells: Sequence[Cell],
+  retrainings: Sequence[Retraining],
+  precisions: Sequence[Precision],
+) -> Compressed:
+  """Scores a pack's networks one-shot in every cell, and retrained.
+
+  Args:
+    session: the data and programs.
+    params: for each architecture a host tree of its true shapes, leading S.
+    cells: the one-shot grid.
+    retrainings: of the pack's architectures; none, no retraining.
+    precisions: what is scored after each retraining.
+  """
+  start = time.perf_counter()
+  ranked = rank(
+    session,
+    pack,
+    params,
+    [*(cell.rule for cell in cells), *(each.rule for each in retrainings)],
+    [*(c.sparsity for c in cells), *(each.sparsity for each in retrainings)],
+    [*(cell.precision.rounding for cell in cells)]
+    + [precision.rounding for precision in precisions],
+  )
+  oneshot = score_cells(ranked, pack, cells)
+  retrained = None
+  if retrainings:
+    retrained = retrain(ranked, pack, retrainings, precisions)
+  seconds = time.perf_counter() - start
+  compiling = ranked.placed.compile_seconds
+  return Compressed(oneshot, retrained, compiling, seconds - compiling)
+
+
+# --- ranking -----------------------------------------------------------------
 
 
 @dataclasses.dataclass
@@ -32,15 +87,17 @@ class Ranked:
   Attributes:
     placed: the pack on its devices.
     params: host arrays [S, A, ...] in the parent's shapes.
-    cuts: one placed `positions.Cuts` per rule.
+    cuts: placed `positions.Cuts` by rule.
     levels: the sparsities cut at, float32, rising.
+    roundings: those that its transform program knows; their places are data.
     masks: what exists of each member, placed.
   """
 
   placed: Placed
   params: Params
-  cuts: tuple
+  cuts: dict[Rule, Any]
   levels: np.ndarray
+  roundings: tuple[Rounding, ...]
   masks: Any
 
   def level(self, sparsity: Any) -> np.ndarray:
@@ -60,14 +117,19 @@ def rank(
   session: Session,
   pack: Pack,
   params: Sequence[Params],
+  rules: Iterable[Rule],
   sparsities: Iterable[float],
+  roundings: Iterable[Rounding] = (Rounding(),),
 ) -> Ranked:
   """Places a pack's trained networks and ranks their weights by every rule.
 
   Args:
     params: for each architecture a host tree of its true shapes, leading S.
+    rules: may repeat.
     sparsities: what the rankings will be cut at, besides 0.
+    roundings: what transforms of these networks may ask for; may repeat.
   """
+  rules = tuple(dict.fromkeys(rules))
   levels = np.unique(np.array([0.0, *sparsities], np.float32))
   placed = sessions.place(session, pack)
   full, seeds = placed.pack, placed.pack.seeds
@@ -78,70 +140,126 @@ def rank(
   stacked = jax.tree.map(
     lambda leaf: np.concatenate([leaf, *[leaf[-1:]] * extra]), stacked
   )
-
-  def make():
-    ranking = programs.make_rank(
-      placed.model, placed.spec, grids.rules_of(session.config)
-    )
-
-    def function(params, seed, sizes, levels, data):
-      return ranking(params, seed, sizes, levels, _leading(session, data))
-
-    return function, ("network", "seed", "member", "shared", "shared"), ()
-
   cuts = placed.run(
-    "rank",
-    make,
-    placed.put(stacked, "network"),
-    placed.put(np.array(seeds, np.int32), "seed"),
-    placed.sizes,
-    placed.put(levels, "shared"),
-    session.data,
+    programs.RANK,
+    static={
+      "network": placed.network,
+      "rules": rules,
+      "images": _images(session),
+    },
     hot=_large(placed),
+    params=stacked,
+    seed=placed.seeds,
+    sizes=placed.sizes,
+    levels=levels,
+    data=session.data,
   )
-  return Ranked(placed, stacked, cuts, levels, packs.width_masks(placed))
+  return Ranked(
+    placed,
+    stacked,
+    dict(zip(rules, cuts, strict=True)),
+    levels,
+    tuple(dict.fromkeys(roundings)),
+    packs.width_masks(placed),
+  )
 
 
-def _leading(session: Session, data: evaluation.Chunks) -> Batch:
-  """Takes the leading training images, which are the data's first."""
-  count = min(CRITERION_CHUNKS * data.y.shape[1], session.work.num_train)
-  return Batch(
-    *(part.reshape(-1, *part.shape[2:])[:count] for part in (data.x, data.y))
-  )
+def _images(session: Session) -> int:
+  """How many leading training images criteria and ranges look at."""
+  chunk = session.data.y.shape[1]
+  return min(CRITERION_CHUNKS * chunk, session.work.num_train)
 
 
 def _large(placed: Placed) -> bool:
   return sessions.num_params(placed.pack, placed.session) > LARGE
 
 
-def _transform(
+# --- one cell of placed networks ---------------------------------------------
+
+
+def transform(
+  ranked: Ranked,
   placed: Placed,
   params: Any,
   cuts: Any,
   level: np.ndarray,
-  bits: int,
-  rounding: int,
-) -> tuple:
-  """Prunes and rounds placed networks; level int32 [A]."""
-  roundings = grids.roundings_of(placed.session.config)
+  precision: Precision,
+) -> tuple[Any, Any, Any]:
+  """Prunes and rounds placed networks.
 
-  def make():
-    return (
-      programs.make_transform(placed.spec, roundings),
-      ("network", "network", "member", "shared", "shared", "member"),
-      (),
+  Args:
+    ranked: knows the roundings.
+    placed: the slots that hold the networks; the ranked ones or others.
+    params, cuts: placed, of these slots.
+    level: int32 [A], which of the cuts.
+    precision: how what is left is rounded.
+
+  Returns:
+    Parameters, masks, and int32 [S, A, leaves] entries that are not zero.
+  """
+  return placed.run(
+    programs.TRANSFORM,
+    static={"network": placed.network, "roundings": ranked.roundings},
+    hot=_large(placed),
+    params=params,
+    cuts=cuts,
+    level=level,
+    bits=np.int32(precision.bits),
+    rounding=np.int32(ranked.roundings.index(precision.rounding)),
+    sizes=placed.sizes,
+  )
+
+
+@dataclasses.dataclass
+class Scorer:
+  """Scores placed networks one setting after the other.
+
+  The scoring program is the one that trains: it carries an optimizer state
+  along, whose buffers pass from call to call.
+  """
+
+  placed: Placed
+  masks: Any
+  opt_state: Any
+
+  def score(self, params: Any, nonzeros: Any, activation_bits: int) -> Outcome:
+    """Scores transformed networks: arrays [S, A, ...]."""
+    if activation_bits == 32:
+      state = TrainState(params, self.opt_state)
+      state, scores = packs.score(self.placed, state, self.masks, *SCORED)
+      self.opt_state = state.opt_state
+    else:
+      scores = _score_rounded(self.placed, params, activation_bits)
+    validation, test = scores
+    return Outcome(
+      np.asarray(validation.correct),
+      np.asarray(test.correct),
+      jax.device_get(nonzeros),
     )
 
-  return placed.run(
-    "transform",
-    make,
-    params,
-    cuts,
-    placed.put(level, "member"),
-    placed.put(np.int32(bits), "shared"),
-    placed.put(np.int32(rounding), "shared"),
-    placed.sizes,
-    hot=_large(placed),
+
+def _score_rounded(placed: Placed, params: Any, bits: int) -> list:
+  """Scores placed networks whose layers round their inputs to so many bits."""
+  session = placed.session
+  totals = placed.run(
+    programs.ROUNDED,
+    static={
+      "network": placed.network,
+      "images": _images(session),
+      "chunks": (session.splits[SCORED[0]][0], session.splits[SCORED[-1]][1]),
+    },
+    hot=sessions.is_long(placed),
+    params=params,
+    bits=np.int32(bits),
+    sizes=placed.sizes,
+    data=session.data,
+  )
+  return packs.split_scores(session, totals, SCORED)
+
+
+def _stack(outcomes: Sequence[Outcome], axis: int) -> Outcome:
+  return Outcome(
+    *(np.stack(parts, axis) for parts in zip(*outcomes, strict=True))
   )
 
 
@@ -155,13 +273,10 @@ def of_member(
   return Outcome(validation, test, nonzeros[..., keep])
 
 
-def _stack(outcomes: Sequence[Outcome], axis: int) -> Outcome:
-  return Outcome(
-    *(np.stack(parts, axis) for parts in zip(*outcomes, strict=True))
-  )
+# --- one-shot ----------------------------------------------------------------
 
 
-def grid(ranked: Ranked, pack: Pack, cells: Cells) -> Outcome:
+def score_cells(ranked: Ranked, pack: Pack, cells: Sequence[Cell]) -> Outcome:
   """Scores every network of a pack in every cell of a grid.
 
   Returns:
@@ -170,107 +285,20 @@ def grid(ranked: Ranked, pack: Pack, cells: Cells) -> Outcome:
   placed = ranked.placed
   params = placed.put(ranked.params, "network")
   opt_state = packs.start_state(placed, params).opt_state
+  scorer = Scorer(placed, ranked.masks, opt_state)
   outcomes = []
-  for rule, sparsity, bits, rounding, activation_bits in zip(
-    *(column.tolist() for column in cells), strict=True
-  ):
+  for rule, sparsity, precision in cells:
     level = np.full(placed.pack.slots, ranked.level(sparsity))
-    outcome, opt_state = _score(
-      *(placed, params, ranked.cuts[rule], level, bits, rounding),
-      *(opt_state, ranked.masks, activation_bits),
+    cut = ranked.cuts[rule]
+    rounded, _, nonzeros = transform(
+      ranked, placed, params, cut, level, precision
     )
-    outcomes.append(outcome)
+    outcomes.append(scorer.score(rounded, nonzeros, precision.activation_bits))
   keep = (slice(len(pack.seeds)), slice(len(pack.architectures)))
   return Outcome(*(part[keep] for part in _stack(outcomes, 2)))
 
 
-def _score(
-  placed,
-  params,
-  cuts,
-  level,
-  bits,
-  rounding,
-  opt_state,
-  masks,
-  activation_bits=32,
-) -> tuple[Outcome, Any]:
-  """Prunes, rounds and scores: arrays [S, A, ...], and the optimizer state,
-  whose buffers the program consumed."""
-  rounded, _, nonzeros = _transform(placed, params, cuts, level, bits, rounding)
-  if activation_bits == 32:
-    state, scores = packs.score(
-      placed, TrainState(rounded, opt_state), masks, *SCORED
-    )
-    opt_state = state.opt_state
-  else:
-    scores = _score_rounded(placed, rounded, activation_bits)
-  validation, test = scores
-  outcome = Outcome(
-    np.asarray(validation.correct),
-    np.asarray(test.correct),
-    jax.device_get(nonzeros),
-  )
-  return outcome, opt_state
-
-
-def _score_rounded(
-  placed: Placed, params: Any, bits: int
-) -> list[evaluation.Score]:
-  """Scores placed networks whose layers round their inputs to so many bits."""
-  session = placed.session
-
-  def make():
-    totals = programs.make_rounded_totals(placed.model)
-    first, last = session.splits[SCORED[0]][0], session.splits[SCORED[-1]][1]
-
-    def function(params, bits, sizes, data):
-      x = _leading(session, data).x
-      return totals(params, bits, sizes, x, data, first, last)
-
-    return function, ("network", "shared", "member", "shared"), ()
-
-  totals = placed.run(
-    "rounded",
-    make,
-    params,
-    placed.put(np.int32(bits), "shared"),
-    placed.sizes,
-    session.data,
-    hot=sessions.is_long(placed),
-  )
-  return packs.split_scores(session, totals, SCORED)
-
-
-def retrain(
-  ranked: Ranked,
-  pack: Pack,
-  variants: Sequence[Variant],
-  settings: Sequence[tuple[int, int]],
-) -> Outcome:
-  """Prunes once, retrains for equal steps, and scores at each precision.
-
-  The variants take the pack's slots, as many at a time as there are, so the
-  program that trained the pack also retrains it.
-
-  Args:
-    ranked: the trained networks.
-    variants: what to retrain, those of one rule together; sparsity 0 is the
-      control of equal steps.
-    settings: (bits, rounding) pairs scored after retraining.
-
-  Returns:
-    Outcome arrays [S, variants, settings].
-  """
-  parts = []
-  for kind in dict.fromkeys((v.rule, v.control) for v in variants):
-    group = [v for v in variants if (v.rule, v.control) == kind]
-    cuts = jax.device_get(ranked.cuts[kind[0]])
-    for first in range(0, len(group), pack.slots):
-      some = group[first : first + pack.slots]
-      part = _retrain_slots(ranked, pack, cuts, some, settings)
-      parts.append(part)
-  return Outcome(*(np.concatenate(p, 1) for p in zip(*parts, strict=True)))
+# --- retraining --------------------------------------------------------------
 
 
 def retraining_steps(session: Session) -> tuple[int, int]:
@@ -287,30 +315,77 @@ def retraining_rates(session: Session) -> np.ndarray:
   return np.full(retraining_steps(session), rate, np.float32)
 
 
-def _retrain_slots(ranked, pack, cuts, variants, settings) -> Outcome:
-  """Retrains as many variants of one rule and control as the pack has slots."""
+def retrain(
+  ranked: Ranked,
+  pack: Pack,
+  retrainings: Sequence[Retraining],
+  precisions: Sequence[Precision],
+) -> Outcome:
+  """Prunes once, retrains for equal steps, and scores at each precision.
+
+  Retrainings take the pack's slots, as many at a time as there are, so the
+  program that trained the pack also retrains it.
+
+  Args:
+    ranked: the trained networks.
+    retrainings: those of one rule and control together; sparsity 0 is the
+      control of equal steps.
+    precisions: what is scored after retraining.
+
+  Returns:
+    Outcome arrays [S, retrainings, precisions].
+  """
+  parts = []
+  for rule, control in dict.fromkeys((r.rule, r.control) for r in retrainings):
+    group = [r for r in retrainings if (r.rule, r.control) == (rule, control)]
+    cuts = jax.device_get(ranked.cuts[rule])
+    for first in range(0, len(group), pack.slots):
+      some = group[first : first + pack.slots]
+      parts.append(_retrain_slots(ranked, pack, cuts, some, precisions))
+  return Outcome(*(np.concatenate(p, 1) for p in zip(*parts, strict=True)))
+
+
+def _retrain_slots(
+  ranked: Ranked,
+  pack: Pack,
+  cuts: Any,
+  retrainings: Sequence[Retraining],
+  precisions: Sequence[Precision],
+) -> Outcome:
+  """Retrains as many networks of one rule and control as the pack has slots."""
   session = ranked.placed.session
   chosen = dataclasses.replace(
-    pack, architectures=tuple(pack.architectures[v.member] for v in variants)
+    pack, architectures=tuple(each.architecture for each in retrainings)
   )
   placed = sessions.place(session, chosen)
-  missing = placed.pack.slots - len(variants)
-  filled = [*variants, *[variants[-1]] * missing]
-  members = [v.member for v in filled]
-  level = ranked.level([v.sparsity for v in filled])
+  missing = placed.pack.slots - len(retrainings)
+  filled = [*retrainings, *[retrainings[-1]] * missing]
+  members = [pack.architectures.index(each.architecture) for each in filled]
+  level = ranked.level([each.sparsity for each in filled])
 
   def pick(tree):
     tree = jax.tree.map(lambda leaf: leaf[:, members], tree)
     return placed.put(tree, "network")
 
   cuts = pick(cuts)
-  params, masks, _ = _transform(placed, pick(ranked.params), cuts, level, 32, 0)
-  control = variants[0].control
+  dense = Precision(32, ranked.roundings[0])
+  params, masks, _ = transform(
+    ranked, placed, pick(ranked.params), cuts, level, dense
+  )
+  control = retrainings[0].control
   anew = grids.CONTROLS.get(control, False)
   if control != records.NONE:
     source = _drawn_again(placed) if anew else pick(ranked.params)
-    params, masks = _controlled(placed, control, source, masks)
+    params, masks = placed.run(
+      programs.CONTROL,
+      static={"control": control},
+      params=source,
+      masks=masks,
+      seed=placed.seeds,
+      exists=packs.width_masks(placed),
+    )
   state = packs.start_state(placed, params)
+  # New weights need the steps of the training too, to be compared.
   if anew:
     rates = packs.rates_of(session)
     state, _, _ = packs.train_epochs(placed, state, masks, rates)
@@ -321,70 +396,18 @@ def _retrain_slots(ranked, pack, cuts, variants, settings) -> Outcome:
     retraining_rates(session),
     first_epoch=session.config.num_epochs,
   )
-  outcomes, opt_state = [], state.opt_state
-  for bits, rounding in settings:
+  scorer = Scorer(placed, masks, state.opt_state)
+  outcomes = []
+  for precision in precisions:
     # What was pruned has stayed zero: nothing is left to remove.
-    outcome, opt_state = _score(
-      *(placed, state.params, cuts, np.zeros_like(level), bits, rounding),
-      *(opt_state, masks),
+    rounded, _, nonzeros = transform(
+      ranked, placed, state.params, cuts, np.zeros_like(level), precision
     )
-    outcomes.append(outcome)
+    outcomes.append(scorer.score(rounded, nonzeros, precision.activation_bits))
   ranked.placed.compile_seconds += placed.compile_seconds
-  keep = (slice(len(chosen.seeds)), slice(len(variants)))
+  keep = (slice(len(chosen.seeds)), slice(len(retrainings)))
   return Outcome(*(part[keep] for part in _stack(outcomes, 2)))
 
 
 def _drawn_again(placed: Placed) -> Any:
-  return placed.put(packs.initial(placed, training.AGAIN), "network")
-
-
-def _controlled(placed: Placed, control: str, params: Any, masks: Any):
-  """Makes a control of found masks: (masked parameters, masks)."""
-
-  def make():
-    def function(params, masks, seed, exists):
-      if control == "shuffled":
-        key = training.key_for(seed, training.AGAIN)
-        masks = pruning.shuffled(masks, key, exists)
-      return pruning.apply_masks(params, masks), masks
-
-    return function, ("network", "network", "seed", "network"), ()
-
-  return placed.run(
-    control,
-    make,
-    params,
-    masks,
-    placed.put(np.array(placed.pack.seeds, np.int32), "seed"),
-    packs.width_masks(placed),
-  )
-
-
-def compress(
-  session: Session,
-  pack: Pack,
-  params: Sequence[Params],
-  cells: Cells,
-  variants: Sequence[Variant],
-  settings: Sequence[tuple[int, int]],
-) -> tuple[Outcome, Outcome | None, float, float]:
-  """Scores a pack's networks one-shot in every cell, and retrained.
-
-  Args:
-    session: the data and programs.
-    params: for each architecture a host tree of its true shapes, leading S.
-    cells: the one-shot grid.
-    variants, settings: as for `retrain`; no variants, no retraining.
-
-  Returns:
-    Outcome [S, A, cells], Outcome [S, variants, settings] or None, and the
-    seconds of compiling and of running.
-  """
-  start = time.perf_counter()
-  sparsities = {*cells.sparsity.tolist(), *(v.sparsity for v in variants)}
-  ranked = rank(session, pack, params, sparsities)
-  graded = grid(ranked, pack, cells)
-  retrained = retrain(ranked, pack, variants, settings) if variants else None
-  seconds = time.perf_counter() - start
-  compiling = ranked.placed.compile_seconds
-  return graded, retrained, compiling, seconds - compiling
+  return placed.put(packs.initial(placed, random.Purpose.AGAIN), "network")

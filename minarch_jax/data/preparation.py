@@ -7,7 +7,7 @@ import re
 
 from etils import epath
 
-from minarch_jax import config
+from minarch_jax import config, names
 from minarch_jax.data import tfds
 
 
@@ -60,7 +60,7 @@ def _check_known(name: str) -> None:
     raise config.ConfigError(
       f"--dataset={name} is not a data set of tensorflow_datasets (listed at "
       "https://www.tensorflow.org/datasets/catalog/overview)"
-      f"{config.nearest(name, known)}"
+      f"{names.nearest(name, known)}"
     )
 
 

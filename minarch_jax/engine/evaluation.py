@@ -48,6 +48,13 @@ def chunk(batch: Batch, size: int) -> Chunks:
   return Chunks(cut(np.asarray(batch.x)), cut(batch.y), cut(weight))
 
 
+def images(chunks: Chunks) -> Batch:
+  """Lists the images of all chunks, padding included."""
+  return Batch(
+    *(part.reshape(-1, *part.shape[2:]) for part in (chunks.x, chunks.y))
+  )
+
+
 def losses(logits: jax.Array, y: Array) -> tuple[jax.Array, jax.Array]:
   """Returns cross-entropy and correctness per image, both [B].
 

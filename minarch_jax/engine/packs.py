@@ -1,8 +1,7 @@
 """Runs a pack: initialise, train, score; a function of its facts.
 
 A pack is described by architectures, seeds, configuration and data; running it
-touches no file. `study` decides the order and writes what comes back. One
-program per parent trains, retrains and scores (`training.make_run`).
+touches no file. One program per parent trains, retrains and scores.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,11 +14,84 @@ import numpy as np
 
 from minarch_jax import models, random
 from minarch_jax.architectures import Architecture
-from minarch_jax.engine import evaluation, population, training
+from minarch_jax.engine import evaluation, planning, population, training
 from minarch_jax.engine import session as sessions
 from minarch_jax.engine.planning import Pack
-from minarch_jax.engine.session import Placed, Session
-from minarch_jax.types import Batch, Params
+from minarch_jax.engine.programs import Program
+from minarch_jax.engine.session import Network, Placed, Session
+from minarch_jax.engine.training import Optimizer
+from minarch_jax.types import Params, TrainState
+
+# --- programs ----------------------------------------------------------------
+
+
+def _make_run(
+  *,
+  network: Network,
+  optimizer: Optimizer,
+  layout: population.Mapping,
+  validation: tuple[int, int],
+) -> Callable:
+  """Trains some epochs, then scores; padding does neither where networks run
+  one after another."""
+  kernel = network.architecture.traits.image_kernel
+  model = models.on_unit_rows(network.model, network.architecture)
+  axis = population.AXIS if layout.split == "batch" else None
+  step = training.make_step(
+    model, training.make_tx(optimizer), axis, layout.microbatch
+  )
+  totals = evaluation.make_totals(model.apply)
+  run = training.make_run(step, totals, validation)
+
+  def function(state, masks, wanted_seed, member, order, lesson, data):
+    sizes, wanted_member = member
+    count, steps, rates, final = lesson
+    # Under vmap a bound that differs would turn the loops into selections.
+    if layout.seeds == "map":
+      count, steps, final = _if(wanted_seed, (count, steps, final))
+    if layout.members == "map":
+      count, steps, final = _if(wanted_member, (count, steps, final))
+    state, masks = models.unit_rows((state, masks), kernel)
+    task = training.Lesson(count, steps, order, rates)
+    state, curve, score = run(state, task, sizes, masks, data, final)
+    return models.unit_rows(state, kernel), curve, score
+
+  return function
+
+
+def _if(wanted, counts):
+  """Returns the counts, or zeros."""
+  return jax.tree.map(lambda count: jnp.where(wanted, count, 0), counts)
+
+
+RUN = Program(
+  _make_run,
+  {
+    "state": "network",
+    "masks": "network",
+    "wanted_seed": "seed",
+    "member": "member",  # true sizes, and whether it is wanted
+    "order": "order",
+    "lesson": "shared",  # epochs, steps of each, rates [E, T], chunks scored
+    "data": "shared",
+  },
+  donated=("state",),
+)
+
+
+def _make_draw(*, purpose: random.Purpose) -> Callable:
+  """Draws N(0, 1) at coordinates, for one seed."""
+
+  def function(seed, coordinates):
+    return random.draw(random.key_for(seed, purpose), *coordinates)
+
+  return function
+
+
+DRAW = Program(_make_draw, {"seed": "seed", "coordinates": "shared"})
+
+
+# --- training ----------------------------------------------------------------
 
 
 class Scores(NamedTuple):
@@ -54,9 +126,6 @@ Progress = Callable[[int], None]  # called with the epochs just finished
 
 def _no_progress(epochs: int) -> None:
   del epochs
-
-
-# --- training ----------------------------------------------------------------
 
 
 def rates_of(session: Session) -> np.ndarray:
@@ -124,44 +193,56 @@ def train_or_split(
   return sessions.in_parts(pack, lambda part: train(session, part, progress))
 
 
-def initial(placed: Placed, purpose: int = training.INIT) -> Params:
+def plan(
+  session: Session, members: Sequence[Architecture], seeds: Sequence[int]
+) -> list[Pack]:
+  """Plans the packs of a session's work.
+
+  Raises:
+    ConfigError: a single network does not fit the memory limit.
+  """
+  return planning.plan(
+    members,
+    seeds,
+    session.work,
+    devices=jax.local_device_count(),
+    memory_limit=session.config.memory_limit * 2**30,
+  )
+
+
+# --- parameters of a pack ----------------------------------------------------
+
+
+def initial(
+  placed: Placed, purpose: random.Purpose = random.Purpose.INIT
+) -> Params:
   """Draws the initial parameters of a pack: host arrays [S, A, ...].
 
   A value depends on (seed, leaf, coordinate); members differ in scale and
   extent only, so each seed draws once for all of them. One small program
   serves every pack of about as many parameters.
   """
-  spec, layout = placed.spec, placed.layout
+  spec, layout = placed.network.spec, placed.layout
   coordinates, split = models.coordinates(spec)
-  length = _rung(len(coordinates[0]))
-  coordinates = [
+  length = _round_up(len(coordinates[0]))
+  coordinates = tuple(
     np.pad(column, (0, length - len(column))) for column in coordinates
-  ]
-  count = len(layout.devices)
+  )
   seeds = np.array(placed.pack.seeds, np.int32)
-  seeds = np.pad(seeds, (0, -len(seeds) % count))
-  layout = population.Mapping(layout.devices, layout.device_map)
-
-  def make():
-    def draw(seed, *coordinates):
-      return random.draw(training.key_for(seed, purpose), *coordinates)
-
-    return draw, ("seed", *("shared",) * len(coordinates)), ()
-
-  arguments = (
-    population.place(seeds, "seed", layout),
-    *population.place(coordinates, "shared", layout),
+  seeds = np.pad(seeds, (0, -len(seeds) % len(layout.devices)))
+  draws = placed.run(
+    DRAW,
+    static={"purpose": purpose},
+    layout=population.Mapping(layout.devices, layout.device_map),
+    seed=seeds,
+    coordinates=coordinates,
   )
-  call, spent = sessions.program(
-    placed.session, ("draw", purpose), make, arguments, layout, False
-  )
-  placed.compile_seconds += spent
-  draws = jax.device_get(call(*arguments))[: len(placed.pack.seeds)]
+  draws = jax.device_get(draws)[: len(placed.pack.seeds)]
   sizes = sessions.sizes_of(placed.pack, placed.session)
   return models.initial(split(draws), spec, sizes)
 
 
-def _rung(count: int) -> int:
+def _round_up(count: int) -> int:
   """Rounds up to 1, 1.5, 2, 3, 4, 6, ... thousands: few sizes, little waste."""
   size = 1024
   while size < count:
@@ -173,28 +254,56 @@ def width_masks(placed: Placed) -> Any:
   """Marks what exists of every member, placed: [S, A, ...]."""
   sizes = sessions.sizes_of(placed.pack, placed.session)
   seeds = len(placed.pack.seeds)
-  masks = models.width_masks(placed.spec, sizes)
+  masks = models.width_masks(placed.network.spec, sizes)
   masks = jax.tree.map(
     lambda leaf: np.broadcast_to(leaf, (seeds, *leaf.shape)), masks
   )
   return placed.put(masks, "network")
 
 
-def start_state(placed: Placed, params: Params) -> training.TrainState:
+def start_state(placed: Placed, params: Params) -> TrainState:
   """Places host parameters [S, A, ...] with a fresh optimizer state."""
   tx = training.make_tx(placed.session.config)
   return placed.put(training.start_state(tx, params), "network")
 
 
+def split_members(params: Params, pack: Pack, session: Session) -> list[Params]:
+  """Cuts stacked host parameters [S, A, ...] into each member's true shapes."""
+  parent = pack.parent.spec(session.problem)
+  num_seeds = len(pack.seeds)
+
+  def member(index: int, architecture: Architecture) -> Params:
+    one = jax.tree.map(lambda leaf: leaf[:num_seeds, index], params)
+    return models.unpad(one, architecture.spec(session.problem), parent)
+
+  return [member(i, a) for i, a in enumerate(pack.architectures)]
+
+
+def stack_members(
+  params: Sequence[Params], pack: Pack, session: Session
+) -> Params:
+  """Pads and stacks members' parameters to [S, A, ...]; undoes the split."""
+  parent = pack.parent.spec(session.problem)
+  padded = [
+    models.pad(tree, a.spec(session.problem), parent)
+    for tree, a in zip(params, pack.architectures, strict=True)
+  ]
+  padded += padded[-1:] * (pack.slots - len(padded))
+  return jax.tree.map(lambda *leaves: np.stack(leaves, axis=1), *padded)
+
+
+# --- calls of the program ----------------------------------------------------
+
+
 def train_epochs(
   placed: Placed,
-  state: training.TrainState,
+  state: TrainState,
   masks: Any,
   rates: np.ndarray,
   *splits: str,
   first_epoch: int = 0,
   progress: Progress = _no_progress,
-) -> tuple[training.TrainState, training.Curve, list[evaluation.Score]]:
+) -> tuple[TrainState, training.Curve, list[evaluation.Score]]:
   """Trains placed networks for len(rates) epochs and scores them.
 
   Args:
@@ -209,21 +318,22 @@ def train_epochs(
     The state, the curve as host arrays [S, A, E], and for each split mean loss
     and hits, [S, A].
   """
-  session, pack = placed.session, placed.pack
-  per_call = sessions.epochs_per_call(pack, session)
+  session = placed.session
+  # Every call has the shapes of the first, so one program serves them all; the
+  # last one fills up with epochs that are not counted.
+  per_call = placed.order_shape[1]
   curves, totals = [], None
   for first in range(0, len(rates), per_call):
     numbers = range(first, min(first + per_call, len(rates)))
-    order = sessions.orders(session, pack.seeds, first_epoch, numbers, per_call)
+    order = _orders(placed, first_epoch, numbers)
     rate = np.zeros(order.shape[1:3], np.float32)
     rate[: len(numbers), : rates.shape[1]] = rates[numbers.start : numbers.stop]
     state, curve, totals = _run(
       placed,
       state,
       masks,
-      (len(numbers), rates.shape[1]),
-      placed.put(order, "order"),
-      placed.put(rate, "shared"),
+      order,
+      (len(numbers), rates.shape[1], rate),
       splits if numbers.stop == len(rates) else (),
     )
     curve = jax.device_get(curve)
@@ -235,81 +345,49 @@ def train_epochs(
 
 
 def score(
-  placed: Placed, state: training.TrainState, masks: Any, *splits: str
-) -> tuple[training.TrainState, list[evaluation.Score]]:
+  placed: Placed, state: TrainState, masks: Any, *splits: str
+) -> tuple[TrainState, list[evaluation.Score]]:
   """Scores placed networks exactly on splits that are neighbours in the data.
 
   Returns:
     The state, whose buffers were consumed, and for each split mean loss and
     hits, host arrays [S, A].
   """
-  state, _, totals = _run(placed, state, masks, (0, 0), *placed.idle, splits)
+  order, rates = placed.idle
+  state, _, totals = _run(placed, state, masks, order, (0, 0, rates), splits)
   return state, split_scores(placed.session, totals, splits)
 
 
-def _run(placed: Placed, state, masks, length, order, rate, splits):
-  """Runs the program of a pack: (epochs, steps of each), then a score.
-
-  Padding neither trains nor scores where networks run one after another.
-  """
-  session, layout = placed.session, placed.layout
-
-  def make():
-    model = models.on_turned(placed.model)
-    tx = training.make_tx(session.config)
-    axis = population.AXIS if layout.split == "batch" else None
-    run = training.make_run(
-      training.make_step(model, tx, axis, layout.microbatch),
-      evaluation.make_totals(model.apply),
-    )
-
-    def function(
-      state, seed, member, length, final, order, rates, sizes, masks, data
-    ):
-      train = Batch(
-        *(part.reshape(-1, *part.shape[2:]) for part in (data.x, data.y))
-      )
-      validation = tuple(map(np.int32, session.splits["validation"]))
-      # Under vmap a bound that differs would turn the loops into selections.
-      if layout.seeds == "map":
-        length, final = _if(seed, (length, final))
-      if layout.members == "map":
-        length, final = _if(member, (length, final))
-      state, masks = models.turned((state, masks))
-      state, curve, score = run(
-        *(state, *length, order, rates, sizes, masks, train, data),
-        *(validation, final),
-      )
-      return models.turned(state), curve, score
-
-    kinds = (
-      *("network", "seed", "member", "shared", "shared", "order", "shared"),
-      *("member", "network", "shared"),
-    )
-    return function, kinds, (0,)
-
+def _run(placed: Placed, state, masks, order, lesson, splits):
+  """Runs the program of a pack: (epochs, steps of each), then a score."""
+  session = placed.session
+  count, steps, rates = lesson
   final = (0, 0)
   if splits:
     final = (session.splits[splits[0]][0], session.splits[splits[-1]][1])
+  wanted_seed, wanted_member = placed.wanted
   return placed.run(
-    "run",
-    make,
-    state,
-    *placed.wanted,
-    placed.put(tuple(map(np.int32, length)), "shared"),
-    placed.put(tuple(map(np.int32, final)), "shared"),
-    order,
-    rate,
-    placed.sizes,
-    masks,
-    session.data,
+    RUN,
+    static={
+      "network": placed.network,
+      "optimizer": Optimizer.of(session.config),
+      "layout": placed.layout,
+      "validation": session.splits["validation"],
+    },
     hot=sessions.is_long(placed),
+    state=state,
+    masks=masks,
+    wanted_seed=wanted_seed,
+    member=(placed.sizes, wanted_member),
+    order=order,
+    lesson=(
+      np.int32(count),
+      np.int32(steps),
+      rates,
+      tuple(map(np.int32, final)),
+    ),
+    data=session.data,
   )
-
-
-def _if(wanted, counts):
-  """Returns the counts, or zeros."""
-  return jax.tree.map(lambda count: jnp.where(wanted, count, 0), counts)
 
 
 def split_scores(
@@ -329,28 +407,13 @@ def split_scores(
   return [of(split) for split in splits]
 
 
-def split_members(params: Params, pack: Pack, session: Session) -> list[Params]:
-  """Cuts stacked host parameters [S, A, ...] into each member's true shapes."""
-  shape = (session.work.input_shape, session.work.num_classes)
-  parent = pack.parent.spec(*shape)
-  num_seeds = len(pack.seeds)
-
-  def member(index: int, architecture: Architecture) -> Params:
-    one = jax.tree.map(lambda leaf: leaf[:num_seeds, index], params)
-    return models.unpad(one, architecture.spec(*shape), parent)
-
-  return [member(i, a) for i, a in enumerate(pack.architectures)]
-
-
-def stack_members(
-  params: Sequence[Params], pack: Pack, session: Session
-) -> Params:
-  """Pads and stacks members' parameters to [S, A, ...]; undoes the split."""
-  shape = (session.work.input_shape, session.work.num_classes)
-  parent = pack.parent.spec(*shape)
-  padded = [
-    models.pad(tree, a.spec(*shape), parent)
-    for tree, a in zip(params, pack.architectures, strict=True)
-  ]
-  padded += padded[-1:] * (pack.slots - len(padded))
-  return jax.tree.map(lambda *leaves: np.stack(leaves, axis=1), *padded)
+def _orders(placed: Placed, first_epoch: int, numbers: range) -> np.ndarray:
+  """Minibatches of several epochs, int32 [S, E, T, B]; the rest is 0."""
+  work = placed.session.work
+  order = np.zeros(placed.order_shape, np.int32)
+  for i, seed in enumerate(placed.pack.seeds):
+    for j, number in enumerate(numbers):
+      order[i, j] = training.data_order(
+        seed, first_epoch + number, work.num_train, work.batch_size
+      )
+  return order

@@ -10,13 +10,12 @@ are joined again.
 
 from collections.abc import Sequence
 import dataclasses
-import functools
 import math
 
 import numpy as np
 
 from minarch_jax import architectures
-from minarch_jax.architectures import Architecture, Shape
+from minarch_jax.architectures import Architecture, Problem
 
 MAX_PADDING = 2.0
 MICROBATCH_BYTES = 2.6e6  # read and written; the best on cores of 1 MiB L2
@@ -25,23 +24,17 @@ MAX_SPREAD = 4  # members of a group that may go to other groups
 MAX_MEMBERS = 32  # more gain nothing: the first product is wide enough by then
 CACHE_BYTES = 48e6  # optimizer traffic of one seed's members stays near cache
 
-# Rough costs of one of two busy cores (AVX-512, jax 0.12), fitted to steps of
-# 30 packs on 8x8 and 28x28 images. They decide the plan and the forecast, and
-# cannot change a result.
-COMPILE_SECONDS = {"dnn": 1.5, "cnn": 1.5, "vit": 2.5}  # half: cores share it
-STEP_SECONDS = {"dnn": 15e-6, "cnn": 60e-6, "vit": 100e-6}  # per hidden layer
-FLOPS = {"dnn": 350e9, "cnn": 400e9, "vit": 80e9}
+# Rough cost of one of two busy cores (AVX-512, jax 0.12); those of families are
+# `Family.costs`, fitted to steps of 30 packs on 8x8 and 28x28 images. They
+# decide the plan and the forecast, and cannot change a result.
 STATE_BYTES_PER_SECOND = 24e9  # of parameters and moments
-# Of what layers read and write forward; packed dnns share their images.
-LAYER_BYTES_PER_SECOND = {"dnn": 100e9, "cnn": 4e9, "vit": 4e9}
 
 
 @dataclasses.dataclass(frozen=True)
 class Work:
   """What every network of the sweep goes through."""
 
-  input_shape: Shape
-  num_classes: int
+  problem: Problem
   num_train: int
   num_eval: int
   batch_size: int
@@ -79,14 +72,17 @@ class Pack:
 
 def padding(pack: Pack, work: Work) -> float:
   """Returns parameters held by the program per parameter asked for."""
-  shape = (work.input_shape, work.num_classes)
-  held = pack.slots * pack.parent.num_params(*shape)
-  return held / sum(a.num_params(*shape) for a in pack.architectures)
+  held = pack.slots * _num_params(pack.parent, work)
+  return held / sum(_num_params(a, work) for a in pack.architectures)
+
+
+def _num_params(architecture: Architecture, work: Work) -> int:
+  return architecture.spec(work.problem).num_params
 
 
 def _layer_bytes(parent: Architecture, work: Work) -> float:
   """Counts what the layers read and write for one image, windows unfolded."""
-  spec = parent.spec(work.input_shape, work.num_classes)
+  spec = parent.spec(work.problem)
   floats = sum(
     leaf.positions
     * (
@@ -101,20 +97,20 @@ def _layer_bytes(parent: Architecture, work: Work) -> float:
 
 def seconds(parent: Architecture, slots: int, work: Work) -> float:
   """Predicts the training time of one seed of a pack on one device."""
-  shape = (work.input_shape, work.num_classes)
+  spec, costs = parent.spec(work.problem), parent.traits.costs
   # Forward, gradient of weights, gradient of inputs: two flops per MAC each.
   images = work.batch_size + work.num_eval / 3 / max(
     1, work.num_train // work.batch_size
   )
-  flops = 6 * parent.macs(*shape) * images
-  state = 28 * parent.num_params(*shape)  # Adam reads 4, writes 3 floats
+  flops = 6 * spec.macs * images
+  state = 28 * spec.num_params  # Adam reads 4, writes 3 floats
   layers = images * _layer_bytes(parent, work)
   per_member = (
-    flops / FLOPS[parent.family]
+    flops / costs.flops
     + state / STATE_BYTES_PER_SECOND
-    + layers / LAYER_BYTES_PER_SECOND[parent.family]
+    + layers / costs.layer_bytes_per_second
   )
-  overhead = STEP_SECONDS[parent.family] * (parent.depth + 1)
+  overhead = costs.step_seconds * (parent.depth + 1)
   return work.num_steps * (overhead + slots * per_member)
 
 
@@ -122,8 +118,7 @@ def memory(
   parent: Architecture, slots: int, num_seeds: int, work: Work, devices: int
 ) -> float:
   """Predicts the bytes a pack needs on all devices, data included."""
-  shape = (work.input_shape, work.num_classes)
-  spec = parent.spec(*shape)
+  spec = parent.spec(work.problem)
   params = spec.num_params
   state = 4 * 4 * params + params  # parameters, two moments, gradient; mask
   outputs = sum(
@@ -134,7 +129,7 @@ def memory(
   )
   activations = 4 * 4 * work.batch_size * outputs * slots * devices
   images = work.num_train + work.num_eval
-  data = 4 * images * math.prod(work.input_shape) * devices
+  data = 4 * images * math.prod(work.problem.input_shape) * devices
   return slots * num_seeds * state + activations + data
 
 
@@ -173,11 +168,6 @@ def split_axis(
   return "member" if member_waste < seed_waste else "seed"
 
 
-@functools.lru_cache(maxsize=1 << 16)
-def _num_params(a: Architecture, input_shape: Shape, num_classes: int) -> int:
-  return a.num_params(input_shape, num_classes)
-
-
 def _most_members(num_params: int) -> int:
   """How many members of a parent one pack may hold."""
   return max(1, min(MAX_MEMBERS, int(CACHE_BYTES / (16 * num_params))))
@@ -202,7 +192,7 @@ class _Groups:
     self.params = np.array([self._count(a) for a in members])
 
   def _count(self, a: Architecture) -> int:
-    return _num_params(a, self.work.input_shape, self.work.num_classes)
+    return _num_params(a, self.work)
 
   def parent(self, group: np.ndarray) -> Architecture:
     """`architectures.parent`, at once for many groups of few sizes."""
@@ -219,7 +209,7 @@ class _Groups:
     """Predicts the seconds of training and compiling a group."""
     parent = self.parent(group)
     run = seconds(parent, len(group), self.work)
-    compiling = COMPILE_SECONDS[parent.family] * (1 + parent.depth / 4)
+    compiling = parent.traits.costs.compile_seconds * (1 + parent.depth / 4)
     return run * self.per_device + compiling
 
   def cuts(self, group: np.ndarray):
@@ -336,7 +326,7 @@ def plan(
 def _chunk(members, seeds, work, devices, memory_limit) -> list[Pack]:
   """Cuts one group into equal packs that fit the cache and the memory."""
   parent = architectures.parent(members)
-  params = parent.num_params(work.input_shape, work.num_classes)
+  params = _num_params(parent, work)
   most = _most_members(params)
 
   def need(slots, num_seeds):
@@ -355,8 +345,7 @@ def _chunk(members, seeds, work, devices, memory_limit) -> list[Pack]:
     )
   count, slots = _slots(len(members), most)
   # One program serves all chunks, so each gets its share of the wide ones.
-  shape = (work.input_shape, work.num_classes)
-  ordered = sorted(members, key=lambda a: (-a.num_params(*shape), a.widths))
+  ordered = sorted(members, key=lambda a: (-_num_params(a, work), a.widths))
   return [
     Pack(tuple(ordered[i::count]), seeds[j : j + per_call], parent, slots)
     for i in range(count)

@@ -19,36 +19,22 @@ from typing import Any
 import jax
 import numpy as np
 
+from minarch_jax import registries
+from minarch_jax.architectures import Family
 from minarch_jax.config import Config, ConfigError
 from minarch_jax.engine import planning
-from minarch_jax.models import layers
 
 AXIS = "devices"
-
-# (seeds, members): one after another inside the program, or vmapped, and the
-# formulation of convolutions, by family and backend. What
-# `experiments/benchmarks/mapping.py --write` measured on this machine wins.
-MAPPING: dict[tuple[str, str], tuple[str, str, str]] = {
-  ("dnn", "cpu"): ("map", "vmap", "stock"),
-  ("cnn", "cpu"): ("map", "map", "hybrid"),
-  ("vit", "cpu"): ("map", "map", "stock"),
-  ("dnn", "other"): ("vmap", "vmap", "stock"),
-  ("cnn", "other"): ("vmap", "vmap", "im2col"),
-  ("vit", "other"): ("vmap", "vmap", "stock"),
-}
-
-
-# LLVM's level for programs whose speed matters. Above these it unrolls loops
-# that are shorter than that pays: a DNN's step takes 5 to 9 % longer at XLA's
-# own level 3, a ViT's 10 to 20 %; CNNs lose a tenth at level 1.
-LEVELS = {"dnn": 2, "cnn": 2, "vit": 1}
 
 
 @dataclasses.dataclass(frozen=True)
 class Mapping:
   """How a program is laid out; every choice gives the same numbers.
 
-  `microbatch` is that of `training.make_step`, `level` LLVM's on CPU.
+  `seeds` and `members` are "map" (one after another inside the program) or
+  "vmap"; `split` is the axis cut over the devices: "seed", "member" or "batch";
+  `microbatch` is that of `training.make_step`, `level` LLVM's on CPU: above the
+  family's it unrolls loops that are shorter than that pays.
   """
 
   devices: tuple[Any, ...]
@@ -77,7 +63,7 @@ def _measured(path: str) -> dict[str, tuple[str, str, str]]:
   """Reads measured layouts; none when there is no file."""
   if not os.path.exists(path):
     return {}
-  allowed = [("map", "vmap"), ("map", "vmap"), tuple(layers.CONVOLUTIONS)]
+  allowed = [("map", "vmap"), ("map", "vmap"), tuple(registries.CONVOLUTIONS)]
   try:
     with open(path) as file:
       found = {key: tuple(value) for key, value in json.load(file).items()}
@@ -92,6 +78,11 @@ def _measured(path: str) -> dict[str, tuple[str, str, str]]:
   return found
 
 
+def on_devices(config: Config) -> Mapping:
+  """Lays out what is the same for all networks: the data, the first draws."""
+  return Mapping(tuple(jax.local_devices()), config.device_map)
+
+
 def mapping(
   config: Config,
   family: str,
@@ -100,19 +91,23 @@ def mapping(
   *,
   large: bool = False,
 ) -> Mapping:
-  """Resolves a family's layout from the table and the flags.
+  """Resolves a family's layout from its own, what was measured, and the flags.
+
+  What `experiments/benchmarks/mapping.py --write` measured on this machine
+  goes before the family's own, and the flags before both.
 
   Args:
     config: the flags.
-    family: dnn, cnn or vit.
+    family: a name of `registries.FAMILIES`.
     slots, num_seeds: networks of the pack.
     large: whether a minibatch is worth splitting over the devices.
   """
   devices = tuple(jax.local_devices())
   backend = devices[0].platform
-  table = MAPPING[family, "cpu" if backend == "cpu" else "other"]
-  found = _measured(table_path()).get(f"{family}/{backend}", table)
-  seeds, members, convolution = found
+  traits: Family = registries.FAMILIES[family]
+  own = traits.layouts.get(backend, traits.layouts["other"])
+  measured = _measured(table_path())
+  seeds, members, convolution = measured.get(f"{family}/{backend}", own)
 
   def choose(flag, default):
     return default if flag == "auto" else flag
@@ -126,7 +121,7 @@ def mapping(
     planning.split_axis(
       slots, num_seeds, len(devices), config.batch_size if large else 0
     ),
-    level=LEVELS[family],
+    level=traits.level,
   )
 
 
@@ -264,7 +259,7 @@ def _pmap(function, kinds, mapping):
 
 
 @dataclasses.dataclass(frozen=True)
-class Program:
+class Compiled:
   """A compiled program and what compiling it took."""
 
   call: Callable
@@ -279,7 +274,7 @@ def compile(
   donate: tuple[int, ...] = (),
   *,
   hot: bool = True,
-) -> Program:
+) -> Compiled:
   """Compiles a spread function for the shapes of `arguments`.
 
   Args:
@@ -291,7 +286,7 @@ def compile(
   start = time.perf_counter()
   spread_function = spread(function, kinds, mapping)
   if mapping.device_map == "pmap" and len(mapping.devices) > 1:
-    return Program(spread_function, 0.0)  # pmap compiles at its first call
+    return Compiled(spread_function, 0.0)  # pmap compiles at its first call
   jitted = jax.jit(spread_function, donate_argnums=donate)
   shapes = jax.tree.map(
     lambda value: jax.ShapeDtypeStruct(
@@ -306,7 +301,7 @@ def compile(
     if quick:
       options |= _direct_emitters()
   compiled = jitted.lower(*shapes).compile(compiler_options=options)
-  return Program(compiled, time.perf_counter() - start)
+  return Compiled(compiled, time.perf_counter() - start)
 
 
 @functools.cache
@@ -324,10 +319,18 @@ def _direct_emitters() -> dict[str, Any]:
 
 
 def place(value: Any, kind: str, mapping: Mapping) -> Any:
-  """Puts a tree of host arrays where a program expects that kind."""
+  """Puts a tree of host arrays where a program expects that kind.
+
+  Arrays that are on the devices already stay where they are.
+  """
   (axis,) = _split_axes([kind], mapping.split)
   sharding = jax.sharding.NamedSharding(_mesh(mapping.devices), _spec(axis))
-  return jax.tree.map(lambda leaf: jax.device_put(leaf, sharding), value)
+
+  def put(leaf):
+    there = isinstance(leaf, jax.Array) and leaf.sharding == sharding
+    return leaf if there else jax.device_put(leaf, sharding)
+
+  return jax.tree.map(put, value)
 
 
 def use_cores() -> None:

@@ -1,4 +1,4 @@
-"""One data set on the devices, and the programs compiled so far."""
+"""One data set on the devices, packs placed beside it, and their programs."""
 
 from collections.abc import Callable, Mapping, Sequence
 import concurrent.futures
@@ -6,34 +6,27 @@ import dataclasses
 import functools
 import itertools
 import threading
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from minarch_jax import models
-from minarch_jax.architectures import Spec
-from minarch_jax.config import Config
-from minarch_jax.engine import evaluation, planning, population, training
+from minarch_jax.architectures import Architecture, Problem, Spec
+from minarch_jax.config import Config, ConfigError
+from minarch_jax.engine import evaluation, planning, population
 from minarch_jax.engine.planning import Pack, Work
-from minarch_jax.types import Dataset
+from minarch_jax.engine.programs import Program, Table
+from minarch_jax.types import Dataset, Model
 
 EVAL_BATCH = 128  # twice as many leave the cache: a sixth more time
-
-
-CALL_SECONDS = 2.0  # epochs per call: long enough to hide dispatch, short
-
-
-# enough that progress moves and Ctrl-C is answered
+# Epochs per call: long enough to hide dispatch, short enough that progress
+# moves and Ctrl-C is answered.
+CALL_SECONDS = 2.0
 LARGE_STEP_SECONDS = 1e-3  # averaging gradients costs some 0.1 ms
-
-
 LOOK_SECONDS = 0.2  # between looks at packs in progress
-
-
 COLD_SECONDS = 0.2  # training below this is shorter than optimising its program
-
 
 Splits = Mapping[str, tuple[int, int]]  # chunk range of each split
 
@@ -44,9 +37,8 @@ class Session:
 
   `data` holds the three splits end to end, each padded to whole chunks with
   images that weigh 0, replicated on every device; `splits` says which chunks
-  are whose. `programs` only ever grows; it is a cache, not a state, and packs
-  that run at the same time share it. Once `stop` is set they give up before
-  their next program.
+  are whose. Packs that run at the same time share the programs. Once `stop` is
+  set they give up before their next one.
   """
 
   config: Config
@@ -54,18 +46,24 @@ class Session:
   work: Work
   data: evaluation.Chunks
   splits: Splits
-  programs: dict[Any, concurrent.futures.Future] = dataclasses.field(
-    default_factory=dict
-  )
-  lock: threading.Lock = dataclasses.field(default_factory=threading.Lock)
+  programs: Table = dataclasses.field(default_factory=Table)
   stop: threading.Event = dataclasses.field(default_factory=threading.Event)
+
+  @property
+  def problem(self) -> Problem:
+    return self.work.problem
+
+  def with_config(self, **changes: Any) -> "Session":
+    """Returns a session of another configuration on the same data."""
+    config = self.config.replace(**changes)
+    work = work_of(config, self.dataset)
+    return dataclasses.replace(self, config=config, work=work)
 
 
 def work_of(config: Config, dataset: Dataset) -> Work:
   """Describes the amount of training to the planner."""
   return Work(
-    dataset.input_shape,
-    dataset.num_classes,
+    Problem.of(dataset),
     len(dataset.train.y),
     len(dataset.validation.y),
     config.batch_size,
@@ -74,13 +72,15 @@ def work_of(config: Config, dataset: Dataset) -> Work:
 
 
 def open_session(config: Config, dataset: Dataset) -> Session:
-  """Puts the data on the devices.
+  """Starts the devices and puts the data there.
 
   Raises:
-    ValueError: the batch is larger than the training split.
+    ConfigError: the batch is larger than the training split.
   """
+  population.use_cores()
+  population.use_cache(config.compilation_cache_dir)
   if config.batch_size > len(dataset.train.y):
-    raise ValueError(
+    raise ConfigError(
       f"--batch_size={config.batch_size} is larger than the training split of "
       f"{dataset.name} ({len(dataset.train.y)} images)"
     )
@@ -92,9 +92,146 @@ def open_session(config: Config, dataset: Dataset) -> Session:
   ends = list(itertools.accumulate(len(part.y) for part in parts.values()))
   splits = dict(zip(parts, zip([0, *ends], ends, strict=False), strict=True))
   data = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts.values())
-  layout = population.mapping(config, "dnn")
-  data = population.place(data, "shared", layout)
+  data = population.place(data, "shared", population.on_devices(config))
   return Session(config, dataset, work_of(config, dataset), data, splits)
+
+
+class Stopped(Exception):
+  """The session was told to stop."""
+
+
+# --- a pack on its devices ---------------------------------------------------
+
+
+class Network(NamedTuple):
+  """What a program's function is built for: the static half of a pack."""
+
+  architecture: Architecture
+  problem: Problem
+  compute_dtype: str
+  convolution: str
+
+  @property
+  def spec(self) -> Spec:
+    return self.architecture.spec(self.problem)
+
+  @property
+  def model(self) -> Model:
+    bfloat16 = self.compute_dtype == "bfloat16"
+    return models.make_model(
+      self.architecture,
+      self.problem,
+      compute_dtype=jnp.bfloat16 if bfloat16 else None,
+      convolution=self.convolution,
+    )
+
+
+@dataclasses.dataclass
+class Placed:
+  """A pack on its devices, ready to run its programs.
+
+  Attributes:
+    session: the data and programs.
+    pack: padded to what the devices divide.
+    layout: how its programs are mapped.
+    sizes: the members' true sizes, placed.
+    wanted: which of its seeds and members are not padding, placed bool [S] and
+      [A].
+    compile_seconds: what its programs took to compile, added up.
+  """
+
+  session: Session
+  pack: Pack
+  layout: population.Mapping
+  sizes: Any
+  wanted: tuple[Any, Any]
+  compile_seconds: float = 0.0
+
+  @property
+  def network(self) -> Network:
+    """The parent, which every program of the pack is built for."""
+    config = self.session.config
+    return Network(
+      self.pack.parent,
+      self.session.problem,
+      config.compute_dtype,
+      self.layout.convolution,
+    )
+
+  @functools.cached_property
+  def seeds(self) -> Any:
+    """The numbers of the seeds, placed int32 [S]."""
+    return self.put(np.array(self.pack.seeds, np.int32), "seed")
+
+  @functools.cached_property
+  def order_shape(self) -> tuple[int, int, int, int]:
+    """Seeds, epochs of a call, steps of an epoch, images of a step."""
+    work = self.session.work
+    epochs = epochs_per_call(self.pack, self.session)
+    steps = work.num_train // work.batch_size
+    return len(self.pack.seeds), epochs, steps, work.batch_size
+
+  @functools.cached_property
+  def idle(self) -> tuple[Any, Any]:
+    """Placed minibatches and rates for a call that only scores."""
+    order = np.zeros(self.order_shape, np.int32)
+    rates = np.zeros(self.order_shape[1:3], np.float32)
+    return self.put(order, "order"), self.put(rates, "shared")
+
+  def put(self, value: Any, kind: str) -> Any:
+    """Puts host arrays where a program expects that kind."""
+    return population.place(value, kind, self.layout)
+
+  def run(
+    self,
+    program: Program,
+    /,
+    *,
+    static: Mapping[str, Any],
+    hot: bool = False,
+    layout: population.Mapping | None = None,
+    **arguments: Any,
+  ) -> Any:
+    """Runs a program, compiling it the first time.
+
+    Args:
+      program: the declaration.
+      static: values its function closes over.
+      hot: whether its speed matters more than compiling it.
+      layout: where not the pack's own.
+      **arguments: by name; what is on the host is placed as its kind says.
+
+    Raises:
+      Stopped: the session was told to stop.
+    """
+    if self.session.stop.is_set():
+      raise Stopped
+    layout = layout or self.layout
+    ordered = tuple(
+      population.place(value, kind, layout)
+      for value, kind in zip(
+        program.ordered(arguments), program.kinds.values(), strict=True
+      )
+    )
+    call, spent = self.session.programs.find(
+      program, static, layout, ordered, hot
+    )
+    self.compile_seconds += spent
+    return call(*ordered)
+
+
+def place(session: Session, pack: Pack) -> Placed:
+  """Decides a pack's layout and pads it to the devices."""
+  layout = layout_of(session, pack)
+  full = padded(pack, layout)
+  sizes = population.place(sizes_of(full, session), "member", layout)
+  seeds = np.arange(len(full.seeds)) < len(pack.seeds)
+  members = np.arange(full.slots) < len(pack.architectures)
+  wanted = (
+    population.place(seeds, "seed", layout),
+    population.place(members, "member", layout),
+  )
+  return Placed(session, full, layout, sizes, wanted)
 
 
 def layout_of(session: Session, pack: Pack) -> population.Mapping:
@@ -134,81 +271,41 @@ def sizes_of(pack: Pack, session: Session) -> dict[str, np.ndarray]:
   Depth is left out where members cannot differ in it: checking it costs a
   little in every step.
   """
-  shape = (session.work.input_shape, session.work.num_classes)
-  deep = pack.parent.family != "cnn" and pack.parent.depth > 1
-  alone = set(pack.members) == {pack.parent} and pack.slots == 1
-  depth = pack.parent.depth if deep and not alone else None
-  members = [a.sizes(*shape, depth) for a in pack.members]
+  parent = pack.parent
+  deep = parent.traits.deepen is not None and parent.depth > 1
+  alone = set(pack.members) == {parent} and pack.slots == 1
+  depth = parent.depth if deep and not alone else None
+  members = [a.sizes(session.problem, depth) for a in pack.members]
   return {
     axis: np.array([sizes[axis] for sizes in members], np.int32)
     for axis in members[0]
   }
 
 
-@dataclasses.dataclass
-class Placed:
-  """A pack on its devices, ready to run its programs.
-
-  `pack` is padded to what the devices divide; `wanted` says which of its seeds
-  and members are not padding, placed bool [S] and [A]; `compile_seconds` adds
-  up what its programs cost to compile.
-  """
-
-  session: Session
-  pack: Pack
-  layout: population.Mapping
-  sizes: Any
-  wanted: tuple[Any, Any]
-  compile_seconds: float = 0.0
-
-  @property
-  def spec(self) -> Spec:
-    work = self.session.work
-    return self.pack.parent.spec(work.input_shape, work.num_classes)
-
-  @property
-  def model(self):
-    """The model of the parent."""
-    bfloat16 = self.session.config.compute_dtype == "bfloat16"
-    return models.make_model(
-      self.pack.parent,
-      self.session.work.input_shape,
-      self.session.work.num_classes,
-      compute_dtype=jnp.bfloat16 if bfloat16 else None,
-      convolution=self.layout.convolution,
-    )
-
-  @functools.cached_property
-  def idle(self) -> tuple[Any, Any]:
-    """Placed minibatches and rates for a run that only scores."""
-    per_call = epochs_per_call(self.pack, self.session)
-    order = orders(self.session, self.pack.seeds, 0, range(0), per_call)
-    rate = np.zeros(order.shape[1:3], np.float32)
-    return self.put(order, "order"), self.put(rate, "shared")
-
-  def put(self, value: Any, kind: str) -> Any:
-    """Puts host arrays where a program expects that kind."""
-    return population.place(value, kind, self.layout)
-
-  def run(
-    self, name: str, make: "Make", *arguments: Any, hot: bool = False
-  ) -> Any:
-    """Runs a program of this pack's parent, compiling it the first time."""
-    if self.session.stop.is_set():
-      raise Stopped
-    key = (name, self.pack.parent)
-    call, spent = program(self.session, key, make, arguments, self.layout, hot)
-    self.compile_seconds += spent
-    return call(*arguments)
+def num_params(pack: Pack, session: Session) -> int:
+  """Counts the parameters of a pack's slots for one seed."""
+  return pack.slots * pack.parent.spec(session.problem).num_params
 
 
-class Stopped(Exception):
-  """The session was told to stop."""
+def _predicted(pack: Pack, session: Session) -> float:
+  """Predicts the seconds that one device would take to train a pack."""
+  run = planning.seconds(pack.parent, pack.slots, session.work)
+  return run * len(pack.seeds)
 
 
-# Makes a function of one network, the kinds of its arguments, and the numbers
-# of those whose buffers it may overwrite.
-Make = Callable[[], tuple[Callable, tuple[str, ...], tuple[int, ...]]]
+def is_long(placed: Placed) -> bool:
+  """Says whether work on a pack's images outlasts optimising its program."""
+  return _predicted(placed.pack, placed.session) > COLD_SECONDS
+
+
+def epochs_per_call(pack: Pack, session: Session) -> int:
+  """How many epochs a call may run to stay within CALL_SECONDS."""
+  predicted = _predicted(pack, session) / session.work.num_epochs
+  most = int(CALL_SECONDS / max(predicted, 1e-9))
+  return min(max(1, most), session.work.num_epochs)
+
+
+# --- several packs -----------------------------------------------------------
 
 
 def together(
@@ -243,81 +340,6 @@ def together(
       raise
 
 
-def place(session: Session, pack: Pack) -> Placed:
-  """Decides a pack's layout and pads it to the devices."""
-  layout = layout_of(session, pack)
-  full = padded(pack, layout)
-  sizes = population.place(sizes_of(full, session), "member", layout)
-  seeds = np.arange(len(full.seeds)) < len(pack.seeds)
-  members = np.arange(full.slots) < len(pack.architectures)
-  wanted = (
-    population.place(seeds, "seed", layout),
-    population.place(members, "member", layout),
-  )
-  return Placed(session, full, layout, sizes, wanted)
-
-
-def program(
-  session: Session,
-  key: tuple,
-  make: Make,
-  arguments: Sequence[Any],
-  layout: population.Mapping,
-  hot: bool,
-) -> tuple[Callable, float]:
-  """Returns a compiled program and the seconds spent compiling it now.
-
-  Of several threads that need a program one compiles it and the others wait.
-  """
-  shapes = tuple(
-    (leaf.shape, str(leaf.dtype)) for leaf in jax.tree.leaves(arguments)
-  )
-  key = (*key, layout, shapes, jax.tree.structure(arguments))
-  with session.lock:
-    found = session.programs.get(key)
-    ours = found is None
-    if found is None:
-      found = session.programs[key] = concurrent.futures.Future()
-  if not ours:
-    return found.result().call, 0.0
-  try:
-    function, kinds, donate = make()
-    compiled = population.compile(
-      function, kinds, layout, arguments, donate, hot=hot
-    )
-  except BaseException as error:
-    with session.lock:
-      del session.programs[key]
-    found.set_exception(error)
-    raise
-  found.set_result(compiled)
-  return compiled.call, compiled.compile_seconds
-
-
-def num_params(pack: Pack, session: Session) -> int:
-  """Counts the parameters of a pack's slots for one seed."""
-  work = session.work
-  return pack.slots * pack.parent.num_params(work.input_shape, work.num_classes)
-
-
-def _predicted(pack: Pack, session: Session) -> float:
-  """Predicts the seconds that one device would take to train a pack."""
-  run = planning.seconds(pack.parent, pack.slots, session.work)
-  return run * len(pack.seeds)
-
-
-def is_long(placed: Placed) -> bool:
-  """Says whether work on a pack's images outlasts optimising its program."""
-  return _predicted(placed.pack, placed.session) > COLD_SECONDS
-
-
-def epochs_per_call(pack: Pack, session: Session) -> int:
-  """How many epochs a call may run to stay within CALL_SECONDS."""
-  predicted = _predicted(pack, session) / session.work.num_epochs
-  most = int(CALL_SECONDS / max(predicted, 1e-9))
-  return min(max(1, most), session.work.num_epochs)
-
-
 def in_parts(pack: Pack, work: Callable[[Pack], Any]) -> list[Any]:
   """Works on a pack, or on its halves where the whole does not fit the memory.
 
@@ -339,16 +361,3 @@ def in_parts(pack: Pack, work: Callable[[Pack], Any]) -> list[Any]:
         "lower --batch_size or --memory_limit"
       ) from error
   return [result for half in halves for result in in_parts(half, work)]
-
-
-def orders(session, seeds, first_epoch, numbers, length) -> np.ndarray:
-  """Minibatches of several epochs, int32 [S, length, T, B]; the rest is 0."""
-  work = session.work
-  steps = work.num_train // work.batch_size
-  order = np.zeros((len(seeds), length, steps, work.batch_size), np.int32)
-  for i, seed in enumerate(seeds):
-    for j, number in enumerate(numbers):
-      order[i, j] = training.data_order(
-        seed, first_epoch + number, work.num_train, work.batch_size
-      )
-  return order

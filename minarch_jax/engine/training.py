@@ -24,9 +24,6 @@ from minarch_jax.types import (
   TrainState,
 )
 
-# What a seed is used for; each purpose folds its own number into the key.
-INIT, PRUNE, AGAIN = 0, 1, 2
-
 
 class Step(NamedTuple):
   """Mean loss and share of correct answers of one minibatch."""
@@ -40,11 +37,6 @@ class Curve(NamedTuple):
 
   train: Step
   validation: evaluation.Score
-
-
-def key_for(seed: Array, purpose: int) -> jax.Array:
-  """Derives a key from (seed, purpose) alone, not from how many seeds run."""
-  return jax.random.fold_in(jax.random.key(seed), purpose)
 
 
 def data_order(
@@ -61,7 +53,19 @@ def data_order(
   return order[: steps * batch_size].reshape(steps, batch_size).astype(np.int32)
 
 
-def make_tx(config: Config) -> optax.GradientTransformation:
+class Optimizer(NamedTuple):
+  """The fields of a Config that decide the direction of a step."""
+
+  optimizer: str
+  weight_decay: float
+  momentum: float
+
+  @classmethod
+  def of(cls, config: Config) -> "Optimizer":
+    return cls(*(getattr(config, name) for name in cls._fields))
+
+
+def make_tx(config: Config | Optimizer) -> optax.GradientTransformation:
   """Makes the optimizer's direction; the learning rate is the step's argument.
 
   A rate per step as data, not inside the optimizer, lets one compiled program
@@ -172,34 +176,53 @@ def make_step(
   return step
 
 
-def make_run(step: Callable, totals: Callable) -> Callable:
+class Lesson(NamedTuple):
+  """What one network is trained on.
+
+  The first `steps` of T steps of the first `count` of E epochs are taken.
+
+  Attributes:
+    count, steps: int32 scalars.
+    order: int32 [E, T, B], indices of training images.
+    learning_rate: float32 [E, T].
+  """
+
+  count: Array
+  steps: Array
+  order: Array
+  learning_rate: Array
+
+
+def make_run(
+  step: Callable, totals: Callable, validation: tuple[int, int]
+) -> Callable:
   """Makes the one program of a pack: train some epochs, then score.
 
+  Args:
+    step: from `make_step`.
+    totals: from `evaluation.make_totals`.
+    validation: the chunks (first, last) of the validation split.
+
   Returns:
-    `run(state, count, steps, order, learning_rate, sizes, masks, train, chunks,
-    validation, final) -> (state, Curve, Score)`. The first `steps` of T steps
-    of the first `count` of E epochs are trained, each epoch followed by the
-    exact score of the chunks `validation` (first, last); at the end the chunks
-    `final` are scored, sums per chunk. With count 0 it only scores, so the same
-    program trains, retrains and evaluates. order int32 [E, T, B] indexes the
-    device-resident training images, learning_rate is [E, T]; the curve is [E],
-    zero beyond `count`.
+    `run(state, lesson, sizes, masks, chunks, final) -> (state, Curve, Score)`.
+    Each epoch of the lesson is followed by the exact score of the validation
+    split; at the end the chunks `final` (first, last) are scored, sums per
+    chunk. With count 0 it only scores, so the same program trains, retrains
+    and evaluates. The order indexes the images of `chunks`, which start with
+    the training split; the curve is [E], zero beyond `count`.
   """
+  beginning, end = map(np.int32, validation)
 
   def run(
     state: TrainState,
-    count: Array,
-    steps: Array,
-    order: Array,
-    learning_rate: Array,
+    lesson: Lesson,
     sizes: Sizes,
     masks: Masks,
-    train: Batch,
     chunks: evaluation.Chunks,
-    validation: tuple[Array, Array],
     final: tuple[Array, Array],
   ) -> tuple[TrainState, Curve, evaluation.Score]:
-    epochs = order.shape[0]
+    count, steps, order, learning_rate = lesson
+    epochs, train = order.shape[0], evaluation.images(chunks)
 
     def one_step(epoch):
       def body(t, carry):
@@ -223,7 +246,7 @@ def make_run(step: Callable, totals: Callable) -> Callable:
       )
       first, last = (
         jnp.where(training, a, b)
-        for a, b in zip(validation, final, strict=True)
+        for a, b in zip((beginning, end), final, strict=True)
       )
       score = totals(state.params, sizes, chunks, first, last)
       weights = chunks.weight.sum(axis=1)

@@ -5,10 +5,9 @@ import math
 from flax import linen as nn
 import jax
 
-from minarch_jax import architectures
-from minarch_jax.architectures import Architecture, Shape
-from minarch_jax.models import layers
-from minarch_jax.types import Sizes
+from minarch_jax.architectures import Architecture, cnn, Problem
+from minarch_jax.models import convolutions, layers
+from minarch_jax.types import Sizes, Tap
 
 
 class CNN(nn.Module):
@@ -20,11 +19,10 @@ class CNN(nn.Module):
   """
 
   architecture: Architecture
-  input_shape: Shape
-  num_classes: int
+  problem: Problem
   dtype: object = None
   convolution: str = "hybrid"
-  tap: layers.Tap = layers.no_tap
+  tap: Tap = layers.no_tap
 
   @nn.compact
   def __call__(self, x: jax.Array, sizes: Sizes) -> jax.Array:
@@ -40,11 +38,14 @@ class CNN(nn.Module):
         (3, 3, x.shape[-1], channels), 1, self.dtype, name=name
       )()
       x = self.tap(f"{name}/kernel", x)
-      x = layers.convolution(x, kernel, padding, self.convolution)
+      x = convolutions.convolve(x, kernel, padding, self.convolution)
       x = nn.relu(x + bias.reshape(1, 1, 1, -1))
-    pixels = math.prod(architectures.cnn_sizes(depth, self.input_shape)[-1])
+    pixels = math.prod(cnn.output_sizes(depth, self.problem.input_shape)[-1])
     x = x.reshape(x.shape[0], pixels, widths[-1])
     weights = layers.Kernel(
-      (pixels, widths[-1], self.num_classes), 1, self.dtype, name="output"
+      (pixels, widths[-1], self.problem.num_classes),
+      1,
+      self.dtype,
+      name="output",
     )()
     return layers.dense(self.tap("output/kernel", x), *weights)

@@ -6,9 +6,9 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-from minarch_jax.architectures import Architecture, Shape
+from minarch_jax.architectures import Architecture, Problem
 from minarch_jax.models import layers
-from minarch_jax.types import Sizes
+from minarch_jax.types import Sizes, Tap
 
 
 class DNN(nn.Module):
@@ -20,16 +20,15 @@ class DNN(nn.Module):
   """
 
   architecture: Architecture
-  input_shape: Shape
-  num_classes: int
+  problem: Problem
   dtype: object = None
   convolution: str = "stock"
-  tap: layers.Tap = layers.no_tap
+  tap: Tap = layers.no_tap
 
   @nn.compact
   def __call__(self, x: jax.Array, sizes: Sizes) -> jax.Array:
     x = x.reshape(x.shape[0], -1)
-    features = math.prod(self.input_shape)
+    features = math.prod(self.problem.input_shape)
     for i, width in enumerate(self.architecture.widths):
       name = f"hidden_{i}"
       weights = layers.Kernel((features, width), 1, self.dtype, name=name)()
@@ -39,7 +38,7 @@ class DNN(nn.Module):
         y = jnp.where(sizes["depth"] > i, y, _fit(x, width))
       x, features = y, width
     weights = layers.Kernel(
-      (features, self.num_classes), 1, self.dtype, name="output"
+      (features, self.problem.num_classes), 1, self.dtype, name="output"
     )()
     return layers.dense(self.tap("output/kernel", x), *weights)
 

@@ -9,10 +9,9 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-from minarch_jax import architectures
-from minarch_jax.architectures import Architecture, Shape
+from minarch_jax.architectures import Architecture, Problem, vit
 from minarch_jax.models import layers
-from minarch_jax.types import Array, Sizes
+from minarch_jax.types import Array, Sizes, Tap
 
 
 class Embedding(nn.Module):
@@ -52,7 +51,7 @@ class Attention(nn.Module):
   head_dim: int
   block: str
   dtype: object = None
-  tap: layers.Tap = layers.no_tap
+  tap: Tap = layers.no_tap
 
   @nn.compact
   def __call__(self, x: jax.Array, head_dim: Array) -> jax.Array:
@@ -80,7 +79,7 @@ class MLP(nn.Module):
   features: int
   block: str
   dtype: object = None
-  tap: layers.Tap = layers.no_tap
+  tap: Tap = layers.no_tap
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -99,7 +98,7 @@ class Block(nn.Module):
   head_dim: int
   mlp: int
   dtype: object = None
-  tap: layers.Tap = layers.no_tap
+  tap: Tap = layers.no_tap
 
   @nn.compact
   def __call__(self, x: jax.Array, sizes: Sizes) -> jax.Array:
@@ -125,15 +124,14 @@ class ViT(nn.Module):
   """The transformer of the architecture on images cut into patches."""
 
   architecture: Architecture
-  input_shape: Shape
-  num_classes: int
+  problem: Problem
   dtype: object = None
   convolution: str = "stock"
-  tap: layers.Tap = layers.no_tap
+  tap: Tap = layers.no_tap
 
   @nn.compact
   def __call__(self, x: jax.Array, sizes: Sizes) -> jax.Array:
-    dim, heads, head_dims, mlp = architectures.vit_widths(self.architecture)
+    dim, heads, head_dims, mlp = vit.split(self.architecture.widths)
     x = patches(x, int(self.architecture.options[0]))
     embed = layers.Kernel((x.shape[-1], dim), 1, self.dtype, name="embed")()
     x = layers.dense(self.tap("embed/kernel", x), *embed)
@@ -151,6 +149,6 @@ class ViT(nn.Module):
     x = layers.Norm(dim, name="norm")(x, sizes["dim"])
     x = x[:, 0] if class_token else x.mean(axis=1)
     output = layers.Kernel(
-      (dim, self.num_classes), 1, self.dtype, name="output"
+      (dim, self.problem.num_classes), 1, self.dtype, name="output"
     )()
     return layers.dense(self.tap("output/kernel", x), *output)

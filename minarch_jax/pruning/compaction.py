@@ -7,7 +7,6 @@ unit per axis always stays. The residual stream of a ViT keeps its width, since
 LayerNorm's statistics depend on it.
 """
 
-from collections.abc import Callable
 import dataclasses
 import math
 from typing import Any
@@ -18,8 +17,7 @@ from jax import core
 import jax.numpy as jnp
 import numpy as np
 
-from minarch_jax import architectures
-from minarch_jax.architectures import Architecture, Shape
+from minarch_jax.architectures import Architecture, Problem
 from minarch_jax.pruning import masks as masking
 from minarch_jax.pruning import trees
 from minarch_jax.types import Masks, Params
@@ -55,7 +53,7 @@ def compact(
       "compact needs concrete parameters: its result's shapes depend on their "
       "values; call it outside jit and vmap, one network at a time"
     )
-  spec = architecture.spec(*task_shape(architecture, params))
+  spec = architecture.spec(problem_of(architecture, params))
   given: dict[Any, Any] = dict(traverse_util.flatten_dict(params))
   for leaf in spec.leaves:
     shape = np.shape(given.get(leaf.path, ()))
@@ -65,7 +63,13 @@ def compact(
         f"has {spec.shape(leaf)}; give one network, without a seed axis"
       )
   flat = {path: np.array(leaf, np.float64) for path, leaf in given.items()}
-  widths = FAMILIES[architecture.family](architecture, flat)
+  remove_units = architecture.traits.remove_units
+  if remove_units is None:
+    raise ValueError(
+      f"compact cannot remove units of {architecture}: its family has no "
+      "`compact` (architectures.families.Family)"
+    )
+  widths = remove_units(architecture, flat)
   small = {
     path: jnp.asarray(leaf.astype(given[path].dtype))
     for path, leaf in flat.items()
@@ -74,8 +78,8 @@ def compact(
   return architecture, traverse_util.unflatten_dict(small)
 
 
-def task_shape(architecture: Architecture, params: Params) -> tuple[Shape, int]:
-  """Infers ((height, width, channels), classes) from parameter shapes.
+def problem_of(architecture: Architecture, params: Params) -> Problem:
+  """Infers the problem from parameter shapes.
 
   Only products of height and width are visible in a dense layer, so images are
   taken as square where they can be; every leaf's shape comes out right.
@@ -85,33 +89,14 @@ def task_shape(architecture: Architecture, params: Params) -> tuple[Shape, int]:
   """
   leaves: dict[Any, Any] = dict(traverse_util.flatten_dict(params))
   shapes = {path: np.shape(leaf) for path, leaf in leaves.items()}
-  first = {"dnn": "hidden_0", "cnn": "conv_0", "vit": "embed"}
-  for path in ((first[architecture.family], "kernel"), ("output", "bias")):
-    if path not in shapes:
-      raise ValueError(
-        f"params lack leaf {'/'.join(path)!r} of {architecture}; they have "
-        f"{', '.join('/'.join(p) for p in shapes)}"
-      )
-  classes = shapes["output", "bias"][-1]
-  entry = shapes[first[architecture.family], "kernel"]
-  if architecture.family == "dnn":
-    return (1, entry[-2], 1), classes
-  if architecture.family == "cnn":
-    height, width = _sides(shapes["output", "kernel"][-3])
-    if architecture.depth == 1:
-      return (height + 2, width + 2, entry[-2]), classes
-    scale = 1 << architecture.depth - 1
-    return (height * scale, width * scale, entry[-2]), classes
-  patch, pool = int(architecture.options[0]), architecture.options[1]
-  tokens = shapes["position", "embedding"][-2] - (pool == "cls")
-  height, width = _sides(tokens)
-  channels = entry[-2] // patch**2
-  return (height * patch, width * patch, channels), classes
-
-
-def _sides(area: int) -> tuple[int, int]:
-  side = math.isqrt(area)
-  return (side, side) if side * side == area else (area, 1)
+  traits = architecture.traits
+  try:
+    return traits.problem(shapes, architecture.widths, architecture.options)
+  except KeyError as error:
+    raise ValueError(
+      f"params lack leaf {'/'.join(error.args[0])!r} of {architecture}; they "
+      f"have {', '.join('/'.join(p) for p in shapes)}"
+    ) from None
 
 
 def _keep(used: np.ndarray) -> np.ndarray:
@@ -130,13 +115,17 @@ def _silent(kernel: np.ndarray, axis: int) -> np.ndarray:
   )
 
 
-# --- dnn and cnn -------------------------------------------------------------
+# --- layers one after the other ----------------------------------------------
 
 
-def _chain(architecture: Architecture, flat: Flat) -> list[int]:
-  """Layers one after the other: forward what is constant, backward the rest."""
-  name = "hidden" if architecture.family == "dnn" else "conv"
-  layers = [f"{name}_{i}" for i in range(architecture.depth)] + ["output"]
+def chain(architecture: Architecture, flat: Flat) -> list[int]:
+  """Removes units of layers NAME_0, NAME_1, ..., output, one after the other:
+  forward what is constant, backward the rest."""
+  del architecture
+  layers = sorted(
+    {path[0] for path in flat if path[0] != "output"},
+    key=lambda name: int(name.split("_")[-1]),
+  ) + ["output"]
   for here, after in zip(layers, layers[1:], strict=False):
     kernel, bias = flat[here, "kernel"], flat[here, "bias"]
     following = flat[after, "kernel"]
@@ -164,10 +153,11 @@ def _chain(architecture: Architecture, flat: Flat) -> list[int]:
   return widths[::-1]
 
 
-# --- vit ---------------------------------------------------------------------
+# --- transformers ------------------------------------------------------------
 
 
-def _vit(architecture: Architecture, flat: Flat) -> list[int]:
+def transformer(architecture: Architecture, flat: Flat) -> list[int]:
+  """Removes heads, what is inside them, and MLP units of every block."""
   widths = [architecture.widths[0]]
   for i in range(architecture.depth):
     widths += [*_attention(f"block_{i}", flat), _mlp(f"block_{i}", flat)]
@@ -247,11 +237,3 @@ def _shorten(flat: Flat, path: tuple[str, ...], order, live) -> None:
     array, order.reshape(*order.shape, *[1] * (array.ndim - 2)), axis=1
   )
   flat[path] = np.moveaxis(taken, (0, 1), (axis - 1, axis))
-
-
-FAMILIES: dict[str, Callable[[Architecture, Flat], list[int]]] = {
-  "dnn": _chain,
-  "cnn": _chain,
-  "vit": _vit,
-}
-assert FAMILIES.keys() == architectures.FAMILIES.keys()

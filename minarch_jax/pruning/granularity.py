@@ -233,23 +233,19 @@ def _block_expand(layer, mask):
 
 # --- unit --------------------------------------------------------------------
 
-# Axes of the residual stream and inside a head carry no unit of their own:
-# LayerNorm mixes the former, all three of query, key and value the latter.
-_NOT_UNITS = ("dim", "head_dim")
-
 
 def _unit_layers(tree: Tree, args) -> list[Layer]:
   """One layer for each axis of units; its members are all leaves with it."""
   if tree.spec is None:
     raise ValueError(
-      "granularity unit needs spec=, as architecture.spec(input_shape, "
-      "num_classes) gives it: which leaves share a unit cannot be seen from "
+      "granularity unit needs spec=, as architecture.spec(problem) "
+      "gives it: which leaves share a unit cannot be seen from "
       "their shapes"
     )
   index = {path: i for i, path in enumerate(tree.paths)}
   layers = []
   for axis in tree.spec.unit_axes:
-    if axis.split("/")[-1] in _NOT_UNITS:
+    if axis in tree.spec.fixed_axes:
       continue
     members, inputs = [], ()
     for leaf in tree.spec.leaves:

@@ -3,30 +3,52 @@
 from collections.abc import Sequence
 import dataclasses
 import os
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
 
-from minarch_jax import (
-  records,
-)
+from minarch_jax import pruning, records
 from minarch_jax.architectures import Architecture
 from minarch_jax.compression import grid as grids
 from minarch_jax.compression import running
+from minarch_jax.compression.grid import Cell, Precision
 from minarch_jax.config import Config, ConfigError, RETRAINING
 from minarch_jax.engine import packs
 from minarch_jax.engine import session as sessions
 from minarch_jax.engine.planning import Pack
 from minarch_jax.engine.session import Session
+from minarch_jax.stages import representatives as choices
 from minarch_jax.stages import rows as make_rows
 from minarch_jax.stages import setup, store, train
 from minarch_jax.stages.progress import Progress
+from minarch_jax.stages.train import Statistics
+
+
+class Design(NamedTuple):
+  """What is done to the trained networks.
+
+  Attributes:
+    cells: the one-shot grid, of every architecture.
+    precisions: what is scored after retraining.
+    retrained: the architectures that are retrained.
+    compared: those of them that have controls, one per family.
+  """
+
+  cells: list[Cell]
+  precisions: list[Precision]
+  retrained: list[Architecture]
+  compared: list[Architecture]
+
+  def of(self, pack: Pack) -> tuple[list[Architecture], list[Architecture]]:
+    """Lists what is retrained of a pack, and what of it has controls."""
+    chosen = [a for a in pack.architectures if a in self.retrained]
+    return chosen, [a for a in chosen if a in self.compared]
 
 
 def compress(
   session: Session, out: str, *, prune: bool = True, quantize: bool = True
-) -> list[dict[str, Any]]:
+) -> list[Statistics]:
   """Scores the trained networks pruned and rounded, one-shot and retrained.
 
   Args:
@@ -34,73 +56,33 @@ def compress(
     out: the results directory with the trained networks.
     prune, quantize: which axes of the grid to walk.
 
+  Returns:
+    One line of engine statistics per pack.
+
   Raises:
     ConfigError: networks are missing, or the directory holds retraining with
       other flags.
   """
-  config, work = session.config, session.work
-  members = setup.select(config, work.input_shape, work.num_classes)
-  recipe, rules = setup.recipe_id(session), grids.rules_of(config)
+  config = session.config
+  members = setup.select(config, session.problem)
   _check_retraining(out, config)
-  cells = grids.grid_of(config, prune, quantize)
-  settings = grids.settings_of(config) if quantize else [(32, 0)]
-  retrained = (
-    representatives(out, session, members)
-    if prune and config.finetune_share
-    else []
-  )
-  columns = [column.tolist() for column in cells]
-  if set(cells.activation_bits.tolist()) == {32}:
-    columns.pop()  # what rounds weights alone has the identity it always had
-  kind = {
-    "recipe": recipe,
-    "rules": rules,
-    "cells": columns,
-    "shares": config.quant_granularities,
-    "finetune": {name: getattr(config, name) for name in RETRAINING},
-    "controls": [config.controls, config.compared_sparsities],
-  }
-  further = grids.roundings_of(config)[len(config.quant_granularities) :]
-  if further:  # as above: absmax alone has the identity it always had
-    kind["roundings"] = further
-  largest = {a.family: a for a in retrained}.values()
-
-  def chosen_of(pack: Pack) -> tuple[list[Architecture], list[Architecture]]:
-    """Lists what is retrained of a pack, and what of it has controls."""
-    chosen = [a for a in pack.architectures if a in retrained]
-    return chosen, [a for a in chosen if a in largest]
-
+  design = _design(session, out, members, prune, quantize)
+  kind = _kind(session, design)
   todo, costs = [], {}
-  for pack in train.plan(session, members, list(config.seeds)):
-    names = [[str(a) for a in part] for part in chosen_of(pack)]
-    id = records.content_id([kind, *train.described(pack), *names])
+  for pack in packs.plan(session, members, list(config.seeds)):
+    names = [[str(a) for a in part] for part in design.of(pack)]
+    id = records.content_id([kind, *train.pack_id(pack), *names])
     if not records.exists(out, "compression", id):
       todo.append((id, pack))
-      chosen, _ = chosen_of(pack)
-      costs[id] = _compression_cost(session, pack, chosen, cells)
+      costs[id] = _cost(session, pack, design)
   todo.sort(key=lambda task: -costs[task[0]])  # the last ones end together
   with Progress("compress", sum(costs.values())) as progress:
 
-    def graded(pack: Pack) -> tuple[list[pl.DataFrame], dict[str, Any]]:
-      chosen, compared = chosen_of(pack)
-      params = store.load_params(out, recipe, pack.architectures, pack.seeds)
-      variants = grids.variants(pack, chosen, config)
-      variants += grids.control_variants(pack, compared, config)
-      dense, again, *seconds = running.compress(
-        session, pack, params, cells, variants, settings
-      )
-      rows = make_rows.oneshot_rows(session, recipe, pack, dense, cells)
-      if again is not None:
-        rows += make_rows.retrained_rows(
-          session, recipe, pack, again, variants, settings
-        )
-      if "small_dense" in config.controls:
-        rows += small_dense(session, recipe, pack, compared)
-      return rows, train.statistics_of("compress", pack, seconds, session)
-
-    def run(task) -> list[dict[str, Any]]:
+    def run(task: tuple[str, Pack]) -> list[Statistics]:
       id, pack = task
-      parts = sessions.in_parts(pack, graded)
+      parts = sessions.in_parts(
+        pack, lambda part: _compressed(session, out, part, design)
+      )
       rows = [table for tables, _ in parts for table in tables]
       records.write(out, "compression", id, pl.concat(rows, how="diagonal"))
       progress.advance(costs[id])
@@ -109,16 +91,116 @@ def compress(
     return sum(sessions.together(session, todo, run), [])
 
 
-def _compression_cost(session, pack, chosen, cells) -> float:
+def _design(
+  session: Session,
+  out: str,
+  members: Sequence[Architecture],
+  prune: bool,
+  quantize: bool,
+) -> Design:
+  config = session.config
+  precisions = grids.precisions_of(config)
+  retrained = []
+  if prune and config.finetune_share:
+    retrained = choices.representatives(session, out, members)
+  largest = {a.family: a for a in retrained}
+  return Design(
+    grids.cells_of(config, prune, quantize),
+    precisions if quantize else precisions[:1],
+    retrained,
+    list(largest.values()),
+  )
+
+
+def _kind(session: Session, design: Design) -> dict[str, Any]:
+  """What the rows of any pack depend on, besides the pack."""
+  config = session.config
+  return {
+    "recipe": setup.recipe_id(session),
+    "cells": design.cells,
+    "precisions": design.precisions,
+    "finetune": {name: getattr(config, name) for name in RETRAINING},
+    "controls": [config.controls, config.compared_sparsities],
+  }
+
+
+def _compressed(
+  session: Session, out: str, pack: Pack, design: Design
+) -> tuple[list[pl.DataFrame], Statistics]:
+  """Compresses one pack: its rows, and a line of statistics."""
+  config, recipe = session.config, setup.recipe_id(session)
+  chosen, compared = design.of(pack)
+  params = store.load_params(out, recipe, pack.architectures, pack.seeds)
+  retrainings = grids.retrainings_of(config, chosen)
+  retrainings += grids.controls_of(config, compared)
+  found = running.compress(
+    session, pack, params, design.cells, retrainings, design.precisions
+  )
+  rows = make_rows.oneshot(session, recipe, pack, found, design.cells)
+  rows += make_rows.retrained(
+    session, recipe, pack, found, retrainings, design.precisions
+  )
+  if "small_dense" in config.controls:
+    rows += _small_dense(session, recipe, pack, compared)
+  seconds = (found.compile_seconds, found.run_seconds)
+  return rows, train.statistics_of("compress", session, pack, seconds)
+
+
+def _small_dense(
+  session: Session,
+  recipe: str,
+  pack: Pack,
+  compared: Sequence[Architecture],
+) -> list[pl.DataFrame]:
+  """Trains dense networks of as many parameters for as many steps.
+
+  They are narrower, so they take the slots of the pack that holds what they are
+  compared with, and its program. Their rows stand under the architecture they
+  are a control of.
+  """
+  main, *_ = grids.rules_of(session.config)
+  dense, *_ = grids.precisions_of(session.config)
+  tasks = [
+    (architecture, Cell(main, sparsity, dense))
+    for architecture in compared
+    for sparsity in session.config.compared_sparsities
+  ]
+  more = running.retraining_rates(session)
+  steps = session.work.num_steps + more.size
+  rows = []
+  for first in range(0, len(tasks), pack.slots):
+    part = tasks[first : first + pack.slots]
+    small = tuple(_shrunk(session, a, cell.sparsity) for a, cell in part)
+    trained = packs.train(
+      session, dataclasses.replace(pack, architectures=small), more=more
+    )
+    rows += [
+      make_rows.small_dense(session, recipe, trained, i, task, steps)
+      for i, task in enumerate(part)
+    ]
+  return rows
+
+
+def _shrunk(
+  session: Session, architecture: Architecture, sparsity: float
+) -> Architecture:
+  """The dense network with the parameters that pruning leaves."""
+  spec = architecture.spec(session.problem)
+  sizes = [np.prod(spec.shape(leaf)) for leaf in spec.leaves if leaf.is_weight]
+  left = spec.num_params - round(sparsity * int(sum(sizes)))
+  return pruning.small_dense(architecture, left, *session.problem)
+
+
+def _cost(session: Session, pack: Pack, design: Design) -> float:
   """Predicts seconds: forward passes of the grid, then the retraining."""
   work, config = session.work, session.config
   images = len(session.dataset.validation.y) + len(session.dataset.test.y)
-  seconds = train.predicted_seconds(pack, session)
-  forward = seconds / work.num_epochs * images / work.num_train / 3
-  retrained = (
-    len(chosen) / pack.slots * len(config.sparsities) * len(config.criteria)
-  )
-  return forward * len(cells.rule) + seconds * config.finetune_share * retrained
+  training = train.predicted_seconds(session, pack)
+  forward = training / work.num_epochs * images / work.num_train / 3
+  share = len(design.of(pack)[0]) / pack.slots
+  retrained = share * len(config.sparsities) * len(config.criteria)
+  retraining = training * config.finetune_share * retrained
+  return forward * len(design.cells) + retraining
 
 
 def _check_retraining(out: str, config: Config) -> None:
@@ -133,66 +215,3 @@ def _check_retraining(out: str, config: Config) -> None:
         f"--{name}={value}, but {out} holds retraining with "
         f"{name}={before[name]}; use that value or another --out"
       )
-
-
-def representatives(
-  out: str, session: Session, members: Sequence[Architecture]
-) -> list[Architecture]:
-  """Chooses the architectures that are retrained, on validation alone.
-
-  Per family, along the parameter axis: of every depth the smallest at or above
-  the minimal parameter count, and the one nearest to five times as large.
-  """
-  if session.config.finetune == "all":
-    return list(members)
-  from minarch_jax import analysis  # half a second of scipy
-
-  shape = (session.work.input_shape, session.work.num_classes)
-  found = analysis.minimal_parameters(records.read(out), session.config)
-  smallest = {
-    row["family"]: row["p_min"] for row in found.iter_rows(named=True)
-  }
-  chosen = []
-  for family in dict.fromkeys(a.family for a in members):
-    group = [a for a in members if a.family == family]
-    group.sort(key=lambda a: a.num_params(*shape))
-    limit = smallest.get(family) or group[len(group) // 2].num_params(*shape)
-    above = [a for a in group if a.num_params(*shape) >= limit]
-    for depth in sorted({a.depth for a in above}):
-      chosen += [a for a in above if a.depth == depth][:1]
-    distance = [abs(np.log(a.num_params(*shape) / limit / 5)) for a in above]
-    chosen += [above[int(np.argmin(distance))]] if above else []
-  return list(dict.fromkeys(chosen))
-
-
-def small_dense(
-  session: Session,
-  recipe: str,
-  pack: Pack,
-  compared: Sequence[Architecture],
-) -> list[pl.DataFrame]:
-  """Trains dense networks of as many parameters for as many steps.
-
-  They are narrower, so they take the slots of the pack that holds what they are
-  compared with, and its program. Their rows stand under the architecture they
-  are a control of.
-  """
-  tasks = [
-    (a, sparsity)
-    for a in compared
-    for sparsity in session.config.compared_sparsities
-  ]
-  more = running.retraining_rates(session)
-  steps = session.work.num_steps + more.size
-  found = []
-  for first in range(0, len(tasks), pack.slots):
-    part = tasks[first : first + pack.slots]
-    small = tuple(make_rows.shrunk(session, *task) for task in part)
-    trained = packs.train(
-      session, dataclasses.replace(pack, architectures=small), more=more
-    )
-    found += [
-      make_rows.small_rows(session, recipe, trained, i, *task, steps)
-      for i, task in enumerate(part)
-    ]
-  return found

@@ -1,37 +1,35 @@
-"""Turns what packs return into rows of the three tables."""
+"""Turns what packs return into rows of the tables."""
 
 from collections.abc import Mapping, Sequence
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
 
-from minarch_jax import pruning, quantization, records
+from minarch_jax import quantization, records
 from minarch_jax.architectures import Architecture, Spec
-from minarch_jax.compression import grid as grids
 from minarch_jax.compression import running
-from minarch_jax.compression.grid import Cells, Rule, Variant
+from minarch_jax.compression.grid import Cell, Precision, Retraining
 from minarch_jax.compression.programs import Outcome
-from minarch_jax.engine import packs
+from minarch_jax.compression.running import Compressed
+from minarch_jax.engine.packs import Trained
 from minarch_jax.engine.planning import Pack
 from minarch_jax.engine.session import Session
-from minarch_jax.pruning import trees
 from minarch_jax.quantization import layouts, Rounding
 
 
-def who(
+def identity(
   session: Session, run_id: str, architecture: Architecture
 ) -> dict[str, Any]:
   """Says whose rows they are: the columns that all tables of networks share."""
-  shape = (session.work.input_shape, session.work.num_classes)
   return {
     "run_id": run_id,
     "dataset": session.dataset.name,
     "family": architecture.family,
     "architecture": str(architecture),
     "depth": architecture.depth,
-    "params": architecture.num_params(*shape),
+    "params": architecture.spec(session.problem).num_params,
   }
 
 
@@ -41,9 +39,10 @@ def _finite(values: Any) -> pl.Series:
   return pl.Series(values).set(~pl.Series(np.isfinite(values)), None)
 
 
-def networks(
-  session: Session, run_id: str, trained: packs.Trained
-) -> pl.DataFrame:
+# --- training ----------------------------------------------------------------
+
+
+def networks(session: Session, run_id: str, trained: Trained) -> pl.DataFrame:
   """Makes one row per network of a trained pack."""
   dataset, work = session.dataset, session.work
   scores, seeds = trained.scores, trained.pack.seeds
@@ -74,12 +73,12 @@ def networks(
       ).with_columns(
         pl.lit(value).alias(name)
         for name, value in {
-          **who(session, run_id, architecture),
+          **identity(session, run_id, architecture),
           "fingerprint": dataset.fingerprint,
-          "macs": architecture.macs(work.input_shape, work.num_classes),
+          "macs": architecture.spec(session.problem).macs,
           "steps": work.num_steps,
           "epochs": work.num_epochs,
-          "num_classes": work.num_classes,
+          "num_classes": session.problem.num_classes,
           "num_validation": sizes["validation"],
           "num_test": sizes["test"],
           "seconds": trained.run_seconds / num_networks,
@@ -89,16 +88,14 @@ def networks(
   return pl.concat(frames)
 
 
-def _first_bad(trained: packs.Trained) -> np.ndarray:
+def _first_bad(trained: Trained) -> np.ndarray:
   """First epoch (from 1) with a loss that is not finite; 0 = none. [S, A]."""
   curve = trained.curve
   bad = ~np.isfinite(curve.train.loss) | ~np.isfinite(curve.validation.loss)
   return np.where(bad.any(-1), bad.argmax(-1) + 1, 0)
 
 
-def curves(
-  session: Session, run_id: str, trained: packs.Trained
-) -> pl.DataFrame:
+def curves(session: Session, run_id: str, trained: Trained) -> pl.DataFrame:
   """Makes one row per network and epoch of a trained pack."""
   work, curve = session.work, trained.curve
   epochs = np.arange(1, work.num_epochs + 1)
@@ -127,6 +124,195 @@ def curves(
   return pl.concat(frames)
 
 
+# --- compression -------------------------------------------------------------
+
+
+class Graded(NamedTuple):
+  """Results of one architecture: every seed in every cell.
+
+  Attributes:
+    architecture: of the networks.
+    seeds: S of them.
+    cells: among those of each (rule, sparsity) there is one of 32 bits.
+    outcome: arrays [S, cells, ...].
+    steps: training steps the networks have seen.
+    schedule: oneshot or finetune.
+    control: what was done to the found mask or the weights under it, if
+      anything.
+  """
+
+  architecture: Architecture
+  seeds: Sequence[int]
+  cells: Sequence[Cell]
+  outcome: Outcome
+  steps: int
+  schedule: str = "oneshot"
+  control: str = records.NONE
+
+
+def oneshot(
+  session: Session,
+  run_id: str,
+  pack: Pack,
+  found: Compressed,
+  cells: Sequence[Cell],
+) -> list[pl.DataFrame]:
+  """Makes the rows of the one-shot grid."""
+  steps = session.work.num_steps
+  return [
+    compressed(
+      session,
+      run_id,
+      Graded(
+        a, pack.seeds, cells, _member(session, pack, found.oneshot, i, a), steps
+      ),
+    )
+    for i, a in enumerate(pack.architectures)
+  ]
+
+
+def retrained(
+  session: Session,
+  run_id: str,
+  pack: Pack,
+  found: Compressed,
+  retrainings: Sequence[Retraining],
+  precisions: Sequence[Precision],
+) -> list[pl.DataFrame]:
+  """Makes the rows of retraining; none where nothing was retrained."""
+  if found.retrained is None:
+    return []
+  steps = session.work.num_steps + math.prod(running.retraining_steps(session))
+  frames = []
+  for i, (architecture, rule, sparsity, control) in enumerate(retrainings):
+    cells = [Cell(rule, sparsity, precision) for precision in precisions]
+    outcome = _member(session, pack, found.retrained, i, architecture)
+    graded = Graded(
+      *(architecture, pack.seeds, cells, outcome, steps, "finetune", control)
+    )
+    frames.append(compressed(session, run_id, graded))
+  return frames
+
+
+def small_dense(
+  session: Session,
+  run_id: str,
+  trained: Trained,
+  index: int,
+  replaced: tuple[Architecture, Cell],
+  steps: int,
+) -> pl.DataFrame:
+  """Makes the rows of a small dense network, a control of pruning.
+
+  Args:
+    trained: a pack of such networks.
+    index: which of its architectures.
+    replaced: the large architecture, under whose name the rows stand, and the
+      cell that pruning is compared in.
+    steps: training steps the networks have seen.
+  """
+  architecture, cell = replaced
+  small, seeds = trained.pack.architectures[index], trained.pack.seeds
+  spec, size = (a.spec(session.problem) for a in (architecture, small))
+  counts = [math.prod(size.shape(leaf)) for leaf in size.leaves]
+  outcome = Outcome(
+    np.asarray(trained.scores.validation.correct)[:, index : index + 1],
+    np.asarray(trained.scores.test.correct)[:, index : index + 1],
+    np.tile(counts, (len(seeds), 1, 1)),
+  )
+  graded = Graded(
+    small, seeds, [cell], outcome, steps, "finetune", "small_dense"
+  )
+  return compressed(session, run_id, graded).with_columns(
+    architecture=pl.lit(str(architecture)),
+    depth=pl.lit(architecture.depth),
+    params=pl.lit(spec.num_params),
+    achieved_sparsity=pl.lit(1 - size.num_params / spec.num_params),
+  )
+
+
+def _member(
+  session: Session,
+  pack: Pack,
+  outcome: Outcome,
+  index: int,
+  architecture: Architecture,
+) -> Outcome:
+  own, parent = (a.spec(session.problem) for a in (architecture, pack.parent))
+  return running.of_member(outcome, index, own, parent)
+
+
+def compressed(session: Session, run_id: str, graded: Graded) -> pl.DataFrame:
+  """Makes one row per seed and cell of one architecture."""
+  dataset, outcome, cells = session.dataset, graded.outcome, graded.cells
+  spec = graded.architecture.spec(session.problem)
+  roundings = [cell.precision.rounding for cell in cells]
+  bits = np.array([cell.precision.bits for cell in cells], np.int64)
+  nonzeros = np.asarray(outcome.nonzeros, np.int64)
+  sizes = np.array([np.prod(spec.shape(leaf)) for leaf in spec.leaves])
+  weights = np.array([leaf.is_weight for leaf in spec.leaves])
+  kernels = np.array([leaf.is_kernel for leaf in spec.leaves])
+  positions = np.array([leaf.positions for leaf in spec.leaves])
+  attention = spec.macs - int((sizes * positions * kernels).sum())
+  pruned = _before_rounding(cells, nonzeros)
+  columns: Mapping[str, Any] = {
+    "seed": np.repeat(np.asarray(graded.seeds, np.int64), len(cells)),
+    "achieved_sparsity": 1
+    - pruned[..., weights].sum(-1).ravel() / sizes[weights].sum(),
+    "dead_layers": (pruned[..., kernels] == 0).sum(-1).ravel(),
+    "val_accuracy": outcome.validation.ravel() / len(dataset.validation.y),
+    "test_accuracy": outcome.test.ravel() / len(dataset.test.y),
+    "bytes": stored_bytes(spec, nonzeros, bits, roundings).ravel(),
+    "nonzeros": nonzeros.sum(-1).ravel(),
+    "macs": (nonzeros * positions * kernels).sum(-1).ravel() + attention,
+  }
+  for name, values in _settings(cells).items():
+    columns[name] = np.tile(values, len(graded.seeds))
+  return pl.DataFrame(columns).with_columns(
+    pl.lit(value).alias(name)
+    for name, value in {
+      **identity(session, run_id, graded.architecture),
+      "schedule": graded.schedule,
+      "control": graded.control,
+      "steps": graded.steps,
+    }.items()
+  )
+
+
+def _settings(cells: Sequence[Cell]) -> dict[str, np.ndarray]:
+  """The columns that say what each cell is; none where nothing is rounded."""
+  none = records.NONE
+  rows = []
+  for (criterion, scope, granularity), sparsity, precision in cells:
+    bits, rounding, activation_bits = precision
+    narrow = bits < 32
+    scaled = narrow and quantization.format_of(rounding).scaled
+    rows.append(
+      {
+        "criterion": criterion,
+        "scope": scope,
+        "granularity": granularity,
+        "sparsity": round(float(np.float32(sparsity)), 6),
+        "bits": bits,
+        "activation_bits": activation_bits,
+        "quantizer": rounding.quantizer if narrow else none,
+        "quant_granularity": rounding.granularity if scaled else none,
+      }
+    )
+  return {name: np.array([row[name] for row in rows]) for name in rows[0]}
+
+
+def _before_rounding(cells: Sequence[Cell], nonzeros: np.ndarray) -> np.ndarray:
+  """The counts of each cell's 32-bit neighbour, [S, cells, leaves]."""
+  neighbour = {
+    (cell.rule, cell.sparsity): i
+    for i, cell in enumerate(cells)
+    if cell.precision.bits == 32
+  }
+  index = [neighbour[cell.rule, cell.sparsity] for cell in cells]
+  return nonzeros[:, index]
+
+
 def stored_bytes(
   spec: Spec,
   nonzeros: np.ndarray,
@@ -153,7 +339,7 @@ def stored_bytes(
   for i, leaf in enumerate(spec.leaves):
     shape = spec.shape(leaf)
     size = int(np.prod(shape))
-    if leaf.path[-1] not in ("kernel", "embedding"):
+    if not leaf.is_weight:
       total += 4 * size
       continue
     scales = {
@@ -180,200 +366,3 @@ def has_scales(bits: np.ndarray, roundings: Sequence[Rounding]) -> np.ndarray:
   """Says in which cells a scale is stored with the weights."""
   scaled = [quantization.format_of(each).scaled for each in roundings]
   return np.array(scaled) & (bits < 32)
-
-
-def compressed(
-  session: Session,
-  run_id: str,
-  architecture: Architecture,
-  seeds: Sequence[int],
-  rules: Sequence[Rule],
-  cells: Cells,
-  outcome: Outcome,
-  *,
-  schedule: str,
-  steps: int,
-  control: str = records.NONE,
-) -> pl.DataFrame:
-  """Makes one row per seed and cell of one architecture.
-
-  Args:
-    outcome: arrays [S, cells, ...]; among the cells of each (rule, sparsity)
-      there is one of 32 bits.
-    schedule: oneshot or finetune.
-    steps: training steps the networks have seen.
-    control: what was done instead of pruning in earnest.
-  """
-  config, dataset = session.config, session.dataset
-  spec = architecture.spec(session.work.input_shape, session.work.num_classes)
-  known = grids.roundings_of(config)
-  roundings = [known[index] for index in cells.rounding]
-  bits = np.asarray(cells.bits, np.int64)
-  activation_bits = np.asarray(cells.activation_bits, np.int64)
-  nonzeros = np.asarray(outcome.nonzeros, np.int64)
-  pruned = _before_rounding(cells, nonzeros)
-  prunable = np.array(
-    [leaf.path[-1] in ("kernel", "embedding") for leaf in spec.leaves]
-  )
-  sizes = np.array([np.prod(spec.shape(leaf)) for leaf in spec.leaves])
-  kernels = np.array([leaf.is_kernel for leaf in spec.leaves])
-  positions = np.array([leaf.positions for leaf in spec.leaves])
-  attention = spec.macs - int((sizes * positions * kernels).sum())
-  num_cells, num_seeds = len(bits), len(seeds)
-  quantizers = [each.quantizer for each in roundings]
-  granularities = [each.granularity for each in roundings]
-  scaled = has_scales(bits, roundings)
-  columns: Mapping[str, Any] = {
-    "seed": np.repeat(np.asarray(seeds, np.int64), num_cells),
-    "criterion": [rules[r].criterion for r in cells.rule] * num_seeds,
-    "scope": [rules[r].scope for r in cells.rule] * num_seeds,
-    "granularity": [rules[r].granularity for r in cells.rule] * num_seeds,
-    "sparsity": np.tile(
-      np.round(cells.sparsity.astype(np.float64), 6), num_seeds
-    ),
-    "achieved_sparsity": 1
-    - pruned[..., prunable].sum(-1).ravel() / sizes[prunable].sum(),
-    "dead_layers": (pruned[..., kernels] == 0).sum(-1).ravel(),
-    "bits": np.tile(bits, num_seeds),
-    "activation_bits": np.tile(activation_bits, num_seeds),
-    "quantizer": np.tile(np.where(bits < 32, quantizers, "none"), num_seeds),
-    "quant_granularity": np.tile(
-      np.where(scaled, granularities, "none"), num_seeds
-    ),
-    "val_accuracy": outcome.validation.ravel() / len(dataset.validation.y),
-    "test_accuracy": outcome.test.ravel() / len(dataset.test.y),
-    "bytes": stored_bytes(spec, nonzeros, bits, roundings).ravel(),
-    "nonzeros": nonzeros.sum(-1).ravel(),
-    "macs": (nonzeros * positions * kernels).sum(-1).ravel() + attention,
-  }
-  return pl.DataFrame(columns).with_columns(
-    pl.lit(value).alias(name)
-    for name, value in {
-      **who(session, run_id, architecture),
-      "schedule": schedule,
-      "control": control,
-      "steps": steps,
-    }.items()
-  )
-
-
-def _before_rounding(cells: Cells, nonzeros: np.ndarray) -> np.ndarray:
-  """The counts of each cell's 32-bit neighbour, [S, cells, leaves]."""
-  neighbour = {
-    (rule, sparsity): i
-    for i, (rule, sparsity, bits) in enumerate(
-      zip(*(column.tolist() for column in cells[:3]), strict=True)
-    )
-    if bits == 32
-  }
-  index = [
-    neighbour[pair]
-    for pair in zip(cells.rule.tolist(), cells.sparsity.tolist(), strict=True)
-  ]
-  return nonzeros[:, index]
-
-
-Settings = Sequence[tuple[int, int]]  # (bits, rounding)
-
-
-def oneshot_rows(
-  session: Session, recipe: str, pack: Pack, outcome: Outcome, cells: Cells
-) -> list[pl.DataFrame]:
-  """Makes the rows of the one-shot grid."""
-  return [
-    compressed(
-      session,
-      recipe,
-      architecture,
-      pack.seeds,
-      grids.rules_of(session.config),
-      cells,
-      _member(session, pack, outcome, i, architecture),
-      schedule="oneshot",
-      steps=session.work.num_steps,
-    )
-    for i, architecture in enumerate(pack.architectures)
-  ]
-
-
-def retrained_rows(
-  session: Session,
-  recipe: str,
-  pack: Pack,
-  outcome: Outcome,
-  variants: Sequence[Variant],
-  settings: Settings,
-) -> list[pl.DataFrame]:
-  """Makes the rows of retraining."""
-  work, config = session.work, session.config
-  more = math.prod(running.retraining_steps(session))
-  found = []
-  for i, variant in enumerate(variants):
-    architecture = pack.architectures[variant.member]
-    cells = grids.make_cells([(variant.rule, variant.sparsity)], settings)
-    found.append(
-      compressed(
-        session,
-        recipe,
-        architecture,
-        pack.seeds,
-        grids.rules_of(config),
-        cells,
-        _member(session, pack, outcome, i, architecture),
-        schedule="finetune",
-        steps=work.num_steps + more,
-        control=variant.control,
-      )
-    )
-  return found
-
-
-def shrunk(session, architecture, sparsity) -> Architecture:
-  """The dense network with the parameters that pruning leaves."""
-  shape = (session.work.input_shape, session.work.num_classes)
-  spec = architecture.spec(*shape)
-  prunable = sum(
-    math.prod(spec.shape(leaf))
-    for leaf in spec.leaves
-    if leaf.path[-1] in trees.NAMES
-  )
-  left = spec.num_params - round(sparsity * prunable)
-  return pruning.small_dense(architecture, left, *shape)
-
-
-def small_rows(session, recipe, trained, i, architecture, sparsity, steps):
-  """The rows of one small network, under the name of the large one."""
-  shape = (session.work.input_shape, session.work.num_classes)
-  small, seeds = trained.pack.architectures[i], trained.pack.seeds
-  spec, size = architecture.spec(*shape), small.spec(*shape)
-  counts = [math.prod(size.shape(leaf)) for leaf in size.leaves]
-  outcome = Outcome(
-    trained.scores.validation.correct[:, i : i + 1],
-    trained.scores.test.correct[:, i : i + 1],
-    np.tile(counts, (len(seeds), 1, 1)),
-  )
-  cells = grids.make_cells([(0, sparsity)], [(32, 0)])
-  return compressed(
-    session,
-    recipe,
-    small,
-    seeds,
-    grids.rules_of(session.config),
-    cells,
-    outcome,
-    schedule="finetune",
-    steps=steps,
-    control="small_dense",
-  ).with_columns(
-    architecture=pl.lit(str(architecture)),
-    depth=pl.lit(architecture.depth),
-    params=pl.lit(spec.num_params),
-    achieved_sparsity=pl.lit(1 - size.num_params / spec.num_params),
-  )
-
-
-def _member(session, pack, outcome, index, architecture) -> Outcome:
-  shape = (session.work.input_shape, session.work.num_classes)
-  return running.of_member(
-    outcome, index, architecture.spec(*shape), pack.parent.spec(*shape)
-  )

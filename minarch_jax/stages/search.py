@@ -9,6 +9,7 @@ import polars as pl
 
 from minarch_jax import records
 from minarch_jax.analysis import search
+from minarch_jax.architectures import Problem
 from minarch_jax.config import Config
 from minarch_jax.engine.session import Session
 from minarch_jax.stages import setup, train
@@ -20,14 +21,13 @@ def candidates_of(config: Config) -> Families:
   """Lists the architectures of a configuration with their sizes, by family.
 
   Raises:
-    ConfigError: as `study.check`.
+    ConfigError: as `setup.check`.
   """
-  found = setup.check(config)
-  shape = (found.input_shape, found.num_classes)
+  problem = Problem.of(setup.check(config))
   families: dict[str, dict[str, int]] = {}
-  for member in setup.select(config, *shape):
+  for member in setup.select(config, problem):
     sizes = families.setdefault(member.family, {})
-    sizes[str(member)] = member.num_params(*shape)
+    sizes[str(member)] = member.spec(problem).num_params
   return families
 
 

@@ -1,7 +1,6 @@
 """Prunes trained packs one layer at a time, and compares the masks of seeds."""
 
-from collections.abc import Sequence
-import dataclasses
+from collections.abc import Callable, Sequence
 import itertools
 from typing import NamedTuple
 
@@ -14,15 +13,16 @@ from minarch_jax import pruning, records
 from minarch_jax.architectures import Architecture, Spec
 from minarch_jax.compression import grid as grids
 from minarch_jax.compression import running
-from minarch_jax.config import Config
-from minarch_jax.engine import evaluation
+from minarch_jax.engine import evaluation, packs
 from minarch_jax.engine import session as sessions
 from minarch_jax.engine.planning import Pack
-from minarch_jax.engine.session import Session
+from minarch_jax.engine.programs import Program
+from minarch_jax.engine.session import Network, Session
 from minarch_jax.pruning import positions, selection
-from minarch_jax.stages import compress, setup, store, train
 from minarch_jax.stages import rows as make_rows
+from minarch_jax.stages import setup, store, train
 from minarch_jax.stages.progress import Progress
+from minarch_jax.stages.representatives import representatives
 
 TABLES = ("sensitivity", "overlap")
 Rows = tuple[pl.DataFrame, pl.DataFrame]  # of the two tables
@@ -58,9 +58,8 @@ def chosen(session: Session, out: str) -> list[Architecture]:
   """
   members = store.trained(session, out, records.read(out).networks)
   if session.config.architectures:
-    shape = (session.work.input_shape, session.work.num_classes)
-    return setup.select(session.config, *shape)
-  return compress.representatives(out, session, members)
+    return setup.select(session.config, session.problem)
+  return representatives(session, out, members)
 
 
 def complete(
@@ -83,7 +82,7 @@ def complete(
   kind = [recipe, rule.criterion, rule.granularity, sparsities_of(session)]
   # Seeds that did not fit one pack are compared all the same.
   groups: dict[tuple[Architecture, ...], list[Pack]] = {}
-  for pack in train.plan(session, members, seeds):
+  for pack in packs.plan(session, members, seeds):
     groups.setdefault(pack.architectures, []).append(pack)
   todo = []
   for architectures, parts in groups.items():
@@ -119,16 +118,12 @@ def sparsities_of(session: Session) -> list[float]:
 
 
 def of_first_rule(session: Session) -> Session:
-  """Narrows a session to its first criterion and granularity, global scope.
-
-  Programs of several rules have the same arguments: they are kept apart.
-  """
-  config: Config = session.config.replace(
+  """Narrows a session to its first criterion and granularity, global scope."""
+  return session.with_config(
     criteria=session.config.criteria[:1],
     granularities=session.config.granularities[:1],
     scopes=("global",),
   )
-  return dataclasses.replace(session, config=config, programs={})
 
 
 def measure(session: Session, out: str, parts: Sequence[Pack]) -> Rows:
@@ -159,40 +154,58 @@ def measure(session: Session, out: str, parts: Sequence[Pack]) -> Rows:
   return pl.concat(curves), pl.concat(overlaps)
 
 
+def _make_sensitivity(
+  *, network: Network, validation: tuple[int, int]
+) -> Callable:
+  """Prunes each layer alone, and marks what global scope keeps."""
+  totals = evaluation.make_totals(network.model.apply)
+
+  def function(params, cuts, sparsities, sizes, data):
+    def hits(pruned):
+      return totals(pruned, sizes, data, *validation).correct.sum()
+
+    def kept(level):
+      marks = positions.marks_at(cuts, level)
+      layers = selection.take_apart(cuts.order.pools, marks)
+      return jnp.packbits(jnp.concatenate(layers))
+
+    correct = pruning.curves(params, cuts.order, sparsities, hits)
+    return correct, jax.lax.map(kept, jnp.arange(len(sparsities)))
+
+  return function
+
+
+SENSITIVITY = Program(
+  _make_sensitivity,
+  {
+    "params": "network",
+    "cuts": "network",
+    "sparsities": "shared",
+    "sizes": "member",
+    "data": "shared",
+  },
+)
+
+
 def _measured(session: Session, out: str, pack: Pack) -> Measured:
   recipe = setup.recipe_id(session)
   params = store.load_params(out, recipe, pack.architectures, pack.seeds)
   sparsities = sparsities_of(session)
-  ranked = running.rank(session, pack, params, sparsities)
-  placed, (cuts,) = ranked.placed, ranked.cuts
-
-  def make():
-    totals = evaluation.make_totals(placed.model.apply)
-    first, last = session.splits["validation"]
-
-    def function(params, cuts, sparsities, sizes, data):
-      def hits(pruned):
-        return totals(pruned, sizes, data, first, last).correct.sum()
-
-      def kept(level):
-        marks = positions.marks_at(cuts, level)
-        layers = selection.take_apart(cuts.order.pools, marks)
-        return jnp.packbits(jnp.concatenate(layers))
-
-      correct = pruning.curves(params, cuts.order, sparsities, hits)
-      return correct, jax.lax.map(kept, jnp.arange(len(sparsities)))
-
-    return function, ("network", "network", "shared", "member", "shared"), ()
-
+  (rule,) = grids.rules_of(session.config)
+  ranked = running.rank(session, pack, params, [rule], sparsities)
+  placed, cuts = ranked.placed, ranked.cuts[rule]
   found = placed.run(
-    "sensitivity",
-    make,
-    placed.put(ranked.params, "network"),
-    cuts,
-    placed.put(np.array(sparsities, np.float32), "shared"),
-    placed.sizes,
-    session.data,
+    SENSITIVITY,
+    static={
+      "network": placed.network,
+      "validation": session.splits["validation"],
+    },
     hot=True,  # every cell scores all validation images
+    params=ranked.params,
+    cuts=cuts,
+    sparsities=np.array(sparsities, np.float32),
+    sizes=placed.sizes,
+    data=session.data,
   )
   correct, kept = jax.device_get(found)
   ranking = cuts.order
@@ -202,7 +215,7 @@ def _measured(session: Session, out: str, pack: Pack) -> Measured:
   groups = np.add.reduceat(jax.device_get(ranking.sizes), starts, axis=-1)
   ends = np.cumsum([0, *pools.sizes])
   marks = [slice(*pair) for pair in itertools.pairwise(ends.tolist())]
-  forward = _forward(ranking, placed.spec)
+  forward = _forward(ranking, placed.network.spec)
   keep = (slice(len(pack.seeds)), slice(len(pack.architectures)))
   return Measured(
     pack,
@@ -347,7 +360,7 @@ def _constants(
 ) -> dict[str, pl.Expr]:
   (rule,) = grids.rules_of(session.config)
   values = {
-    **make_rows.who(session, setup.recipe_id(session), architecture),
+    **make_rows.identity(session, setup.recipe_id(session), architecture),
     "criterion": rule.criterion,
     "granularity": rule.granularity,
   }

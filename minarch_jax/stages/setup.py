@@ -5,10 +5,9 @@ import jax
 import numpy as np
 
 from minarch_jax import architectures, data, pruning, records
-from minarch_jax.architectures import Architecture, Spec
+from minarch_jax.architectures import Architecture, Problem, Spec
 from minarch_jax.compression import grid as grids
 from minarch_jax.config import Config, ConfigError
-from minarch_jax.engine import population
 from minarch_jax.engine import session as sessions
 from minarch_jax.engine.session import Session
 from minarch_jax.types import Dataset
@@ -32,13 +31,9 @@ def check(config: Config) -> data.Description:
       f"--batch_size={config.batch_size} is larger than the training split of "
       f"{config.dataset} ({found.num_train} images)"
     )
-  members = select(config, found.input_shape, found.num_classes)
-  for architecture in members:
-    _check_rules(
-      config,
-      architecture,
-      architecture.spec(found.input_shape, found.num_classes),
-    )
+  problem = Problem.of(found)
+  for architecture in select(config, problem):
+    _check_rules(config, architecture, architecture.spec(problem))
   return found
 
 
@@ -64,7 +59,7 @@ def _check_rules(
       ) from None
 
 
-def select(config, input_shape, num_classes) -> list[Architecture]:
+def select(config: Config, problem: Problem) -> list[Architecture]:
   """Lists the architectures of a configuration.
 
   Raises:
@@ -72,11 +67,7 @@ def select(config, input_shape, num_classes) -> list[Architecture]:
   """
   try:
     return architectures.select(
-      config.architectures,
-      config.grid,
-      config.families,
-      input_shape,
-      num_classes,
+      config.architectures, config.grid, config.families, problem
     )
   except ValueError as error:
     raise ConfigError(f"--architectures: {error}") from None
@@ -93,9 +84,7 @@ def load(config: Config) -> Dataset:
 
 
 def open_session(config: Config) -> Session:
-  """Starts the devices, loads the data and puts them there."""
-  population.use_cores()
-  population.use_cache(config.compilation_cache_dir)
+  """Loads the data of a configuration and opens a session on it."""
   return sessions.open_session(config, load(config))
 
 

@@ -1,0 +1,121 @@
+"""Compiled programs: each declared once, compiled once for what it depends on.
+
+A `Program` says by name what its arguments are. What its function closes over
+(rules, roundings, optimizer, types) is passed to `make` as static values, which
+are part of the key of the compiled program: two configurations in one process
+cannot be given each other's program.
+"""
+
+from collections.abc import Callable, Mapping
+import concurrent.futures
+import dataclasses
+import inspect
+import threading
+from typing import Any
+
+import jax
+
+from minarch_jax.engine import population
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+  """Declares a program.
+
+  Attributes:
+    make: a function of a module that takes the static values as keywords and
+      returns the function of one network, whose arguments are those of `kinds`
+      in order. It must depend on nothing else.
+    kinds: name -> kind (see `population`) of every argument, a tree of arrays.
+    donated: names of the arguments whose buffers the results may overwrite.
+  """
+
+  make: Callable[..., Callable]
+  kinds: Mapping[str, str]
+  donated: tuple[str, ...] = ()
+
+  def __post_init__(self):
+    closed = inspect.getclosurevars(self.make).nonlocals
+    if closed:
+      raise ValueError(
+        f"{self.make.__qualname__} closes over {', '.join(closed)}; make it a "
+        "function of a module that takes them as static values"
+      )
+
+  def ordered(self, arguments: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Puts arguments in the order of `kinds`.
+
+    Raises:
+      TypeError: one is missing or unknown.
+    """
+    if arguments.keys() != self.kinds.keys():
+      wrong = sorted(arguments.keys() ^ self.kinds.keys())
+      raise TypeError(
+        f"{self.make.__name__} takes {', '.join(self.kinds)}; wrong or "
+        f"missing: {', '.join(wrong)}"
+      )
+    return tuple(arguments[name] for name in self.kinds)
+
+
+class Table:
+  """The programs compiled so far; threads that run packs share it.
+
+  It only ever grows: a cache, not a state.
+  """
+
+  def __init__(self):
+    self._compiled: dict[Any, concurrent.futures.Future] = {}
+    self._lock = threading.Lock()
+
+  def __len__(self) -> int:
+    return len(self._compiled)
+
+  def find(
+    self,
+    program: Program,
+    static: Mapping[str, Any],
+    layout: population.Mapping,
+    arguments: tuple[Any, ...],
+    hot: bool,
+  ) -> tuple[Callable, float]:
+    """Returns a compiled program and the seconds spent compiling it now.
+
+    Of several threads that need a program one compiles it and the others wait.
+
+    Args:
+      program: the declaration.
+      static: hashable values for `program.make`.
+      layout: how it is mapped over members, seeds and devices.
+      arguments: in the order of `program.kinds`; their shapes count.
+      hot: as for `population.compile`.
+    """
+    shapes = tuple(
+      (leaf.shape, str(leaf.dtype)) for leaf in jax.tree.leaves(arguments)
+    )
+    key = (
+      *(program.make, tuple(sorted(static.items())), layout),
+      *(shapes, jax.tree.structure(arguments)),
+    )
+    with self._lock:
+      found = self._compiled.get(key)
+      ours = found is None
+      if found is None:
+        found = self._compiled[key] = concurrent.futures.Future()
+    if not ours:
+      return found.result().call, 0.0
+    try:
+      compiled = population.compile(
+        program.make(**static),
+        tuple(program.kinds.values()),
+        layout,
+        arguments,
+        tuple(list(program.kinds).index(name) for name in program.donated),
+        hot=hot,
+      )
+    except BaseException as error:
+      with self._lock:
+        del self._compiled[key]  # the next that asks tries again
+      found.set_exception(error)
+      raise
+    found.set_result(compiled)
+    return compiled.call, compiled.compile_seconds

@@ -1,0 +1,1 @@
+"""What is retrained of a compressed pack, and the rows its results make."""
