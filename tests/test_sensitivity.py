@@ -15,7 +15,6 @@ import polars as pl
 import polars.testing
 import pytest
 from scipy import stats
-import simulated
 
 import minarch_jax as ma
 from minarch_jax import (
@@ -34,6 +33,7 @@ from minarch_jax.analysis import statistics
 from minarch_jax.architectures import Architecture
 from minarch_jax.config import Config, ConfigError
 from minarch_jax.report import figures
+from tests.analysis import simulated
 
 # The shallow DNN trains in the deep one's parent, and lacks its layers.
 CONFIG = Config(

@@ -5,26 +5,26 @@ from typing import Any
 import polars as pl
 
 from minarch_jax.analysis import tables as _tables
+from minarch_jax.analysis.claims.verdicts import claims
 from minarch_jax.analysis.comparison import compare
 from minarch_jax.analysis.controls import control_differences
 from minarch_jax.analysis.convergence import convergence_phases
-from minarch_jax.analysis.damage import (
+from minarch_jax.analysis.minimal import minimal_parameters, p_at
+from minarch_jax.analysis.outcomes import outcomes
+from minarch_jax.analysis.probes import probe_predictions
+from minarch_jax.analysis.pruning import pruning_phases, redundancy_by_depth
+from minarch_jax.analysis.quantization import (
   activation_damage,
   damage_slopes,
   joint_damage,
   quantization_damage,
   quantizer_damage,
 )
-from minarch_jax.analysis.judgement import outcomes
-from minarch_jax.analysis.labels import regime_boundaries, regimes
-from minarch_jax.analysis.minimal import minimal_parameters, p_at
-from minarch_jax.analysis.probes import probe_predictions
-from minarch_jax.analysis.pruning import pruning_phases, redundancy_by_depth
 from minarch_jax.analysis.recommendation import guidance, recommend
+from minarch_jax.analysis.regimes import regime_boundaries, regimes
 from minarch_jax.analysis.sensitivity import layer_sensitivity, mask_overlap
 from minarch_jax.analysis.summaries import summary
 from minarch_jax.analysis.tables import one_recipe, plain, under
-from minarch_jax.analysis.verdicts import claims
 from minarch_jax.config import Config
 
 __all__ = [

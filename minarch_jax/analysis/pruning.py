@@ -6,15 +6,13 @@ import numpy as np
 import polars as pl
 
 from minarch_jax import records as records_lib
-from minarch_jax.analysis import judgement, statistics, tables
+from minarch_jax.analysis import statistics, tables
+from minarch_jax.analysis.outcomes import judged
 from minarch_jax.config import Config
 
 Array = np.ndarray
 SETTING = ("criterion", "scope", "granularity", "schedule")
-GROUP = (
-  *("dataset", "family", "architecture", "depth", "params"),
-  *SETTING,
-)
+GROUP = (*tables.ARCHITECTURE, *SETTING)
 THRESHOLDS = ("free_margin", "collapse_share", "confidence")
 
 
@@ -115,7 +113,7 @@ _COLUMNS = (
 def learned(records: tables.Records, config: Config) -> pl.DataFrame:
   """The networks that did not fail: keys, chance and label-free facts."""
   return (
-    judgement.judged(
+    judged(
       records.networks.with_columns(
         rise=pl.lit(None, pl.Float64), falls=pl.lit(None, pl.Boolean)
       ),

@@ -5,11 +5,12 @@ from typing import Any
 import polars as pl
 
 from minarch_jax.analysis import controls as controls_lib
-from minarch_jax.analysis import damage as damage_lib
-from minarch_jax.analysis import labels as labels_lib
 from minarch_jax.analysis import minimal as minimal_lib
 from minarch_jax.analysis import pruning as pruning_lib
-from minarch_jax.analysis import tables, verdicts
+from minarch_jax.analysis import quantization as quantization_lib
+from minarch_jax.analysis import tables
+from minarch_jax.analysis.claims import verdicts
+from minarch_jax.analysis.regimes import LABELS, regimes
 from minarch_jax.config import Config
 
 
@@ -34,11 +35,11 @@ def summary(
       known[name] = make(records, config)
     return known[name]
 
-  labels = frame("regimes", labels_lib.regimes)
+  labels = frame("regimes", regimes)
   minimal = frame("minimal_parameters", minimal_lib.minimal_parameters)
   pruned = frame("pruning_phases", pruning_lib.pruning_phases)
   controls = frame("controls", controls_lib.control_differences)
-  damage = frame("quantization", damage_lib.quantization_damage)
+  damage = frame("quantization", quantization_lib.quantization_damage)
   if known.get("claims") is None:
     known["claims"] = verdicts.claims(records, config, **known)
   return [
@@ -90,7 +91,7 @@ def _size(row: dict[str, Any]) -> str:
 
 
 def _redundancy(pruned: pl.DataFrame, labels: pl.DataFrame) -> list[str]:
-  by = list(labels_lib.ARCHITECTURE)
+  by = list(tables.ARCHITECTURE)
   stable = labels.filter(pl.col("label") != "unstable").select(by)
   rows = pruned.join(stable, on=by, how="semi").filter(
     pl.col("criterion") != "random"
@@ -144,9 +145,7 @@ def _damage(damage: pl.DataFrame) -> list[str]:
 
 
 def _regimes(labels: pl.DataFrame) -> str:
-  counts = [
-    f"{(labels['label'] == name).sum()} {name}" for name in labels_lib.LABELS
-  ]
+  counts = [f"{(labels['label'] == name).sum()} {name}" for name in LABELS]
   return f"regimes of {len(labels)} architectures: {', '.join(counts)}"
 
 

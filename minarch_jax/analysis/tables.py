@@ -13,6 +13,7 @@ Records = records_lib.Records
 DEFAULTS = Config()
 
 NETWORK = records_lib.NETWORK
+ARCHITECTURE = ("dataset", "family", "architecture", "depth", "params")
 CHUNK = 4_000_000  # values of one curve column held at a time
 
 

@@ -6,7 +6,7 @@ import re
 import vl_convert
 
 from minarch_jax.report import theme
-from minarch_jax.report.findings import Figure
+from minarch_jax.report.reading import Figure
 
 FORMATS = ("svg", "png", "pdf")
 _PNG_SCALE = 2.0

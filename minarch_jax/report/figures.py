@@ -3,16 +3,16 @@
 from collections.abc import Callable
 
 from minarch_jax.report import (
+  claims,
   convergence,
-  layers,
   pruning,
   quantization,
-  verdicts,
+  sensitivity,
 )
-from minarch_jax.report.findings import Figure, Findings
+from minarch_jax.report.reading import Figure, Reading
 
 # Draws a figure, or returns None when the records have nothing to show in it.
-DrawFn = Callable[[Findings], Figure | None]
+DrawFn = Callable[[Reading], Figure | None]
 
 FIGURES: dict[str, DrawFn] = {
   "accuracy": convergence.accuracy,
@@ -21,10 +21,10 @@ FIGURES: dict[str, DrawFn] = {
   "phases": convergence.phases,
   "sparsity": pruning.sparsity,
   "redundancy": pruning.redundancy,
-  "sensitivity": layers.sensitivity,
-  "overlap": layers.overlap,
+  "sensitivity": sensitivity.sensitivity,
+  "overlap": sensitivity.overlap,
   "damage": quantization.damage,
   "surface": quantization.surface,
   "pareto": quantization.pareto,
-  "claims": verdicts.claims,
+  "claims": claims.claims,
 }

@@ -9,7 +9,7 @@ import jinja2
 
 from minarch_jax import config as config_lib
 from minarch_jax.report import export, tables
-from minarch_jax.report.findings import Figure, Findings
+from minarch_jax.report.reading import Figure, Reading
 
 
 class Section(NamedTuple):
@@ -122,12 +122,12 @@ SECTIONS = (
 
 
 def render(
-  findings: Findings, figures: Mapping[str, Figure], svgs: Mapping[str, str]
+  reading: Reading, figures: Mapping[str, Figure], svgs: Mapping[str, str]
 ) -> str:
   """Writes the page; figures and tables that have nothing to show are left out.
 
   Args:
-    findings: what is reported.
+    reading: what is reported.
     figures: titles and captions by name.
     svgs: the same figures, drawn.
   """
@@ -150,7 +150,7 @@ def render(
     shown = [
       numbered("table", table._asdict())
       for name, caption in section.tables.items()
-      if (table := tables.shown(findings, name, caption))
+      if (table := tables.shown(reading, name, caption))
     ]
     if drawn or shown:
       sections.append(section._asdict() | {"figures": drawn, "tables": shown})
@@ -160,13 +160,13 @@ def render(
     undefined=jinja2.StrictUndefined,
   )
   return environment.from_string(_resource("page.html")).render(
-    title=f"Minimal architectures: {', '.join(findings.datasets)}",
-    run=describe_run(findings),
-    answer=[(line, _section_of(line)) for line in findings.summary],
-    notes=notes(findings),
+    title=f"Minimal architectures: {', '.join(reading.datasets)}",
+    run=describe_run(reading),
+    answer=[(line, _section_of(line)) for line in reading.summary],
+    notes=notes(reading),
     sections=sections,
     formats=export.FORMATS,
-    provenance=provenance(findings),
+    provenance=provenance(reading),
     style=_resource("page.css"),
     script=_resource("page.js"),
   )
@@ -192,43 +192,43 @@ def _resource(name: str) -> str:
   return resources.files("minarch_jax.report").joinpath(name).read_text()
 
 
-def describe_run(findings: Findings) -> str:
+def describe_run(reading: Reading) -> str:
   """Says in one line what was trained."""
-  networks = findings.records.networks
+  networks = reading.records.networks
   epochs = sorted(set(networks["epochs"]))
   seeds = networks["seed"].n_unique()
   architectures = networks.select("dataset", "architecture").unique()
   parts = (
     f"{len(networks):,} networks",
-    f"{len(architectures):,} architectures ({', '.join(findings.families)})",
+    f"{len(architectures):,} architectures ({', '.join(reading.families)})",
     f"{seeds} seed{'' if seeds == 1 else 's'}",
     f"{' or '.join(map(str, epochs[:3]))} epochs",
-    f"{len(findings.records.compression):,} compression settings measured",
+    f"{len(reading.records.compression):,} compression settings measured",
   )
   return " \u00b7 ".join(parts)
 
 
-def notes(findings: Findings) -> list[str]:
+def notes(reading: Reading) -> list[str]:
   """Says what the test split of each data set is, where it is not official."""
-  described = findings.study.get("datasets", {})
+  described = reading.study.get("datasets", {})
   named = {
     name: described.get(name, {}).get("test_note", "")
-    for name in findings.datasets
+    for name in reading.datasets
   }
   return [
     f"Test split of {name}: {note}" for name, note in named.items() if note
   ]
 
 
-def provenance(findings: Findings) -> dict[str, list[tuple[str, str]]]:
+def provenance(reading: Reading) -> dict[str, list[tuple[str, str]]]:
   """Arranges thresholds and study.json as captioned lists of pairs."""
   thresholds = [
-    (name, f"{getattr(findings.config, name):g}")
+    (name, f"{getattr(reading.config, name):g}")
     for name in config_lib.THRESHOLDS
   ]
   groups = {"Thresholds of this report (each a flag)": thresholds}
   loose = []
-  for name, value in findings.study.items():
+  for name, value in reading.study.items():
     if name == "packs":
       continue  # a table of its own
     if isinstance(value, Mapping) and value:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from minarch_jax.report.findings import Findings
+from minarch_jax.report.reading import Reading
 
 MOST_ROWS = 400  # more rows than this are only in the CSV file
 
@@ -269,9 +269,9 @@ COLUMNS: Mapping[str, tuple[Column, ...]] = {
 }
 
 
-def shown(findings: Findings, name: str, caption: str) -> Shown | None:
+def shown(reading: Reading, name: str, caption: str) -> Shown | None:
   """Prepares a table for the page; None when it has no rows."""
-  frame = findings.tables.get(name)
+  frame = reading.tables.get(name)
   if frame is None or frame.is_empty():
     return None
   columns = [

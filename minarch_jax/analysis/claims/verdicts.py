@@ -6,18 +6,15 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from minarch_jax.analysis import (
-  compression_claims,
-  judgement,
-  learning_claims,
-  tables,
-)
 from minarch_jax.analysis import convergence as convergence_lib
-from minarch_jax.analysis import damage as damage_lib
-from minarch_jax.analysis import labels as labels_lib
 from minarch_jax.analysis import minimal as minimal_lib
 from minarch_jax.analysis import pruning as pruning_lib
-from minarch_jax.analysis.findings import Evidence, Finding
+from minarch_jax.analysis import quantization as quantization_lib
+from minarch_jax.analysis import tables
+from minarch_jax.analysis.claims import compression, learning
+from minarch_jax.analysis.claims.findings import Evidence, Finding
+from minarch_jax.analysis.outcomes import outcomes
+from minarch_jax.analysis.regimes import regimes
 from minarch_jax.config import Config
 
 Test = Callable[[Evidence, Config], Finding]
@@ -36,19 +33,17 @@ def evidence(records: tables.Records, config: Config, **known: Any) -> Evidence:
   def frame(name, make):
     return known[name] if known.get(name) is not None else make()
 
-  outcomes = frame("outcomes", lambda: judgement.outcomes(records, config))
+  judged = frame("outcomes", lambda: outcomes(records, config))
   drops = pruning_lib.pruning_drops(records, config)
   return Evidence(
-    outcomes,
+    judged,
     frame(
       "regimes",
-      lambda: labels_lib.regimes(records, config, outcomes=outcomes),
+      lambda: regimes(records, config, outcomes=judged),
     ),
     frame(
       "minimal_parameters",
-      lambda: minimal_lib.minimal_parameters(
-        records, config, outcomes=outcomes
-      ),
+      lambda: minimal_lib.minimal_parameters(records, config, outcomes=judged),
     ),
     frame(
       "convergence_phases",
@@ -60,7 +55,7 @@ def evidence(records: tables.Records, config: Config, **known: Any) -> Evidence:
     ),
     frame(
       "quantization",
-      lambda: damage_lib.quantization_damage(records, config),
+      lambda: quantization_lib.quantization_damage(records, config),
     ),
     drops,
   )
@@ -124,40 +119,38 @@ def claims(
 CLAIMS: dict[str, Claim] = {
   "C1": Claim(
     "performance is largely invariant to architecture",
-    learning_claims.invariance,
+    learning.invariance,
     "accuracy",
   ),
-  "C2": Claim(
-    "there are three regimes", learning_claims.three_regimes, "accuracy"
-  ),
+  "C2": Claim("there are three regimes", learning.three_regimes, "accuracy"),
   "C3": Claim(
     "stable learning has a minimal parameter count",
-    learning_claims.minimal_count,
+    learning.minimal_count,
     "accuracy",
   ),
   "C4": Claim(
     "convergence and pruning have distinct phases",
-    learning_claims.distinct_phases,
+    learning.distinct_phases,
     "phases",
   ),
   "C5": Claim(
     "deeper networks resist pruning better",
-    compression_claims.depth_resists,
+    compression.depth_resists,
     "redundancy",
   ),
   "C6": Claim(
     "redundancy reaches 60 %",
-    compression_claims.redundancy_reached,
+    compression.redundancy_reached,
     "redundancy",
   ),
   "C7": Claim(
     "quantization hurts small models more",
-    compression_claims.small_suffer,
+    compression.small_suffer,
     "damage",
   ),
   "C8": Claim(
     "quantization hurts harder data sets more",
-    compression_claims.hard_suffer,
+    compression.hard_suffer,
     "damage",
   ),
 }

@@ -10,9 +10,9 @@ import polars as pl
 
 from minarch_jax import records as records_lib
 from minarch_jax.analysis import sensitivity as analysis
-from minarch_jax.report import findings as findings_lib
+from minarch_jax.report import reading as reading_lib
 from minarch_jax.report import selection, theme
-from minarch_jax.report.findings import Figure, Findings
+from minarch_jax.report.reading import Figure, Reading
 
 MOST_PANELS = 6  # architectures of one family that are mapped
 COLUMNS = 3
@@ -20,28 +20,28 @@ _CELL = (20, 15)  # width and height of a cell, in pixels
 _TITLE = 35  # height of a map's title and the space above it
 
 
-def sensitivity(findings: Findings) -> Figure | None:
+def sensitivity(reading: Reading) -> Figure | None:
   """Maps the accuracy lost when one layer alone is pruned."""
-  table = findings.tables.get("sensitivity")
+  table = reading.tables.get("sensitivity")
   if table is None or table.is_empty():
     return None
-  table = _primary(findings, table).filter(pl.col("sparsity") > 0)
+  table = _primary(reading, table).filter(pl.col("sparsity") > 0)
   if table.is_empty():
     return None
   name = pl.format("{}, {}", "dataset", "architecture")
   frame = theme.heat(
     table.with_columns(
-      panel=name if len(findings.datasets) > 1 else pl.col("architecture"),
+      panel=name if len(reading.datasets) > 1 else pl.col("architecture"),
       name=analysis.short("layer"),
     )
   )
   panels = [
     panel
-    for family in findings.families
-    for dataset in findings.datasets
+    for family in reading.families
+    for dataset in reading.datasets
     for panel in _spread(
       frame.filter(family=family, dataset=dataset),
-      max(2, MOST_PANELS // len(findings.datasets)),
+      max(2, MOST_PANELS // len(reading.datasets)),
     )
   ]
   layers = {
@@ -68,7 +68,7 @@ def sensitivity(findings: Findings) -> Figure | None:
     "Accuracy lost by pruning one layer alone",
     alt.hconcat(*columns, data=theme.ROWS, spacing=18),
     "Points of validation accuracy below the same seed's unpruned network, "
-    f"mean over seeds ({findings_lib.seeds(table)}; intervals are in the "
+    f"mean over seeds ({reading_lib.seeds(table)}; intervals are in the "
     "table), when that layer alone is pruned and nothing is retrained. Layers "
     f"stand from the input to the output; {_rule(table)}; each layer keeps at "
     f"least one group. {few}{count} architectures.",
@@ -76,12 +76,12 @@ def sensitivity(findings: Findings) -> Figure | None:
   )
 
 
-def _primary(findings: Findings, table: pl.DataFrame) -> pl.DataFrame:
+def _primary(reading: Reading, table: pl.DataFrame) -> pl.DataFrame:
   """Keeps one criterion and granularity."""
   criteria = table["criterion"].unique().to_list()
   criterion = selection.preferred(
     [c for c in criteria if c != "random"] or criteria,
-    ("magnitude", *findings.config.criteria),
+    ("magnitude", *reading.config.criteria),
   )
   table = table.filter(criterion=criterion)
   return table.filter(granularity=selection.granularity(table))
@@ -126,12 +126,12 @@ def _map(panel: str, names: list[str], width: int, axis: bool) -> Any:
   )
 
 
-def overlap(findings: Findings) -> Figure | None:
+def overlap(reading: Reading) -> Figure | None:
   """Draws how far the masks of two seeds agree, and what chance would give."""
-  table = findings.tables.get("overlap")
+  table = reading.tables.get("overlap")
   if table is None or table.is_empty():
     return None
-  table = _primary(findings, table).filter(
+  table = _primary(reading, table).filter(
     pl.col("sparsity") > 0, layer=records_lib.ALL_LAYERS
   )
   if table.is_empty():
@@ -205,16 +205,16 @@ def overlap(findings: Findings) -> Figure | None:
   chart, drawn = theme.panels(
     [chance, frame],
     layers,
-    ("family", findings.families),
-    ("dataset", findings.datasets),
+    ("family", reading.families),
+    ("dataset", reading.datasets),
     height=210,
   )
   return Figure(
     "Overlap of the masks of two seeds",
     chart,
     "Kept by both divided by kept by either (Jaccard), mean over the pairs of "
-    f"seeds ({findings_lib.seeds(table)}), one line per architecture; bars: "
-    f"{findings.config.confidence:.0%} intervals, seeds being the sample. "
+    f"seeds ({reading_lib.seeds(table)}), one line per architecture; bars: "
+    f"{reading.config.confidence:.0%} intervals, seeds being the sample. "
     f"{_rule(table).capitalize()}, global scope. Dashed: random masks of that "
     "sparsity, d / (2 \u2212 d) where a fraction d is kept. Dotted: the masks "
     "shuffled within their layers: what agreeing on how much each layer keeps, "

@@ -13,7 +13,6 @@ from minarch_jax.analysis import pruning, statistics, tables
 from minarch_jax.config import Config
 
 FORMAT = ("bits", "quant_granularity", "quantizer", "activation_bits")
-ARCHITECTURE = ("dataset", "family", "architecture", "depth", "params")
 
 _WHOLE = (pl.col("bits") == 32) & tables.COMPUTED
 # What is rounded, each kind of rows apart from the others.
@@ -51,7 +50,7 @@ def paired_damage(
   rows = rows.join(
     pruning.learned(records, config), on=tables.NETWORK, how="inner"
   )
-  keys = ("run_id", *ARCHITECTURE, "seed", *by)
+  keys = ("run_id", *tables.ARCHITECTURE, "seed", *by)
   dense = (
     rows.filter(_WHOLE).group_by(keys).agg(dense=pl.col("val_accuracy").mean())
   )
@@ -62,7 +61,7 @@ def paired_damage(
     .join(dense, on=keys, how="inner")
     .with_columns(damage=pl.col("dense") - pl.col("val_accuracy"))
     .drop("run_id", "dense", "val_accuracy")
-    .sort(*ARCHITECTURE, *by, *FORMAT, "seed")
+    .sort(*tables.ARCHITECTURE, *by, *FORMAT, "seed")
   )
 
 
@@ -113,7 +112,7 @@ def summarised(
   rows: pl.DataFrame, by: Sequence[str], config: Config
 ) -> pl.DataFrame:
   """Mean, interval and adjusted p-value of `damage` per group."""
-  names = (*ARCHITECTURE, *by, *FORMAT)
+  names = (*tables.ARCHITECTURE, *by, *FORMAT)
   groups, _, matrix = tables.seed_matrix(rows, names, "damage")
   mean, low, high, n = statistics.mean_interval(matrix, config.confidence)
   _, _, deviation = statistics.moments(matrix)
@@ -176,7 +175,7 @@ def joint_damage(
   """
   by = (*pruning.SETTING, "sparsity")
   rows = paired_damage(records, config, by=by)
-  keys = (*ARCHITECTURE, *pruning.SETTING, *FORMAT, "seed")
+  keys = (*tables.ARCHITECTURE, *pruning.SETTING, *FORMAT, "seed")
   dense = rows.filter(pl.col("sparsity") == 0).select(
     *keys, pl.col("damage").alias("alone")
   )
@@ -186,7 +185,7 @@ def joint_damage(
     damage=pl.col("damage") - pl.col("alone")
   )
   together = summarised(paired.drop("alone"), by, config)
-  on = (*ARCHITECTURE, *by, *FORMAT)
+  on = (*tables.ARCHITECTURE, *by, *FORMAT)
   return frame.drop("p_adjusted", "confidence").join(
     together.select(
       *on,

@@ -7,11 +7,12 @@ import sys
 import numpy as np
 import polars as pl
 import pytest
-import simulated
 
 from minarch_jax import analysis
-from minarch_jax.analysis import findings, matching, recommendation, verdicts
+from minarch_jax.analysis import recommendation
+from minarch_jax.analysis.claims import findings, matching, verdicts
 from minarch_jax.config import Config, THRESHOLDS
+from tests.analysis import simulated
 
 CONFIG = Config(num_bootstrap=300)
 LEAN = {
@@ -320,7 +321,7 @@ def test_summary_chooses_on_validation():
 
 def test_analysis_does_not_import_jax():
   code = (
-    "import sys; sys.path.insert(0, 'tests'); import simulated; "
+    "import sys; from tests.analysis import simulated; "
     "from minarch_jax import analysis; "
     "analysis.analyse(simulated.simulate(datasets=('easy',), num_seeds=2)); "
     "assert not [m for m in sys.modules if m.split('.')[0] in ('jax', 'flax')]"

@@ -26,6 +26,15 @@ def outcomes(records: tables.Records, config: Config) -> pl.DataFrame:
   return judged(joined, config)
 
 
+def known_outcomes(
+  records: tables.Records, config: Config, known: pl.DataFrame | None
+) -> pl.DataFrame:
+  """Returns the outcomes that a caller has, or judges every network."""
+  if known is not None:
+    return known
+  return outcomes(tables.one_recipe(records)[0], config)
+
+
 def chance_thresholds(networks: pl.DataFrame, config: Config) -> pl.DataFrame:
   """Per data set: chance (1 / C) and the least accuracy above it."""
   sets = networks.select("dataset", "num_classes", "num_validation").unique()

@@ -7,14 +7,14 @@ import altair as alt
 import polars as pl
 
 from minarch_jax.report import theme
-from minarch_jax.report.findings import Figure, Findings
+from minarch_jax.report.reading import Figure, Reading
 
 _WIDTH, _HEIGHT, _MARGIN, _WORDS = 380, 22, 300, 52  # pixels x 3, characters
 
 
-def claims(findings: Findings) -> Figure | None:
+def claims(reading: Reading) -> Figure | None:
   """Draws the effect of each claim with its interval and verdict."""
-  table = findings.tables["claims"]
+  table = reading.tables["claims"]
   if table.is_empty():
     return None
   words = [_words(row) for row in table.iter_rows(named=True)]
@@ -57,7 +57,7 @@ def claims(findings: Findings) -> Figure | None:
     "The claims",
     chart,
     "Effect of each claim with its "
-    f"{findings.config.confidence:.0%} interval, each in its own unit; "
+    f"{reading.config.confidence:.0%} interval, each in its own unit; "
     "colour and shape: verdict. A dashed line marks no effect. "
     "Definitions, n and what each rests on are in the table.",
     theme.rows(frame.with_columns(zero=0.0)),

@@ -6,10 +6,10 @@ import dataclasses
 import numpy as np
 import polars as pl
 
-from minarch_jax.analysis import judgement, monotone, statistics, tables
+from minarch_jax.analysis import monotone, statistics, tables
+from minarch_jax.analysis.outcomes import judged, known_outcomes
 from minarch_jax.config import Config
 
-ARCHITECTURE = ("dataset", "family", "architecture", "depth", "params")
 LABELS = ("unstable", "learning", "overfitting")
 THRESHOLDS = (
   "eps_sigma",
@@ -43,14 +43,14 @@ def regimes(
   Returns:
     One row per architecture, sorted by data set, family and params.
   """
-  rows = _outcomes(records, config, outcomes)
+  rows = known_outcomes(records, config, outcomes)
   frame = label(rows, config)
   for name, factor in (("label_halved", 0.5), ("label_doubled", 2.0)):
     other = scaled(config, factor)
-    moved = label(judgement.judged(rows, other), other)
+    moved = label(judged(rows, other), other)
     frame = frame.join(
-      moved.select(*ARCHITECTURE, pl.col("label").alias(name)),
-      on=ARCHITECTURE,
+      moved.select(*tables.ARCHITECTURE, pl.col("label").alias(name)),
+      on=tables.ARCHITECTURE,
       how="left",
       maintain_order="left",
     )
@@ -74,7 +74,7 @@ def label(rows: pl.DataFrame, config: Config) -> pl.DataFrame:
   """Counts outcomes per architecture and applies the label's rule."""
   over = pl.col("overfits").fill_null(False) & ~pl.col("failed")
   frame = (
-    rows.group_by(ARCHITECTURE)
+    rows.group_by(tables.ARCHITECTURE)
     .agg(
       n_seeds=pl.len(),
       mean_accuracy=pl.col("val_accuracy").mean(),
@@ -141,7 +141,7 @@ def regime_boundaries(
     The columns of `by`, boundary, p, p_low, p_high (null = open side),
     n_architectures, status (bracketed, below grid, above grid).
   """
-  labels = label(_outcomes(records, config, outcomes), config)
+  labels = label(known_outcomes(records, config, outcomes), config)
   rows = []
   for key, group in labels.sort(by).group_by(by, maintain_order=True):
     who = dict(zip(by, key, strict=True))
@@ -160,7 +160,7 @@ def regime_boundaries(
         {
           **who,
           "boundary": name,
-          **located(*place, x[used]),
+          **monotone.located(*place, x[used]),
           "n_architectures": int(used.sum()),
         }
       )
@@ -173,27 +173,3 @@ def regime_boundaries(
   return tables.with_thresholds(
     pl.DataFrame(rows, schema=schema), config, *THRESHOLDS
   )
-
-
-def located(where: float, low: float, high: float, x: np.ndarray) -> dict:
-  """Turns log10 positions into sizes, and says when the grid misses them."""
-  if not len(x) or np.isnan(where):
-    status = "no data"
-  elif where < x.min():
-    status = "below grid"
-  elif where > x.max():
-    status = "above grid"
-  else:
-    status = "bracketed"
-  return {
-    "p": 10**where if status == "bracketed" else None,
-    "p_low": 10**low if np.isfinite(low) and status != "no data" else None,
-    "p_high": 10**high if np.isfinite(high) and status != "no data" else None,
-    "status": status,
-  }
-
-
-def _outcomes(records, config, outcomes):
-  if outcomes is not None:
-    return outcomes
-  return judgement.outcomes(tables.one_recipe(records)[0], config)

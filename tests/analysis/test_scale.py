@@ -7,13 +7,14 @@ import sys
 import numpy as np
 import polars as pl
 import pytest
-import simulated
 
 from minarch_jax import records
+from tests.analysis import simulated
 
 ANALYSE = """
 import json, resource, sys, time
 from minarch_jax import analysis, records
+from tests.analysis import simulated
 
 start = time.perf_counter()
 tables = records.read(sys.argv[1])

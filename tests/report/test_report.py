@@ -17,16 +17,9 @@ from scipy import stats
 from minarch_jax import config as config_lib
 from minarch_jax import records as records_lib
 from minarch_jax import report
-from minarch_jax.report import (
-  export,
-  figures,
-  findings,
-  layers,
-  page,
-  tables,
-  theme,
-)
-from tests import simulated
+from minarch_jax.report import export, figures, page, reading, tables, theme
+from minarch_jax.report import sensitivity as layers
+from tests.analysis import simulated
 
 CONFIG = config_lib.Config(num_bootstrap=200)
 NOTE = "easy has no official test split: <20 %> of its images"
@@ -99,8 +92,8 @@ def save(out, records: records_lib.Records, study=None, more=None) -> str:
 
 
 @pytest.fixture(scope="module")
-def found() -> findings.Findings:
-  return findings.analyse(small(), CONFIG, STUDY, layered(small()))
+def found() -> reading.Reading:
+  return reading.analyse(small(), CONFIG, STUDY, layered(small()))
 
 
 @pytest.fixture(scope="module")
@@ -210,7 +203,7 @@ def test_same_records_give_the_same_bytes_without_jax(built, tmp_path):
     [sys.executable, "-c", program, f"--out={out}", "--num_bootstrap=200"],
     capture_output=True,
     text=True,
-    cwd=pathlib.Path(__file__).parents[1],
+    cwd=pathlib.Path(__file__).parents[2],
   )
   assert done.returncode == 0, done.stderr
   assert "P_min" in done.stdout and "index.html" in done.stdout
@@ -233,7 +226,7 @@ def test_command_without_records_says_so_in_one_line(tmp_path, make, message):
     [sys.executable, "-m", "experiments.report", f"--out={tmp_path}"],
     capture_output=True,
     text=True,
-    cwd=pathlib.Path(__file__).parents[1],
+    cwd=pathlib.Path(__file__).parents[2],
   )
   assert done.returncode == 1
   assert message in done.stderr and str(tmp_path) in done.stderr
@@ -315,7 +308,7 @@ PARTIAL = {
 
 @pytest.mark.parametrize("name", PARTIAL)
 def test_partial_records_give_a_page(name):
-  found = findings.analyse(PARTIAL[name], CONFIG, {})
+  found = reading.analyse(PARTIAL[name], CONFIG, {})
   drawn = {
     key: figure
     for key, draw in figures.FIGURES.items()
@@ -356,7 +349,7 @@ def test_figures_with_nothing_to_show_do_not_stay_behind(tmp_path):
   for name in ("redundancy.svg", "redundancy.pdf", "mine.svg"):
     (folder / name).write_text("of an earlier report")
   bare = _without_curves(_without_compression(small(families=("dnn",))))
-  report.write(str(tmp_path), findings.analyse(bare, CONFIG, {}))
+  report.write(str(tmp_path), reading.analyse(bare, CONFIG, {}))
   assert not list(folder.glob("redundancy.*"))
   assert (folder / "mine.svg").exists()
   assert not list((tmp_path / "report").rglob("*.tmp"))
@@ -372,9 +365,9 @@ def test_two_recipes_are_not_mixed_and_the_page_says_so():
   both = records_lib.Records(
     *(pl.concat(pair) for pair in zip(one, other, strict=True))
   )
-  found = findings.analyse(both, CONFIG, {})
+  found = reading.analyse(both, CONFIG, {})
   assert found.tables["regimes"].equals(
-    findings.analyse(one, CONFIG, {}).tables["regimes"]
+    reading.analyse(one, CONFIG, {}).tables["regimes"]
   )
   assert found.records.networks["run_id"].n_unique() == 1
   assert sum("left out" in line for line in found.summary) == 1
@@ -391,7 +384,7 @@ def test_narrow_activations_are_in_their_own_table_only(found):
     test_accuracy=pl.lit(1.0),
   )
   both = found.records._replace(compression=pl.concat([rows, narrow]))
-  more = findings.analyse(both, CONFIG, STUDY, layered(small()))
+  more = reading.analyse(both, CONFIG, STUDY, layered(small()))
   name = "activation_quantization"
   assert found.tables[name].is_empty()
   assert set(more.tables[name]["bits"]) == {32, 8, 4}
@@ -427,7 +420,7 @@ def test_other_quantizers_are_in_their_own_table_only(found):
     )
   ]
   both = found.records._replace(compression=pl.concat([rows, *others]))
-  more = findings.analyse(both, CONFIG, STUDY, layered(small()))
+  more = reading.analyse(both, CONFIG, STUDY, layered(small()))
   name = "quantizer_damage"
   assert more.tables.keys() - found.tables.keys() == {name}
   assert set(more.tables[name].select("quantizer", "bits").iter_rows()) == {
@@ -465,7 +458,7 @@ def test_regime_counts_of_three_architectures():
       "label_doubled": ["learning", "learning", "overfitting"],
     }
   )
-  counts = findings.regime_counts(labels).filter(family="dnn")
+  counts = reading.regime_counts(labels).filter(family="dnn")
   assert counts.select("regime", "halved", "as_set", "doubled").rows() == [
     ("unstable", 2, 1, 0),
     ("learning", 0, 1, 2),
@@ -475,7 +468,7 @@ def test_regime_counts_of_three_architectures():
 
 def test_mean_interval_is_students_and_null_for_one_value():
   frame = pl.DataFrame({"k": [1, 1, 1, 2], "x": [0.90, 0.92, 0.97, 0.5]})
-  many, single = findings.mean_interval(frame, ["k"], "x", 0.95).to_dicts()
+  many, single = reading.mean_interval(frame, ["k"], "x", 0.95).to_dicts()
   expected = stats.t.interval(0.95, 2, 0.93, stats.sem([0.90, 0.92, 0.97]))
   assert (many["low"], many["high"]) == pytest.approx(expected)
   assert (many["mean"], many["n"]) == (pytest.approx(0.93), 3)
@@ -490,7 +483,7 @@ def test_stages_add_up_the_packs(found):
 def test_a_study_without_single_layers_shows_nothing_of_them():
   bare = small(families=("dnn",))
   for more in ({}, {k: v.clear() for k, v in layered(bare).items()}):
-    found = findings.analyse(bare, CONFIG, {}, more)
+    found = reading.analyse(bare, CONFIG, {}, more)
     assert not {"sensitivity", "overlap"} & set(found.tables)
     for name in ("sensitivity", "overlap"):
       assert figures.FIGURES[name](found) is None
@@ -527,7 +520,7 @@ def test_the_overlap_of_the_whole_stands_beside_chance(found):
 
 
 def test_a_map_of_many_architectures_shows_some_of_all_sizes():
-  table = findings.analyse(small(), CONFIG, {}, layered(small())).tables
+  table = reading.analyse(small(), CONFIG, {}, layered(small())).tables
   one = table["sensitivity"].filter(pl.col("family") == "dnn").head(1)
   many = pl.concat(
     one.with_columns(
@@ -537,7 +530,7 @@ def test_a_map_of_many_architectures_shows_some_of_all_sizes():
     )
     for i in range(1, 30)
   )
-  full = findings.analyse(small(), CONFIG, {})
+  full = reading.analyse(small(), CONFIG, {})
   figure = figures.FIGURES["sensitivity"](
     full._replace(tables=full.tables | {"sensitivity": many})
   )

@@ -6,11 +6,13 @@ import numpy as np
 import polars as pl
 from polars import testing
 import pytest
-import simulated
 
 from minarch_jax import analysis
-from minarch_jax.analysis import convergence, judgement, labels, tables
+from minarch_jax.analysis import convergence, tables
+from minarch_jax.analysis.outcomes import loss_rises
+from minarch_jax.analysis.regimes import scaled
 from minarch_jax.config import Config
+from tests.analysis import simulated
 
 CONFIG = Config(num_bootstrap=300)
 GOOD = [0.96, 0.97, 0.965, 0.97, 0.96]
@@ -235,14 +237,14 @@ def test_one_recipe_keeps_the_larger_and_says_so():
 def test_curves_of_unequal_length_are_all_judged():
   records = simulated.simulate(datasets=("easy",), families=("dnn",))
   cut = records.curves.filter((pl.col("epoch") <= 20) | (pl.col("seed") != 2))
-  rises = judgement.loss_rises(cut)
-  assert len(rises) == len(judgement.loss_rises(records.curves))
+  rises = loss_rises(cut)
+  assert len(rises) == len(loss_rises(records.curves))
 
 
 def test_two_rows_of_one_epoch_are_refused():
   records = simulated.handmade({100: GOOD}, losses=[0.9, 0.5])
   with pytest.raises(ValueError, match="share one network and epoch"):
-    judgement.loss_rises(pl.concat([records.curves, records.curves]))
+    loss_rises(pl.concat([records.curves, records.curves]))
 
 
 def test_size_classes_begin_where_the_tolerance_ends():
@@ -251,6 +253,6 @@ def test_size_classes_begin_where_the_tolerance_ends():
 
 
 def test_scaled_thresholds_stay_shares():
-  doubled = labels.scaled(dataclasses.replace(CONFIG, max_failed=0.8), 2.0)
+  doubled = scaled(dataclasses.replace(CONFIG, max_failed=0.8), 2.0)
   assert doubled.max_failed == 1.0
   assert doubled.overfit_rise == 2 * CONFIG.overfit_rise

@@ -20,7 +20,7 @@ LAYERED: dict[str, Callable[..., pl.DataFrame]] = {
 REGIMES = ("unstable", "learning", "overfitting")
 
 
-class Findings(NamedTuple):
+class Reading(NamedTuple):
   """Records, the tables the analyses made of them, and where they come from.
 
   `tables` maps the name of each file in report/tables to its frame; `study` is
@@ -50,7 +50,7 @@ def analyse(
   config: config_lib.Config,
   study: dict[str, Any],
   layered: Mapping[str, pl.DataFrame] | None = None,
-) -> Findings:
+) -> Reading:
   """Runs every analysis of the records.
 
   Args:
@@ -79,7 +79,7 @@ def analyse(
   if study.get("packs"):
     tables["packs"] = listed(study["packs"])
     tables["stages"] = stages(tables["packs"])
-  return Findings(
+  return Reading(
     records,
     config,
     study,

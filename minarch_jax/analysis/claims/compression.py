@@ -5,10 +5,10 @@ import math
 import numpy as np
 import polars as pl
 
-from minarch_jax.analysis import findings, matching, statistics
-from minarch_jax.analysis import labels as labels_lib
 from minarch_jax.analysis import pruning as pruning_lib
-from minarch_jax.analysis.findings import Evidence, Finding
+from minarch_jax.analysis import statistics, tables
+from minarch_jax.analysis.claims import findings, matching
+from minarch_jax.analysis.claims.findings import Evidence, Finding
 from minarch_jax.config import Config
 
 
@@ -29,7 +29,7 @@ def depth_resists(found: Evidence, config: Config) -> Finding:
   family), with an interval over architectures.
   """
   unit, rests_on = "rank correlation", "pruning_phases: crossing, stable only"
-  by = list(labels_lib.ARCHITECTURE)
+  by = list(tables.ARCHITECTURE)
   rows = (
     _one_shot(found.pruning)
     .filter(pl.col("n_seeds") > 1)
@@ -72,7 +72,7 @@ def redundancy_reached(found: Evidence, config: Config) -> Finding:
   """
   unit = "sparsity"
   rests_on = "pruning_phases: redundancy, magnitude, stable only"
-  by = list(labels_lib.ARCHITECTURE)
+  by = list(tables.ARCHITECTURE)
   rows = (
     findings.primary(found.pruning)
     .join(findings.stable(found).select(by), on=by, how="semi")

@@ -6,9 +6,10 @@ import numpy as np
 import polars as pl
 
 from minarch_jax.analysis import convergence as convergence_lib
-from minarch_jax.analysis import findings, matching, statistics, tables
-from minarch_jax.analysis import labels as labels_lib
-from minarch_jax.analysis.findings import Evidence, Finding
+from minarch_jax.analysis import statistics, tables
+from minarch_jax.analysis.claims import findings, matching
+from minarch_jax.analysis.claims.findings import Evidence, Finding
+from minarch_jax.analysis.regimes import LABELS
 from minarch_jax.config import Config
 
 
@@ -22,7 +23,7 @@ def invariance(found: Evidence, config: Config) -> Finding:
   equivalent for averaging to zero.
   """
   unit, rests_on = "accuracy", "networks: pairs matched in params"
-  by = labels_lib.ARCHITECTURE
+  by = tables.ARCHITECTURE
   labels = found.regimes.sort(by)
   _, _, accuracy = tables.seed_matrix(found.outcomes, by, "val_accuracy")
   contrasts = matching.contrasts(
@@ -101,8 +102,7 @@ def three_regimes(found: Evidence, config: Config) -> Finding:
   if not n:
     return findings.nothing(unit, rests_on, "no networks")
   counts = {
-    name: int((found.regimes["label"] == name).sum())
-    for name in labels_lib.LABELS
+    name: int((found.regimes["label"] == name).sum()) for name in LABELS
   }
   rarest = min(counts, key=lambda name: counts[name])
   level = 1 - (1 - config.confidence) / 3
@@ -182,7 +182,7 @@ def distinct_phases(found: Evidence, config: Config) -> Finding:
   """
   unit = "share of architectures"
   rests_on = "convergence_phases; pruning_phases"
-  by = list(labels_lib.ARCHITECTURE)
+  by = list(tables.ARCHITECTURE)
   rows = (
     findings.stable(found)
     .select(by)

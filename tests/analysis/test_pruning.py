@@ -4,11 +4,11 @@ import numpy as np
 import polars as pl
 import polars.testing
 import pytest
-import simulated
 
 from minarch_jax import analysis, records
-from minarch_jax.analysis import damage, pruning
+from minarch_jax.analysis import pruning, quantization
 from minarch_jax.config import Config
+from tests.analysis import simulated
 
 CONFIG = Config(num_bootstrap=300)
 
@@ -275,6 +275,6 @@ def test_redundancy_intervals_hold_the_tested_value():
 
 
 def test_summaries_group_by_format():
-  rows = damage.paired_damage(quantized([0.94] * 5), CONFIG)
-  frame = damage.summarised(rows, (), CONFIG)
+  rows = quantization.paired_damage(quantized([0.94] * 5), CONFIG)
+  frame = quantization.summarised(rows, (), CONFIG)
   assert frame["quantizer"].to_list() == ["absmax"]
