@@ -378,3 +378,41 @@ def p_learn(rows: pl.DataFrame, config: Config) -> dict:
     "p_learn_high": where["p_high"],
     "learn_status": where["status"],
   }
+
+
+def selected(
+  networks: pl.DataFrame, minimal: pl.DataFrame, confidence: float
+) -> pl.DataFrame:
+  """Gives the accuracy of the networks that validation selected.
+
+  Per data set and family: the architecture of the highest plateau and the
+  smallest reliable one. Test accuracy is read here, after the choice.
+  """
+  roles = {
+    "plateau_architecture": "most accurate",
+    "architecture": "smallest reliable",
+  }
+  chosen = (
+    minimal.unpivot(
+      on=list(roles),
+      index=["dataset", "family"],
+      variable_name="role",
+      value_name="chosen",
+    )
+    .rename({"chosen": "architecture"})
+    .drop_nulls("architecture")
+    .with_columns(pl.col("role").replace(roles))
+  )
+  keys = ["dataset", "architecture", "params"]
+  for split in ("val", "test"):
+    column = f"{split}_accuracy"
+    means = tables.mean_interval(networks, keys, column, confidence).select(
+      *keys,
+      pl.col("n").alias("n_seeds"),
+      pl.col("mean").alias(column),
+      pl.col("low").clip(0, 1).alias(f"{column}_low"),
+      pl.col("high").clip(0, 1).alias(f"{column}_high"),
+    )
+    on = [key for key in (*keys, "n_seeds") if key in chosen.columns]
+    chosen = chosen.join(means, on=on, how="left", maintain_order="left")
+  return chosen.sort("dataset", "family", "role", maintain_order=True)

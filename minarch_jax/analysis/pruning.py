@@ -66,7 +66,11 @@ def pruning_phases(
     mean drop reaches the margin), collapse_at (null = never in the grid), and
     intervals; a null collapse_high means beyond the grid.
   """
-  drops = pruning_drops(records, config, control=control)
+  return phases_of(pruning_drops(records, config, control=control), config)
+
+
+def phases_of(drops: Drops, config: Config) -> pl.DataFrame:
+  """The table of `pruning_phases`, from its drops."""
   columns = {name: [] for name in _COLUMNS}
   size = max(
     1, 2_000_000 // max(1, drops.drop[0].size if len(drops.drop) else 1)

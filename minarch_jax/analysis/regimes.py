@@ -173,3 +173,24 @@ def regime_boundaries(
   return tables.with_thresholds(
     pl.DataFrame(rows, schema=schema), config, *THRESHOLDS
   )
+
+
+def regime_counts(regimes: pl.DataFrame) -> pl.DataFrame:
+  """Counts architectures per regime under the thresholds, halved, doubled."""
+  names = {
+    "label_halved": "halved",
+    "label": "as_set",
+    "label_doubled": "doubled",
+  }
+  keys = ["dataset", "family"]
+  every = (
+    regimes.select(keys)
+    .unique(maintain_order=True)
+    .join(pl.DataFrame({"regime": list(LABELS)}), how="cross")
+  )
+  for column, name in names.items():
+    counts = regimes.group_by(*keys, regime=column).agg(pl.len().alias(name))
+    every = every.join(
+      counts, on=[*keys, "regime"], how="left", maintain_order="left"
+    )
+  return every.with_columns(pl.col(*names.values()).fill_null(0))

@@ -7,12 +7,13 @@ import altair as alt
 import polars as pl
 
 from minarch_jax.report import theme
-from minarch_jax.report.reading import Figure, Reading
+from minarch_jax.report.entries import Drawing, Figure
+from minarch_jax.report.reading import Reading
 
 _WIDTH, _HEIGHT, _MARGIN, _WORDS = 380, 22, 300, 52  # pixels x 3, characters
 
 
-def claims(reading: Reading) -> Figure | None:
+def claims(reading: Reading) -> Drawing | None:
   """Draws the effect of each claim with its interval and verdict."""
   table = reading.tables["claims"]
   if table.is_empty():
@@ -53,7 +54,7 @@ def claims(reading: Reading) -> Figure | None:
     )
     .resolve_scale(x="independent")
   )
-  return Figure(
+  return Drawing(
     "The claims",
     chart,
     "Effect of each claim with its "
@@ -67,3 +68,6 @@ def claims(reading: Reading) -> Figure | None:
 def _words(row: dict[str, Any]) -> str:
   lines = textwrap.wrap(f"{row['claim']}  {row['statement']}", _WORDS)
   return "|".join([*lines, f"in {row['unit']}"])
+
+
+CLAIMS = Figure("claims", claims)

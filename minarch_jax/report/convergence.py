@@ -5,9 +5,11 @@ import itertools
 import altair as alt
 import polars as pl
 
+from minarch_jax.analysis import tables
 from minarch_jax.report import reading as reading_lib
 from minarch_jax.report import theme
-from minarch_jax.report.reading import Figure, Reading
+from minarch_jax.report.entries import Drawing, Figure
+from minarch_jax.report.reading import Reading
 
 _MOST_SEEDS = 800  # more single networks than this only blacken the panel
 _MOST_BARS = 16  # bars per panel that can still be read
@@ -17,14 +19,14 @@ def _percent(column: str) -> pl.Expr:
   return (pl.col(column) * 100).round(1).cast(pl.String) + " %"
 
 
-def accuracy(reading: Reading) -> Figure | None:
+def accuracy(reading: Reading) -> Drawing | None:
   """Draws accuracy against parameters, regimes in colour, P_min as a band."""
   networks, regimes = reading.records.networks, reading.tables["regimes"]
   if regimes.is_empty():
     return None
   level = reading.config.confidence
   keys = ["dataset", "family", "architecture", "params"]
-  means = reading_lib.mean_interval(networks, keys, "val_accuracy", level)
+  means = tables.mean_interval(networks, keys, "val_accuracy", level)
   means = means.join(
     regimes.select("dataset", "architecture", "label"),
     on=["dataset", "architecture"],
@@ -95,7 +97,7 @@ def accuracy(reading: Reading) -> Figure | None:
     ("dataset", reading.datasets),
   )
   config = reading.config
-  return Figure(
+  return Drawing(
     "Accuracy against parameters",
     chart,
     f"Final validation accuracy of {len(means)} architectures, "
@@ -141,7 +143,7 @@ def _curves(reading: Reading, column: str) -> tuple[pl.DataFrame, str]:
 
 def _learning_curves(
   reading: Reading, spread: pl.DataFrame, row: str, y: alt.Y, what: str
-) -> Figure:
+) -> Drawing:
   last = int(max(spread["epoch"]))
   step = max(1, round(last / 6))
   x = alt.X(
@@ -167,7 +169,7 @@ def _learning_curves(
   counts = reading.tables["regimes"].group_by("label").agg(pl.sum("n_seeds"))
   number = dict(counts.iter_rows())
   networks = ", ".join(f"{number[label]} {label}" for label in labels)
-  return Figure(
+  return Drawing(
     f"Learning curves by regime: {what}",
     chart,
     f"Lines: median over networks ({networks}); bands: quartiles. Training "
@@ -176,7 +178,7 @@ def _learning_curves(
   )
 
 
-def accuracy_curves(reading: Reading) -> Figure | None:
+def accuracy_curves(reading: Reading) -> Drawing | None:
   """Draws training and validation accuracy per epoch, by regime."""
   if reading.records.curves.is_empty():
     return None
@@ -197,7 +199,7 @@ def accuracy_curves(reading: Reading) -> Figure | None:
   )
 
 
-def loss_curves(reading: Reading) -> Figure | None:
+def loss_curves(reading: Reading) -> Drawing | None:
   """Draws training and validation loss per epoch, by regime."""
   if reading.records.curves.is_empty():
     return None
@@ -220,7 +222,7 @@ def loss_curves(reading: Reading) -> Figure | None:
   )
 
 
-def phases(reading: Reading) -> Figure | None:
+def phases(reading: Reading) -> Drawing | None:
   """Draws how many epochs each architecture spends in each phase."""
   table, config = reading.tables["convergence_phases"], reading.config
   names = list(theme.PHASES)
@@ -275,7 +277,7 @@ def phases(reading: Reading) -> Figure | None:
       key=lambda cell: cell[0],
     )
   ]
-  return Figure(
+  return Drawing(
     "Convergence phases",
     alt.vconcat(*lines, data=theme.ROWS),
     f"Mean length of each phase over seeds ({reading_lib.seeds(table)}), one "
@@ -321,3 +323,9 @@ def _bars(dataset: str, family: str, several: bool) -> alt.Chart:
     )
     .properties(width=170, height=alt.Step(14))
   )
+
+
+ACCURACY = Figure("regimes", accuracy)
+ACCURACY_CURVES = Figure("regimes", accuracy_curves)
+LOSS_CURVES = Figure("regimes", loss_curves)
+PHASES = Figure("convergence", phases)

@@ -3,12 +3,14 @@
 import altair as alt
 import polars as pl
 
+from minarch_jax.analysis import tables
 from minarch_jax.report import reading as reading_lib
 from minarch_jax.report import selection, theme
-from minarch_jax.report.reading import Figure, Reading
+from minarch_jax.report.entries import Drawing, Figure
+from minarch_jax.report.reading import Reading
 
 
-def sparsity(reading: Reading) -> Figure | None:
+def sparsity(reading: Reading) -> Drawing | None:
   """Draws accuracy against sparsity by depth, with random pruning beside."""
   if reading.records.compression.is_empty():
     return None
@@ -17,7 +19,7 @@ def sparsity(reading: Reading) -> Figure | None:
   where = ["dataset", "family", "schedule", "criterion", "depth", "sparsity"]
   per_seed = rows.group_by([*where, "seed"]).agg(pl.mean("val_accuracy"))
   level = reading.config.confidence
-  means = reading_lib.mean_interval(
+  means = tables.mean_interval(
     per_seed.sort([*where, "seed"]), where, "val_accuracy", level
   )
   means = selection.rows_of(reading, means).with_columns(
@@ -64,7 +66,7 @@ def sparsity(reading: Reading) -> Figure | None:
     ("panel", selection.panels(reading, means)),
     height=170,
   )
-  return Figure(
+  return Drawing(
     "Accuracy against sparsity, by depth",
     chart,
     f"Solid: {criterion} pruning, {scope} scope, mean over the architectures "
@@ -77,7 +79,7 @@ def sparsity(reading: Reading) -> Figure | None:
   )
 
 
-def redundancy(reading: Reading) -> Figure | None:
+def redundancy(reading: Reading) -> Drawing | None:
   """Draws redundancy of each architecture against its size, by depth."""
   phases = reading.tables["pruning_phases"]
   if phases.is_empty():
@@ -128,7 +130,7 @@ def redundancy(reading: Reading) -> Figure | None:
     height=150,
   )
   config = reading.config
-  return Figure(
+  return Drawing(
     "Redundancy by depth and size",
     chart,
     "Redundancy: the largest sparsity whose drop in accuracy is below "
@@ -139,3 +141,7 @@ def redundancy(reading: Reading) -> Figure | None:
     "32 bits. Compare depths at equal params.",
     drawn,
   )
+
+
+SPARSITY = Figure("pruning", sparsity)
+REDUNDANCY = Figure("pruning", redundancy)

@@ -6,10 +6,11 @@ import polars as pl
 from minarch_jax import analysis
 from minarch_jax.report import reading as reading_lib
 from minarch_jax.report import selection, theme
-from minarch_jax.report.reading import Figure, Reading
+from minarch_jax.report.entries import Drawing, Figure
+from minarch_jax.report.reading import Reading
 
 
-def damage(reading: Reading) -> Figure | None:
+def damage(reading: Reading) -> Drawing | None:
   """Draws the accuracy lost to few bits against size, by data set."""
   table = reading.tables["quantization"]
   table = table.drop_nulls("damage")
@@ -64,7 +65,7 @@ def damage(reading: Reading) -> Figure | None:
     height=170,
   )
   level = reading.config.confidence
-  return Figure(
+  return Drawing(
     "Accuracy lost to few bits, by size and data set",
     chart,
     "Damage: validation accuracy at 32 bits minus accuracy at fewer, paired "
@@ -75,7 +76,7 @@ def damage(reading: Reading) -> Figure | None:
   )
 
 
-def surface(reading: Reading) -> Figure | None:
+def surface(reading: Reading) -> Drawing | None:
   """Draws the accuracy left at every sparsity and bits as a map."""
   if reading.records.compression.is_empty():
     return None
@@ -105,7 +106,7 @@ def surface(reading: Reading) -> Figure | None:
     ("dataset", reading.datasets),
     height=24 * len(bits),
   )
-  return Figure(
+  return Drawing(
     "Accuracy lost to sparsity and few bits together",
     chart,
     "Points of validation accuracy below the dense 32-bit network of the same "
@@ -126,7 +127,7 @@ def _front(points: pl.DataFrame, keys: list[str]) -> pl.DataFrame:
   return ordered.filter(best.is_null() | (pl.col("mean") > best))
 
 
-def pareto(reading: Reading) -> Figure | None:
+def pareto(reading: Reading) -> Drawing | None:
   """Draws the best accuracy that fits into so many bytes, at each bits."""
   if reading.records.compression.is_empty():
     return None
@@ -183,7 +184,7 @@ def pareto(reading: Reading) -> Figure | None:
     ("dataset", reading.datasets),
     height=210,
   )
-  return Figure(
+  return Drawing(
     "Accuracy against bytes: the Pareto fronts",
     chart,
     f"Best mean validation accuracy over seeds ({reading_lib.seeds(points)}) "
@@ -193,3 +194,8 @@ def pareto(reading: Reading) -> Figure | None:
     "validation images, so slightly optimistic.",
     drawn,
   )
+
+
+DAMAGE = Figure("quantization", damage)
+SURFACE = Figure("together", surface)
+PARETO = Figure("together", pareto)

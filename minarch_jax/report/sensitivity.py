@@ -12,7 +12,8 @@ from minarch_jax import records as records_lib
 from minarch_jax.analysis import sensitivity as analysis
 from minarch_jax.report import reading as reading_lib
 from minarch_jax.report import selection, theme
-from minarch_jax.report.reading import Figure, Reading
+from minarch_jax.report.entries import Drawing, Figure
+from minarch_jax.report.reading import Reading
 
 MOST_PANELS = 6  # architectures of one family that are mapped
 COLUMNS = 3
@@ -20,7 +21,7 @@ _CELL = (20, 15)  # width and height of a cell, in pixels
 _TITLE = 35  # height of a map's title and the space above it
 
 
-def sensitivity(reading: Reading) -> Figure | None:
+def sensitivity(reading: Reading) -> Drawing | None:
   """Maps the accuracy lost when one layer alone is pruned."""
   table = reading.tables.get("sensitivity")
   if table is None or table.is_empty():
@@ -64,7 +65,7 @@ def sensitivity(reading: Reading) -> Figure | None:
   ]
   count = frame["panel"].n_unique()
   few = "" if len(panels) == count else f"{len(panels)} of "
-  return Figure(
+  return Drawing(
     "Accuracy lost by pruning one layer alone",
     alt.hconcat(*columns, data=theme.ROWS, spacing=18),
     "Points of validation accuracy below the same seed's unpruned network, "
@@ -126,7 +127,7 @@ def _map(panel: str, names: list[str], width: int, axis: bool) -> Any:
   )
 
 
-def overlap(reading: Reading) -> Figure | None:
+def overlap(reading: Reading) -> Drawing | None:
   """Draws how far the masks of two seeds agree, and what chance would give."""
   table = reading.tables.get("overlap")
   if table is None or table.is_empty():
@@ -209,7 +210,7 @@ def overlap(reading: Reading) -> Figure | None:
     ("dataset", reading.datasets),
     height=210,
   )
-  return Figure(
+  return Drawing(
     "Overlap of the masks of two seeds",
     chart,
     "Kept by both divided by kept by either (Jaccard), mean over the pairs of "
@@ -221,3 +222,7 @@ def overlap(reading: Reading) -> Figure | None:
     "but not on which weights, would give.",
     drawn,
   )
+
+
+SENSITIVITY = Figure("pruning", sensitivity)
+OVERLAP = Figure("pruning", overlap)

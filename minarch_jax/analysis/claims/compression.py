@@ -31,7 +31,7 @@ def depth_resists(found: Evidence, config: Config) -> Finding:
   unit, rests_on = "rank correlation", "pruning_phases: crossing, stable only"
   by = list(tables.ARCHITECTURE)
   rows = (
-    _one_shot(found.pruning)
+    _one_shot(found["pruning_phases"])
     .filter(pl.col("n_seeds") > 1)
     .join(findings.stable(found).select(by), on=by, how="semi")
     .drop_nulls("crossing")
@@ -74,7 +74,7 @@ def redundancy_reached(found: Evidence, config: Config) -> Finding:
   rests_on = "pruning_phases: redundancy, magnitude, stable only"
   by = list(tables.ARCHITECTURE)
   rows = (
-    findings.primary(found.pruning)
+    findings.primary(found["pruning_phases"])
     .join(findings.stable(found).select(by), on=by, how="semi")
     .drop_nulls("redundancy")
     .sort("redundancy", "params", descending=[True, False])
@@ -86,14 +86,15 @@ def redundancy_reached(found: Evidence, config: Config) -> Finding:
     )
   best = rows.row(0, named=True)
   chosen = (
-    found.drops.groups.with_row_index("_row")
+    found["drops"]
+    .groups.with_row_index("_row")
     .join(rows, on=list(pruning_lib.GROUP), how="semi")["_row"]
     .to_numpy()
   )
-  along = np.swapaxes(found.drops.drop[chosen], 1, 2)
+  along = np.swapaxes(found["drops"].drop[chosen], 1, 2)
   count, mean, deviation = statistics.moments(along)
   p = statistics.one_sided_p(mean, deviation, count, config.free_margin)
-  sparsities = found.drops.sparsities
+  sparsities = found["drops"].sparsities
   level = (1 - config.confidence) / 2 / n
   shown = (p < level) | (sparsities == 0)
   free, _ = pruning_lib.bracket(sparsities, shown, count > 0)
@@ -152,7 +153,7 @@ def small_suffer(found: Evidence, config: Config) -> Finding:
   """
   unit = "accuracy per decade of params"
   rests_on = "quantization: damage at the fewest bits"
-  rows = _hardest_format(found.damage).drop_nulls("damage")
+  rows = _hardest_format(found["quantization"]).drop_nulls("damage")
   centred = rows.with_columns(x=pl.col("params").log10()).with_columns(
     pl.col(name) - pl.col(name).median().over("dataset", "family")
     for name in ("x", "damage")
@@ -183,9 +184,10 @@ def hard_suffer(found: Evidence, config: Config) -> Finding:
   """
   unit = "accuracy"
   rests_on = "quantization: damage at the fewest bits, matched in params"
-  rows = _hardest_format(found.damage).drop_nulls("damage")
+  rows = _hardest_format(found["quantization"]).drop_nulls("damage")
   order = (
-    found.regimes.group_by("dataset")
+    found["regimes"]
+    .group_by("dataset")
     .agg(pl.col("mean_accuracy").max())
     .sort("mean_accuracy", "dataset", descending=[True, False])["dataset"]
     .to_list()

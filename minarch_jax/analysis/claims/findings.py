@@ -1,25 +1,16 @@
-"""What a claim is judged from and what a judgement is."""
+"""What a claim is judged from, and what a finding about it says."""
 
+from collections.abc import Mapping
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import polars as pl
 
-from minarch_jax.analysis import pruning as pruning_lib
-
 SUPPORTED, CONTRADICTED, UNDECIDED = "supported", "contradicted", "undecided"
+VERDICTS = (SUPPORTED, CONTRADICTED, UNDECIDED)
 
 
-class Evidence(NamedTuple):
-  """Everything the claims rest on; each frame as its analysis returns it."""
-
-  outcomes: pl.DataFrame
-  regimes: pl.DataFrame
-  minimal: pl.DataFrame
-  convergence: pl.DataFrame
-  pruning: pl.DataFrame
-  damage: pl.DataFrame
-  drops: pruning_lib.Drops
+Evidence = Mapping[str, Any]  # results by name, as `analyses.Analyses` has them
 
 
 class Finding(NamedTuple):
@@ -67,11 +58,11 @@ def needed(
 
 
 def num_seeds(found: Evidence) -> int:
-  return int(found.regimes["n_seeds"].max() or 0)  # pyright: ignore
+  return int(found["regimes"]["n_seeds"].max() or 0)  # pyright: ignore
 
 
 def stable(found: Evidence) -> pl.DataFrame:
-  return found.regimes.filter(pl.col("label") != "unstable")
+  return found["regimes"].filter(pl.col("label") != "unstable")
 
 
 def nothing(unit: str, rests_on: str, note: str) -> Finding:

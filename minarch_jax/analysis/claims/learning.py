@@ -24,8 +24,8 @@ def invariance(found: Evidence, config: Config) -> Finding:
   """
   unit, rests_on = "accuracy", "networks: pairs matched in params"
   by = tables.ARCHITECTURE
-  labels = found.regimes.sort(by)
-  _, _, accuracy = tables.seed_matrix(found.outcomes, by, "val_accuracy")
+  labels = found["regimes"].sort(by)
+  _, _, accuracy = tables.seed_matrix(found["outcomes"], by, "val_accuracy")
   contrasts = matching.contrasts(
     labels,
     accuracy,
@@ -98,11 +98,11 @@ def three_regimes(found: Evidence, config: Config) -> Finding:
   corrected (Bonferroni) for the choice among three.
   """
   unit, rests_on = "share of architectures", "regimes: label"
-  n = len(found.regimes)
+  n = len(found["regimes"])
   if not n:
     return findings.nothing(unit, rests_on, "no networks")
   counts = {
-    name: int((found.regimes["label"] == name).sum()) for name in LABELS
+    name: int((found["regimes"]["label"] == name).sum()) for name in LABELS
   }
   rarest = min(counts, key=lambda name: counts[name])
   level = 1 - (1 - config.confidence) / 3
@@ -136,7 +136,7 @@ def minimal_count(found: Evidence, config: Config) -> Finding:
   """
   unit = "share of (data set, family)"
   rests_on = "minimal_parameters: p_min_low, p_min_high"
-  groups = found.minimal
+  groups = found["minimal_parameters"]
   n = len(groups)
   if not n:
     return findings.nothing(unit, rests_on, "no networks")
@@ -186,7 +186,7 @@ def distinct_phases(found: Evidence, config: Config) -> Finding:
   rows = (
     findings.stable(found)
     .select(by)
-    .join(found.convergence, on=by, how="inner")
+    .join(found["convergence_phases"], on=by, how="inner")
     .filter(pl.col("n_left") > 1)
     .with_columns(
       learns=pl.all_horizontal(
@@ -194,7 +194,7 @@ def distinct_phases(found: Evidence, config: Config) -> Finding:
       ).fill_null(False)
     )
   )
-  pruned = findings.primary(found.pruning).filter(
+  pruned = findings.primary(found["pruning_phases"]).filter(
     pl.col("redundancy_high").is_not_null()
     & pl.col("collapse_low").is_not_null()
   )
