@@ -23,6 +23,7 @@ from minarch_jax import (
   packs,
   pruning,
   records,
+  registries,
   report,
   sensitivity,
   study,
@@ -32,7 +33,6 @@ from minarch_jax.analysis import sensitivity as layer_analysis
 from minarch_jax.analysis import statistics
 from minarch_jax.architectures import Architecture
 from minarch_jax.config import Config, ConfigError
-from minarch_jax.report import figures
 from tests.analysis import simulated
 
 # The shallow DNN trains in the deep one's parent, and lacks its layers.
@@ -414,7 +414,7 @@ def test_the_command_shows_what_is_recorded_and_the_report_draws_it(
   for part in (*CONFIG.architectures, "block_0/mlp/in", "all", "0.8"):
     assert part in shown
   with mock.patch.object(
-    figures, "FIGURES", {name: figures.FIGURES[name] for name in DRAWN}
+    registries, "FIGURES", {name: registries.FIGURES[name] for name in DRAWN}
   ):
     page = pathlib.Path(report.build(out, settings))
   for name in DRAWN:

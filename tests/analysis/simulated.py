@@ -17,6 +17,12 @@ from minarch_jax import records
 CLASSES = 10
 CHANCE = 1 / CLASSES
 DEPTHS = (1, 2, 4)
+# Changes of a world that leave every analysis something to do, quickly.
+LEAN: dict[str, Any] = {
+  "num_epochs": 20,
+  "quant_granularities": ("channel",),
+  "scope_factor": (("global", 1.0),),
+}
 CENTRES = {"dnn": 3.0, "cnn": 2.8, "vit": 3.4}  # log10 of the smallest P_min
 
 
@@ -134,7 +140,7 @@ def true_sigma(world: World, dataset: str, family: str, x: Any) -> Any:
 def true_p_min(
   world: World, dataset: str, family: str, eps_sigma: float = 0.02
 ) -> float:
-  """P_min of METHOD.md on the world's smooth curves."""
+  """P_min as report/method.md defines it, on the world's smooth curves."""
   x = np.linspace(0.0, 8.0, 80001)
   good = (
     true_mean(world, dataset, family, x)
@@ -504,3 +510,37 @@ def handmade(
   )
   compression = pl.DataFrame(schema=records.SCHEMAS["compression"])
   return records.Records(networks, curves, compression)
+
+
+def compressed(accuracy, *, dense=0.95, bits=32, **columns):
+  """Compression rows of one architecture: sparsity -> accuracy per seed."""
+  base = handmade({1000: [dense] * 5})
+  rows = [
+    {
+      **base.networks.row(seed, named=True),
+      "criterion": "magnitude",
+      "scope": "global",
+      "granularity": "element",
+      "schedule": "oneshot",
+      "control": "none",
+      "sparsity": sparsity,
+      "achieved_sparsity": sparsity,
+      "dead_layers": 0,
+      "bits": bits,
+      "activation_bits": 32,
+      "quantizer": "none" if bits == 32 else "absmax",
+      "quant_granularity": "none" if bits == 32 else "channel",
+      "val_accuracy": value,
+      "test_accuracy": value,
+      "bytes": 4000,
+      "nonzeros": 1000,
+    }
+    | columns
+    for sparsity, values in accuracy.items()
+    for seed, value in enumerate(values)
+  ]
+  schema = records.SCHEMAS["compression"]
+  table = pl.DataFrame(
+    [{name: row[name] for name in schema} for row in rows], schema=schema
+  )
+  return base._replace(compression=table)

@@ -8,74 +8,48 @@ two sizes.
 """
 
 from collections import Counter, defaultdict
-import dataclasses
-import time
 
 import numpy as np
 import polars as pl
 import pytest
 
 from minarch_jax import analysis
-from minarch_jax.analysis import search
 from minarch_jax.config import Config
-from tests.analysis import simulated
+from tests.analysis import playing, simulated
 
 CONFIG = Config(num_bootstrap=400)
-ONE = {"datasets": ("easy",), "plateaus": (0.97,), "families": ("dnn",)}
-LEAN = {
-  "quant_granularities": ("channel",),
-  "criterion_factor": (("magnitude", 1.0),),
-  "scope_factor": (("global", 1.0),),
-  "schedule_factor": (("oneshot", 1.0),),
-  "num_epochs": 20,
-}
-
-
-def shifted(world, rng):
-  """The world with its grid begun somewhere else within one step."""
-  low, high = world.decades
-  step = (high - low) / (world.num_architectures / world.matched)
-  offset = rng.uniform(-0.5, 0.5) * step
-  return dataclasses.replace(world, decades=(low + offset, high + offset))
-
-
-def play(studies, **changes):
-  for i in range(studies):
-    rng = np.random.default_rng(i)
-    world = shifted(simulated.World(**{**ONE, **LEAN, **changes}), rng)
-    yield world, simulated.draw(world, 1000 + i)
-
-
-def holds(low, truth, high):
-  return (low is None or low <= truth) and (high is None or truth <= high)
 
 
 def sizes_covered(studies, **changes):
   """Coverage of what is located along the parameter axis."""
   hits = defaultdict(list)
-  for world, records in play(studies, **changes):
+  for world, records in playing.play(studies, **changes):
     records = records._replace(compression=records.compression.clear())
     row = analysis.minimal_parameters(records, CONFIG).row(0, named=True)
     for name, truth in (
       ("p_min", simulated.true_p_min(world, "easy", "dnn")),
       ("p_learn", simulated.true_p_learn(world, "easy", "dnn")),
     ):
-      hits[name].append(holds(row[f"{name}_low"], truth, row[f"{name}_high"]))
+      hits[name].append(
+        playing.holds(row[f"{name}_low"], truth, row[f"{name}_high"])
+      )
     row = analysis.p_at(records, 0.93, CONFIG).row(0, named=True)
     x = np.linspace(0, 8, 8001)
     below = simulated.true_mean(world, "easy", "dnn", x) < 0.93
     truth = 10 ** x[np.flatnonzero(below)[-1] + 1]
-    hits["p_at"].append(holds(row["p_low"], truth, row["p_high"]))
+    hits["p_at"].append(playing.holds(row["p_low"], truth, row["p_high"]))
     row = analysis.regime_boundaries(records, CONFIG).row(1, named=True)
     truth = 10 ** (simulated.centre(world, "easy", "dnn") + world.overfit_above)
-    hits["overfitting"].append(holds(row["p_low"], truth, row["p_high"]))
+    hits["overfitting"].append(
+      playing.holds(row["p_low"], truth, row["p_high"])
+    )
   return {name: np.mean(values) for name, values in hits.items()}
 
 
 def compression_covered(studies, **changes):
   """Coverage of redundancy, collapse, damage and its slope."""
   hits = defaultdict(list)
-  for world, records in play(studies, **changes):
+  for world, records in playing.play(studies, **changes):
     labels = analysis.regimes(records, CONFIG)
     stable = labels.filter(pl.col("label") != "unstable")["architecture"]
     kept = pl.col("architecture").is_in(stable.implode())
@@ -83,7 +57,7 @@ def compression_covered(studies, **changes):
     for row in phases.iter_rows(named=True):
       truth = simulated.true_redundancy(world, row["depth"])
       hits["redundancy"].append(
-        holds(row["redundancy_low"], truth, row["redundancy_high"])
+        playing.holds(row["redundancy_low"], truth, row["redundancy_high"])
       )
       hits["free"].append(row["redundancy"] <= truth)
       mean = simulated.learned_mean(
@@ -93,17 +67,21 @@ def compression_covered(studies, **changes):
       collapse = truth * (half / 0.01) ** (1 / world.drop_power)
       if collapse < max(world.sparsities):
         hits["collapse"].append(
-          holds(row["collapse_low"], collapse, row["collapse_high"])
+          playing.holds(row["collapse_low"], collapse, row["collapse_high"])
         )
     damage = analysis.quantization_damage(records, CONFIG).filter(kept)
     for row in damage.iter_rows(named=True):
       truth = simulated.true_damage(
         world, "easy", row["bits"], np.log10(row["params"])
       )
-      hits["damage"].append(holds(row["damage_low"], truth, row["damage_high"]))
+      hits["damage"].append(
+        playing.holds(row["damage_low"], truth, row["damage_high"])
+      )
     for row in analysis.damage_slopes(records, CONFIG).iter_rows(named=True):
       truth = dict(world.damage_slope)[row["bits"]]
-      hits["slope"].append(holds(row["slope_low"], truth, row["slope_high"]))
+      hits["slope"].append(
+        playing.holds(row["slope_low"], truth, row["slope_high"])
+      )
   return {name: np.mean(values) for name, values in hits.items()}
 
 
@@ -168,7 +146,11 @@ def test_compression_intervals_cover_in_200_studies():
 
 def test_wilson_intervals_cover_a_seeds_failures():
   world = simulated.World(
-    **ONE, num_architectures=400, num_epochs=1, sparsities=(0.0,), bits=(32,)
+    **playing.ONE,
+    num_architectures=400,
+    num_epochs=1,
+    sparsities=(0.0,),
+    bits=(32,),
   )
   labels = analysis.regimes(simulated.draw(world, 0), CONFIG)
   truth = 1 - simulated.learn_probability(
@@ -183,7 +165,11 @@ def test_wilson_intervals_cover_a_seeds_failures():
 
 
 TWO = {"datasets": ("easy", "hard"), "plateaus": (0.97, 0.85)}
+
+
 MATCHED = {"matched": 3, "num_architectures": 36, "harder": 0.0}
+
+
 FALSE_WORLDS = {
   "C1 depths at the margin": MATCHED | {"depth_effect": 0.01},
   "C1 shapes scatter": MATCHED | {"shape_effect": 0.015},
@@ -206,7 +192,7 @@ FALSE_WORLDS = {
 def verdicts_of(world, studies):
   claim, changes = world[:2], FALSE_WORLDS[world]
   counts = Counter()
-  for _, records in play(studies, **changes):
+  for _, records in playing.play(studies, **changes):
     rows = analysis.claims(records, CONFIG)
     counts[rows.filter(pl.col("claim") == claim)["verdict"][0]] += 1
   return counts
@@ -221,116 +207,3 @@ def test_false_claims_are_not_supported(world):
 @pytest.mark.parametrize("world", FALSE_WORLDS)
 def test_at_most_5_percent_false_support_in_200_studies(world):
   assert verdicts_of(world, 200)["supported"] <= 10
-
-
-# --- sequential search -------------------------------------------------------
-
-
-def searched(networks, config, relative_width=0.1):
-  """Plays the search on networks that a full grid would have trained."""
-  candidates = dict(networks.select("architecture", "params").iter_rows())
-  done = networks.clear()
-  widths = []
-  while True:
-    step = search.next_trainings(
-      done, candidates, config, relative_width=relative_width
-    )
-    widths.append(step.width)
-    if step.done:
-      return step, widths
-    wanted = pl.DataFrame(
-      step.trainings, schema=["architecture", "seed"], orient="row"
-    )
-    new = networks.join(wanted, on=["architecture", "seed"], how="semi")
-    assert len(new) == len(step.trainings), step.trainings
-    assert not len(new.join(done, on=["architecture", "seed"], how="semi"))
-    done = pl.concat([done, new])
-
-
-def width(row, sizes):
-  """Width of an interval in log P; an open side ends with the grid."""
-  low, high = row["p_min_low"], row["p_min_high"]
-  return np.log((high or sizes.max()) / (low or sizes.min()))
-
-
-def search_outcomes(studies, **changes):
-  shares, covered, ratios = [], [], []
-  for world, records in play(studies, num_architectures=32, **changes):
-    config = dataclasses.replace(CONFIG, num_seeds=world.num_seeds)
-    step, _ = searched(records.networks, config)
-    full = analysis.minimal_parameters(records, config).row(0, named=True)
-    truth = simulated.true_p_min(world, "easy", "dnn")
-    found = step.found
-    covered.append(holds(found["p_min_low"], truth, found["p_min_high"]))
-    shares.append(step.trained / len(records.networks))
-    sizes = records.networks["params"]
-    ratios.append(width(found, sizes) / width(full, sizes))
-  return np.array(shares), np.mean(covered), np.array(ratios)
-
-
-def test_search_needs_a_third_of_the_grid():
-  shares, covered, ratios = search_outcomes(10)
-  assert shares.mean() <= 1 / 3 and covered >= 0.7
-  assert np.median(ratios) <= 1.5
-
-
-@pytest.mark.slow
-def test_search_covers_in_200_studies():
-  shares, covered, ratios = search_outcomes(200)
-  assert shares.max() <= 1 / 3 and 0.9 <= covered, (shares.max(), covered)
-  assert np.median(ratios) <= 1.25, np.median(ratios)
-
-
-def grid_of(world=None):
-  world = world or simulated.World(**ONE, **LEAN, num_architectures=32)
-  return simulated.draw(world, 0).networks
-
-
-def test_search_is_pure_and_resumes():
-  networks = grid_of()
-  one, widths = searched(networks, CONFIG)
-  other, _ = searched(networks, CONFIG)
-  assert one == other
-  assert widths[-1] < np.inf and widths[0] == np.inf
-
-
-def test_search_stops_when_the_grid_says_no_more():
-  quiet = simulated.World(**ONE, **LEAN, num_architectures=32, sigma=0.001)
-  step, _ = searched(grid_of(quiet), CONFIG)
-  assert step.reason == "the interval is one step of the grid"
-  assert step.trained <= 24
-  wide, _ = searched(grid_of(quiet), CONFIG, relative_width=1.0)
-  assert wide.trained <= step.trained and wide.width <= 1.0
-
-
-@pytest.mark.parametrize(
-  ("decades", "status"),
-  [((0.5, 2.0), "below grid"), ((-3.0, -1.0), "above grid")],
-)
-def test_search_ends_where_the_grid_does_not_reach(decades, status):
-  networks = grid_of(
-    simulated.World(**ONE, **LEAN, num_architectures=32, decades=decades)
-  )
-  step, _ = searched(networks, CONFIG)
-  assert step.found["status"] == status
-  assert step.trained <= len(networks) / 3
-
-
-def test_search_refuses_what_it_cannot_use():
-  networks = grid_of()
-  with pytest.raises(ValueError, match="no candidate"):
-    search.next_trainings(networks, {}, CONFIG, relative_width=0.1)
-  with pytest.raises(ValueError, match="relative_width=0"):
-    search.next_trainings(networks, {"dnn:1": 5}, CONFIG, relative_width=0)
-  with pytest.raises(ValueError, match="not among the candidates"):
-    search.next_trainings(networks, {"dnn:1": 5}, CONFIG, relative_width=0.1)
-
-
-# --- scale -------------------------------------------------------------------
-
-
-def test_a_default_study_is_analysed_in_seconds():
-  records = simulated.simulate(**ONE | {"families": ("dnn", "cnn", "vit")})
-  start = time.process_time()
-  analysis.analyse(records)
-  assert time.process_time() - start < 4

@@ -3,18 +3,19 @@
 import json
 import subprocess
 import sys
+import time
 
 import numpy as np
 import polars as pl
 import pytest
 
-from minarch_jax import records
-from tests.analysis import simulated
+from minarch_jax import analysis, records
+from tests.analysis import playing, simulated
 
 ANALYSE = """
 import json, resource, sys, time
 from minarch_jax import analysis, records
-from tests.analysis import simulated
+from tests.analysis import playing, simulated
 
 start = time.perf_counter()
 tables = records.read(sys.argv[1])
@@ -59,3 +60,12 @@ def test_analysis_of_a_million_networks(tmp_path):
   assert found["rows"]["regimes"] == 9 * 1610
   assert found["seconds"] < 60, found
   assert found["gib"] < 4, found
+
+
+def test_a_default_study_is_analysed_in_seconds():
+  records = simulated.simulate(
+    **playing.ONE | {"families": ("dnn", "cnn", "vit")}
+  )
+  start = time.process_time()
+  analysis.analyse(records)
+  assert time.process_time() - start < 4
