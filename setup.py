@@ -16,6 +16,7 @@ REQUIRED = [
   "importlib_resources>=6.4",  # imported, not declared, by tfds
   "jax>=0.10.2",
   "jinja2>=3.1.6",
+  "markdown-it-py>=4",
   "numpy>=2.1",
   "optax>=0.2.8",
   "orbax-checkpoint>=0.12.8",
@@ -55,7 +56,7 @@ setuptools.setup(
   license="Apache-2.0",
   python_requires=">=3.11",
   packages=setuptools.find_packages(include=["minarch_jax", "minarch_jax.*"]),
-  package_data={"minarch_jax.report": ["*.html", "*.css", "*.js"]},
+  package_data={"minarch_jax.report": ["*.html", "*.md", "*.css", "*.js"]},
   install_requires=REQUIRED,
   extras_require=EXTRAS,
 )

@@ -64,3 +64,41 @@ CONVOLUTIONS = Registry(
   im2col="minarch_jax.models.convolutions:im2col",
   hybrid="minarch_jax.models.convolutions:hybrid",
 )
+
+# The tables and figures of the report, as they follow in each section.
+TABLES = Registry(
+  regime_counts="minarch_jax.report.tables:REGIME_COUNTS",
+  regime_boundaries="minarch_jax.report.tables:REGIME_BOUNDARIES",
+  regimes="minarch_jax.report.tables:REGIMES",
+  minimal_parameters="minarch_jax.report.tables:MINIMAL_PARAMETERS",
+  selected="minarch_jax.report.tables:SELECTED",
+  convergence_phases="minarch_jax.report.tables:CONVERGENCE_PHASES",
+  controls="minarch_jax.report.tables:CONTROLS",
+  redundancy="minarch_jax.report.tables:REDUNDANCY",
+  pruning_phases="minarch_jax.report.tables:PRUNING_PHASES",
+  sensitivity="minarch_jax.report.tables:SENSITIVITY",
+  overlap="minarch_jax.report.tables:OVERLAP",
+  quantization_slopes="minarch_jax.report.tables:QUANTIZATION_SLOPES",
+  quantization="minarch_jax.report.tables:QUANTIZATION",
+  activation_quantization="minarch_jax.report.tables:ACTIVATION_QUANTIZATION",
+  quantizer_damage="minarch_jax.report.tables:QUANTIZER_DAMAGE",
+  guidance="minarch_jax.report.tables:GUIDANCE",
+  claims="minarch_jax.report.tables:CLAIMS",
+  stages="minarch_jax.report.tables:STAGES",
+  packs="minarch_jax.report.tables:PACKS",
+)
+
+FIGURES = Registry(
+  accuracy="minarch_jax.report.convergence:ACCURACY",
+  accuracy_curves="minarch_jax.report.convergence:ACCURACY_CURVES",
+  loss_curves="minarch_jax.report.convergence:LOSS_CURVES",
+  phases="minarch_jax.report.convergence:PHASES",
+  sparsity="minarch_jax.report.pruning:SPARSITY",
+  redundancy="minarch_jax.report.pruning:REDUNDANCY",
+  sensitivity="minarch_jax.report.sensitivity:SENSITIVITY",
+  overlap="minarch_jax.report.sensitivity:OVERLAP",
+  damage="minarch_jax.report.quantization:DAMAGE",
+  surface="minarch_jax.report.quantization:SURFACE",
+  pareto="minarch_jax.report.quantization:PARETO",
+  claims="minarch_jax.report.claims:CLAIMS",
+)

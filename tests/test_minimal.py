@@ -7,13 +7,13 @@ import subprocess
 import sys
 
 import pytest
-import simulated
 
 from minarch_jax import config, records
 from minarch_jax.analysis import search
 from minarch_jax.engine import session as sessions
 from minarch_jax.stages import search as searching
 from minarch_jax.stages import train
+from tests.analysis import simulated
 
 ROOT = pathlib.Path(__file__).parent.parent
 FLAGS = config.Config(

@@ -8,7 +8,6 @@ from jax import numpy as jnp
 import numpy as np
 import polars as pl
 import pytest
-import simulated
 
 from minarch_jax import analysis, config, models
 from minarch_jax import records as records_lib
@@ -17,6 +16,7 @@ from minarch_jax.architectures import Architecture, Problem
 from minarch_jax.engine import session as sessions
 from minarch_jax.stages import probes, setup
 from minarch_jax.types import Batch
+from tests.analysis import simulated
 
 SHAPE, CLASSES = (8, 8, 1), 10
 NAMES = ("dnn:5-4", "cnn:2-3", "vit:p4-d4-l1-h2")

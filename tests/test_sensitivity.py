@@ -15,18 +15,17 @@ import polars as pl
 import polars.testing
 import pytest
 from scipy import stats
-import simulated
 
 import minarch_jax as ma
-from minarch_jax import analysis, models, pruning, records, report, study
+from minarch_jax import analysis, models, pruning, records, registries, report
 from minarch_jax import config as config_lib
 from minarch_jax.analysis import sensitivity as layer_analysis
 from minarch_jax.analysis import statistics
 from minarch_jax.architectures import Architecture, Problem
 from minarch_jax.config import Config, ConfigError
 from minarch_jax.engine import session as sessions
-from minarch_jax.report import figures
 from minarch_jax.stages import compress, sensitivity, setup, store, train
+from tests.analysis import simulated
 
 # The shallow DNN trains in the deep one's parent, and lacks its layers.
 CONFIG = Config(
@@ -407,7 +406,7 @@ def test_the_command_shows_what_is_recorded_and_the_report_draws_it(
   for part in (*CONFIG.architectures, "block_0/mlp/in", "all", "0.8"):
     assert part in shown
   with mock.patch.object(
-    figures, "FIGURES", {name: figures.FIGURES[name] for name in DRAWN}
+    registries, "FIGURES", {name: registries.FIGURES[name] for name in DRAWN}
   ):
     page = pathlib.Path(report.build(out, settings))
   for name in DRAWN:

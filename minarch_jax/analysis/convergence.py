@@ -3,8 +3,8 @@
 import numpy as np
 import polars as pl
 
-from minarch_jax.analysis import judgement, statistics, tables
-from minarch_jax.analysis import labels as labels_lib
+from minarch_jax.analysis import statistics, tables
+from minarch_jax.analysis.outcomes import chance_thresholds
 from minarch_jax.config import Config
 
 PHASES = ("chance", "rapid", "refinement", "saturation")
@@ -40,18 +40,18 @@ def convergence_phases(
   lengths = curve_phases(records, config).join(
     who, on=tables.NETWORK, how="inner", maintain_order="left"
   )
-  groups, _, _ = tables.seed_matrix(lengths, labels_lib.ARCHITECTURE, "epochs")
-  counts = lengths.group_by(labels_lib.ARCHITECTURE).agg(
+  groups, _, _ = tables.seed_matrix(lengths, tables.ARCHITECTURE, "epochs")
+  counts = lengths.group_by(tables.ARCHITECTURE).agg(
     n_seeds=pl.len(),
     n_left=pl.col("rapid").count(),
     epochs=pl.col("epochs").max(),
   )
   frame = groups.join(
-    counts, on=labels_lib.ARCHITECTURE, how="left", maintain_order="left"
+    counts, on=tables.ARCHITECTURE, how="left", maintain_order="left"
   )
   for phase in PHASES:
     rows = lengths.with_columns(pl.col(phase).fill_null(np.nan))
-    _, _, matrix = tables.seed_matrix(rows, labels_lib.ARCHITECTURE, phase)
+    _, _, matrix = tables.seed_matrix(rows, tables.ARCHITECTURE, phase)
     mean, low, high, _ = statistics.mean_interval(matrix, config.confidence)
     frame = frame.with_columns(
       pl.Series(phase, mean),
@@ -75,7 +75,7 @@ def curve_phases(records: tables.Records, config: Config) -> pl.DataFrame:
     in epochs as f64; rapid, refinement and saturation are null for a curve
     that never leaves chance.
   """
-  sets = judgement.chance_thresholds(records.networks, config)
+  sets = chance_thresholds(records.networks, config)
   chances = {
     dataset: (chance, floor)
     for dataset, chance, floor in sets.select(

@@ -5,8 +5,8 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 
-from minarch_jax.analysis import judgement, monotone, statistics, tables
-from minarch_jax.analysis import labels as labels_lib
+from minarch_jax.analysis import monotone, statistics, tables
+from minarch_jax.analysis.outcomes import known_outcomes
 from minarch_jax.config import Config
 
 Array = np.ndarray
@@ -97,8 +97,7 @@ def minimal_parameters(
     (no standard deviation, hence no P_min) or no data. `p_below` is the
     largest size that is not good enough.
   """
-  if outcomes is None:
-    outcomes = judgement.outcomes(tables.one_recipe(records)[0], config)
+  outcomes = known_outcomes(records, config, outcomes)
   rows = [
     {
       "dataset": dataset,
@@ -189,8 +188,7 @@ def p_at(
   """
   if not 0 < target <= 1:
     raise ValueError(f"target accuracy {target} is not in (0, 1]")
-  if outcomes is None:
-    outcomes = judgement.outcomes(tables.one_recipe(records)[0], config)
+  outcomes = known_outcomes(records, config, outcomes)
   rows = []
   for (dataset, family), group in outcomes.sort("dataset", "family").group_by(
     "dataset", "family", maintain_order=True
@@ -364,7 +362,7 @@ def p_learn(rows: pl.DataFrame, config: Config) -> dict:
     .sort("params")
   )
   x = np.log10(counts["params"].to_numpy())
-  where = labels_lib.located(
+  where = monotone.located(
     *monotone.threshold(
       x,
       counts["learned"].to_numpy().astype(float),
@@ -380,3 +378,41 @@ def p_learn(rows: pl.DataFrame, config: Config) -> dict:
     "p_learn_high": where["p_high"],
     "learn_status": where["status"],
   }
+
+
+def selected(
+  networks: pl.DataFrame, minimal: pl.DataFrame, confidence: float
+) -> pl.DataFrame:
+  """Gives the accuracy of the networks that validation selected.
+
+  Per data set and family: the architecture of the highest plateau and the
+  smallest reliable one. Test accuracy is read here, after the choice.
+  """
+  roles = {
+    "plateau_architecture": "most accurate",
+    "architecture": "smallest reliable",
+  }
+  chosen = (
+    minimal.unpivot(
+      on=list(roles),
+      index=["dataset", "family"],
+      variable_name="role",
+      value_name="chosen",
+    )
+    .rename({"chosen": "architecture"})
+    .drop_nulls("architecture")
+    .with_columns(pl.col("role").replace(roles))
+  )
+  keys = ["dataset", "architecture", "params"]
+  for split in ("val", "test"):
+    column = f"{split}_accuracy"
+    means = tables.mean_interval(networks, keys, column, confidence).select(
+      *keys,
+      pl.col("n").alias("n_seeds"),
+      pl.col("mean").alias(column),
+      pl.col("low").clip(0, 1).alias(f"{column}_low"),
+      pl.col("high").clip(0, 1).alias(f"{column}_high"),
+    )
+    on = [key for key in (*keys, "n_seeds") if key in chosen.columns]
+    chosen = chosen.join(means, on=on, how="left", maintain_order="left")
+  return chosen.sort("dataset", "family", "role", maintain_order=True)

@@ -81,6 +81,24 @@ def threshold(
   )
 
 
+def located(where: float, low: float, high: float, x: Array) -> dict:
+  """Turns log10 positions into sizes, and says when the grid misses them."""
+  if not len(x) or np.isnan(where):
+    status = "no data"
+  elif where < x.min():
+    status = "below grid"
+  elif where > x.max():
+    status = "above grid"
+  else:
+    status = "bracketed"
+  return {
+    "p": 10**where if status == "bracketed" else None,
+    "p_low": 10**low if np.isfinite(low) and status != "no data" else None,
+    "p_high": 10**high if np.isfinite(high) and status != "no data" else None,
+    "status": status,
+  }
+
+
 def _likelihood(
   x: Array, k: Array, n: Array, level: float, positions: Array, widths: Array
 ) -> Array:

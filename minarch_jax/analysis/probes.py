@@ -6,8 +6,9 @@ import numpy as np
 import polars as pl
 from scipy import stats
 
-from minarch_jax.analysis import judgement, statistics, tables
-from minarch_jax.analysis import labels as labels_lib
+from minarch_jax.analysis import statistics, tables
+from minarch_jax.analysis.outcomes import known_outcomes
+from minarch_jax.analysis.regimes import label, THRESHOLDS
 from minarch_jax.config import Config
 
 PROBES = ("dead", "logit_scale", "gradient_norm", "sharpness", "loss")
@@ -47,9 +48,8 @@ def probe_predictions(
     sharpness the share of those of the regime above 2 / learning rate) and
     verdict (foretells, undecided). Null where a side is empty.
   """
-  if outcomes is None:
-    outcomes = judgement.outcomes(tables.one_recipe(records)[0], config)
-  labels = labels_lib.label(outcomes, config).select(
+  outcomes = known_outcomes(records, config, outcomes)
+  labels = label(outcomes, config).select(
     "dataset", "family", "architecture", "label"
   )
   values = medians(probes.filter(pl.col("run_id").is_in(_runs(outcomes))))
@@ -75,7 +75,7 @@ def probe_predictions(
       .otherwise(pl.lit("undecided"))
     ),
     config,
-    *labels_lib.THRESHOLDS,
+    *THRESHOLDS,
   )
 
 
@@ -119,9 +119,9 @@ def medians(probes: pl.DataFrame) -> pl.DataFrame:
 
 
 def _areas(group: pl.DataFrame, config: Config):
-  for regime, (label, among) in OUTCOMES.items():
+  for regime, (name, among) in OUTCOMES.items():
     rows = group.filter(pl.col("label").is_in(among))
-    is_it = (rows["label"] == label).to_numpy()
+    is_it = (rows["label"] == name).to_numpy()
     value = rows["value"].to_numpy()
     one, other = value[is_it], value[~is_it]
     row = {"regime": regime, "n_regime": len(one), "n_other": len(other)}

@@ -6,15 +6,13 @@ import numpy as np
 import polars as pl
 
 from minarch_jax import records as records_lib
-from minarch_jax.analysis import judgement, statistics, tables
+from minarch_jax.analysis import statistics, tables
+from minarch_jax.analysis.outcomes import judged
 from minarch_jax.config import Config
 
 Array = np.ndarray
 SETTING = ("criterion", "scope", "granularity", "schedule")
-GROUP = (
-  *("dataset", "family", "architecture", "depth", "params"),
-  *SETTING,
-)
+GROUP = (*tables.ARCHITECTURE, *SETTING)
 THRESHOLDS = ("free_margin", "collapse_share", "confidence")
 
 
@@ -68,7 +66,11 @@ def pruning_phases(
     mean drop reaches the margin), collapse_at (null = never in the grid), and
     intervals; a null collapse_high means beyond the grid.
   """
-  drops = pruning_drops(records, config, control=control)
+  return phases_of(pruning_drops(records, config, control=control), config)
+
+
+def phases_of(drops: Drops, config: Config) -> pl.DataFrame:
+  """The table of `pruning_phases`, from its drops."""
   columns = {name: [] for name in _COLUMNS}
   size = max(
     1, 2_000_000 // max(1, drops.drop[0].size if len(drops.drop) else 1)
@@ -115,7 +117,7 @@ _COLUMNS = (
 def learned(records: tables.Records, config: Config) -> pl.DataFrame:
   """The networks that did not fail: keys, chance and label-free facts."""
   return (
-    judgement.judged(
+    judged(
       records.networks.with_columns(
         rise=pl.lit(None, pl.Float64), falls=pl.lit(None, pl.Boolean)
       ),

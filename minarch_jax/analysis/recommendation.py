@@ -5,8 +5,8 @@ import difflib
 import numpy as np
 import polars as pl
 
-from minarch_jax.analysis import labels as labels_lib
 from minarch_jax.analysis import statistics, tables
+from minarch_jax.analysis.regimes import regimes, THRESHOLDS
 from minarch_jax.config import Config
 from minarch_jax.records import SCHEMAS
 
@@ -82,7 +82,7 @@ def recommend(
   )
   if outcomes is not None:
     outcomes = outcomes.filter(pl.col("dataset") == dataset)
-  stable = _stable(labels_lib.regimes(own, config, outcomes=outcomes))
+  stable = _stable(regimes(own, config, outcomes=outcomes))
   best = stable.row(0, named=True)
   target = target_accuracy
   if target is None and (tolerance is not None or not budgets):
@@ -106,7 +106,7 @@ def recommend(
       best_accuracy=pl.lit(best["mean_accuracy"]),
       best_architecture=pl.lit(best["architecture"]),
     )
-    .pipe(tables.with_thresholds, config, *labels_lib.THRESHOLDS)
+    .pipe(tables.with_thresholds, config, *THRESHOLDS)
     .select("dataset", pl.exclude("dataset"))
   )
 
@@ -134,7 +134,7 @@ def guidance(
       part = pl.DataFrame({"dataset": [dataset], "refused": [str(error)]})
     parts.append(part)
   frame = pl.concat(parts, how="diagonal_relaxed")
-  return tables.with_thresholds(frame, config, *labels_lib.THRESHOLDS)
+  return tables.with_thresholds(frame, config, *THRESHOLDS)
 
 
 _SCHEMA = (

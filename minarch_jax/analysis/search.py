@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 
-from minarch_jax.analysis import judgement, minimal, statistics, tables
+from minarch_jax.analysis import minimal, statistics, tables
+from minarch_jax.analysis.outcomes import judged
 from minarch_jax.config import Config
 
 FIRST_SEEDS = 2  # the fewest that have a standard deviation
@@ -71,7 +72,7 @@ def next_trainings(
   """
   _check(networks, candidates, relative_width)
   order = sorted(candidates, key=lambda name: (candidates[name], name))
-  rows = judgement.judged(
+  rows = judged(
     networks.with_columns(
       rise=pl.lit(None, pl.Float64), falls=pl.lit(None, pl.Boolean)
     ),

@@ -7,7 +7,7 @@ from minarch_jax.analysis import pruning, statistics, tables
 from minarch_jax.config import Config
 
 LAYER = (
-  *("dataset", "family", "architecture", "depth", "params"),
+  *tables.ARCHITECTURE,
   *("criterion", "granularity", "number", "layer", "groups", "sparsity"),
 )
 _ORDER = (

@@ -1,56 +1,38 @@
 """The summary a study prints: about ten lines, every number with its limits."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import polars as pl
 
 from minarch_jax.analysis import controls as controls_lib
-from minarch_jax.analysis import damage as damage_lib
-from minarch_jax.analysis import labels as labels_lib
-from minarch_jax.analysis import minimal as minimal_lib
-from minarch_jax.analysis import pruning as pruning_lib
-from minarch_jax.analysis import tables, verdicts
-from minarch_jax.config import Config
+from minarch_jax.analysis import tables
+from minarch_jax.analysis.claims import findings
+from minarch_jax.analysis.regimes import LABELS
 
 
-def summary(
-  records: tables.Records, config: Config = tables.DEFAULTS, **known: Any
-) -> list[str]:
-  """Says in about ten lines what a study found.
+class Line(NamedTuple):
+  """A line of the summary, and the name of the table that says more."""
 
-  Test accuracy is that of the network with the best validation accuracy.
+  text: str
+  table: str | None = None
 
-  Args:
-    records: the tables.
-    config: thresholds.
-    **known: frames already computed, by the names of `analysis.analyse`.
-  """
-  records, notes = tables.one_recipe(records)
-  if not len(records.networks):
-    return ["no trained networks in these records"]
+  def __str__(self) -> str:
+    return self.text
 
-  def frame(name, make):
-    if known.get(name) is None:
-      known[name] = make(records, config)
-    return known[name]
 
-  labels = frame("regimes", labels_lib.regimes)
-  minimal = frame("minimal_parameters", minimal_lib.minimal_parameters)
-  pruned = frame("pruning_phases", pruning_lib.pruning_phases)
-  controls = frame("controls", controls_lib.control_differences)
-  damage = frame("quantization", damage_lib.quantization_damage)
-  if known.get("claims") is None:
-    known["claims"] = verdicts.claims(records, config, **known)
-  return [
-    *notes,
-    *_best(labels),
-    *_minimal(minimal),
-    *_redundancy(pruned, labels),
-    *_controls(controls),
-    *_damage(damage),
-    _regimes(labels),
-    _verdicts(known["claims"]),
-  ]
+def lines(found: findings.Evidence) -> list[Line]:
+  """Writes the summary of a study that trained at least one network."""
+  labels = found["regimes"]
+  parts = {
+    "selected": _best(labels),
+    "minimal_parameters": _minimal(found["minimal_parameters"]),
+    "pruning_phases": _redundancy(found["pruning_phases"], labels),
+    "controls": _controls(found["controls"]),
+    "quantization": _damage(found["quantization"]),
+    "regimes": [_regimes(labels)],
+    "claims": [_verdicts(found["claims"])],
+  }
+  return [Line(text, table) for table, texts in parts.items() for text in texts]
 
 
 def _best(labels: pl.DataFrame) -> list[str]:
@@ -90,7 +72,7 @@ def _size(row: dict[str, Any]) -> str:
 
 
 def _redundancy(pruned: pl.DataFrame, labels: pl.DataFrame) -> list[str]:
-  by = list(labels_lib.ARCHITECTURE)
+  by = list(tables.ARCHITECTURE)
   stable = labels.filter(pl.col("label") != "unstable").select(by)
   rows = pruned.join(stable, on=by, how="semi").filter(
     pl.col("criterion") != "random"
@@ -144,15 +126,13 @@ def _damage(damage: pl.DataFrame) -> list[str]:
 
 
 def _regimes(labels: pl.DataFrame) -> str:
-  counts = [
-    f"{(labels['label'] == name).sum()} {name}" for name in labels_lib.LABELS
-  ]
+  counts = [f"{(labels['label'] == name).sum()} {name}" for name in LABELS]
   return f"regimes of {len(labels)} architectures: {', '.join(counts)}"
 
 
 def _verdicts(rows: pl.DataFrame) -> str:
   parts = []
-  for verdict in ("supported", "contradicted", "undecided"):
+  for verdict in findings.VERDICTS:
     names = rows.filter(pl.col("verdict") == verdict)["claim"].to_list()
     parts.append(
       f"{len(names)} {verdict}" + (f" ({' '.join(names)})" if names else "")

@@ -7,12 +7,14 @@ import numpy as np
 import polars as pl
 
 from minarch_jax import records as records_lib
+from minarch_jax.analysis import statistics
 from minarch_jax.config import Config
 
 Records = records_lib.Records
 DEFAULTS = Config()
 
 NETWORK = records_lib.NETWORK
+ARCHITECTURE = ("dataset", "family", "architecture", "depth", "params")
 CHUNK = 4_000_000  # values of one curve column held at a time
 
 
@@ -164,3 +166,26 @@ def seed_matrix(
   sums = np.bincount(cell, rows[value].to_numpy(), size)
   matrix = np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
   return groups.drop("_group"), seeds, matrix.reshape(len(groups), len(seeds))
+
+
+def mean_interval(
+  frame: pl.DataFrame, keys: Sequence[str], column: str, confidence: float
+) -> pl.DataFrame:
+  """Means of groups with Student's t intervals, seeds being the sample.
+
+  Returns:
+    `keys`, mean, low, high, n; low and high are null for a single value.
+  """
+  grouped = frame.group_by(keys, maintain_order=True).agg(
+    mean=pl.col(column).mean(),
+    half=pl.col(column).std() / pl.len().sqrt(),
+    n=pl.len().cast(pl.Int64),
+  )
+  level = (1 + confidence) / 2
+  quantile = pl.Series(
+    statistics.t_quantile(grouped["n"].to_numpy() - 1, level)
+  )
+  half = grouped["half"] * quantile.fill_nan(None)
+  return grouped.with_columns(
+    low=pl.col("mean") - half, high=pl.col("mean") + half
+  ).drop("half")

@@ -6,17 +6,17 @@ import os
 
 from minarch_jax import config as config_lib
 from minarch_jax import records as records_lib
-from minarch_jax.report import export, page
-from minarch_jax.report import figures as figures_lib
-from minarch_jax.report import findings as findings_lib
+from minarch_jax import registries
+from minarch_jax.report import export, method, page
+from minarch_jax.report import reading as reading_lib
 
 
 def build(out: str, config: config_lib.Config | None = None) -> str:
   """Analyses the records of a results directory and writes its report.
 
-  Writes <out>/report/tables/*.csv, report/figures/*.{svg,png,pdf} and
-  report/index.html, each atomically. The same records, study.json and config
-  give the same bytes.
+  Writes <out>/report/tables/*.csv, report/figures/*.{svg,png,pdf},
+  report/index.html and report/method.html, each atomically. The same records,
+  study.json and config give the same bytes.
 
   Args:
     out: the results directory.
@@ -34,46 +34,51 @@ def build(out: str, config: config_lib.Config | None = None) -> str:
 
 def analyse(
   out: str, config: config_lib.Config | None = None
-) -> findings_lib.Findings:
+) -> reading_lib.Reading:
   """Reads the records of a results directory and runs every analysis.
 
   Raises:
     FileNotFoundError, ConfigError: as `build`.
   """
-  return findings_lib.analyse(
-    records_lib.read(out),
+  records = records_lib.read(out)
+  return reading_lib.analyse(
+    records,
     config or config_lib.Config(),
     records_lib.read_json(os.path.join(out, "study.json")),
-    {name: records_lib.read_table(out, name) for name in findings_lib.LAYERED},
+    {
+      name: records_lib.read_table(out, name)
+      for name in records_lib.SCHEMAS
+      if name not in records._fields
+    },
   )
 
 
-def write(out: str, findings: findings_lib.Findings) -> str:
-  """Writes the report of findings to <out>/report, returns the page's path.
+def write(out: str, reading: reading_lib.Reading) -> str:
+  """Writes the report to <out>/report, returns the page's path.
 
   Figures of an earlier report that have nothing to show any more are removed.
   """
   folder = os.path.join(out, "report")
-  for name, table in findings.tables.items():
+  for name, table in reading.tables.items():
     path = os.path.join(folder, "tables", f"{name}.csv")
     with records_lib.atomic(path) as temporary:
       table.write_csv(temporary)
-  figures = {
-    name: figure
-    for name, draw in figures_lib.FIGURES.items()
-    if (figure := draw(findings))
+  drawings = {
+    name: drawing
+    for name, figure in registries.FIGURES.items()
+    if (drawing := figure.draw(reading))
   }
-  svgs = {name: export.svg(name, figure) for name, figure in figures.items()}
-  for name, format in itertools.product(figures_lib.FIGURES, export.FORMATS):
-    if name not in figures:
+  svgs = {name: export.svg(name, drawing) for name, drawing in drawings.items()}
+  for name, format in itertools.product(registries.FIGURES, export.FORMATS):
+    if name not in drawings:
       with contextlib.suppress(FileNotFoundError):
         os.remove(os.path.join(folder, "figures", f"{name}.{format}"))
   for name, svg in svgs.items():
     for format, data in export.encoded(svg).items():
       _write(os.path.join(folder, "figures", f"{name}.{format}"), data)
-  html = page.render(findings, figures, svgs)
+  _write(os.path.join(folder, method.FILE), method.render().encode())
   index = os.path.join(folder, "index.html")
-  _write(index, html.encode())
+  _write(index, page.render(reading, drawings, svgs).encode())
   return index
 
 

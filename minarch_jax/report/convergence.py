@@ -5,9 +5,11 @@ import itertools
 import altair as alt
 import polars as pl
 
-from minarch_jax.report import findings as findings_lib
+from minarch_jax.analysis import tables
+from minarch_jax.report import reading as reading_lib
 from minarch_jax.report import theme
-from minarch_jax.report.findings import Figure, Findings
+from minarch_jax.report.entries import Drawing, Figure
+from minarch_jax.report.reading import Reading
 
 _MOST_SEEDS = 800  # more single networks than this only blacken the panel
 _MOST_BARS = 16  # bars per panel that can still be read
@@ -17,14 +19,14 @@ def _percent(column: str) -> pl.Expr:
   return (pl.col(column) * 100).round(1).cast(pl.String) + " %"
 
 
-def accuracy(findings: Findings) -> Figure | None:
+def accuracy(reading: Reading) -> Drawing | None:
   """Draws accuracy against parameters, regimes in colour, P_min as a band."""
-  networks, regimes = findings.records.networks, findings.tables["regimes"]
+  networks, regimes = reading.records.networks, reading.tables["regimes"]
   if regimes.is_empty():
     return None
-  level = findings.config.confidence
+  level = reading.config.confidence
   keys = ["dataset", "family", "architecture", "params"]
-  means = findings_lib.mean_interval(networks, keys, "val_accuracy", level)
+  means = tables.mean_interval(networks, keys, "val_accuracy", level)
   means = means.join(
     regimes.select("dataset", "architecture", "label"),
     on=["dataset", "architecture"],
@@ -49,7 +51,7 @@ def accuracy(findings: Findings) -> Figure | None:
   )
   if len(seeds) > _MOST_SEEDS:
     seeds = seeds.clear()
-  minimal = findings.tables["minimal_parameters"].with_columns(
+  minimal = reading.tables["minimal_parameters"].with_columns(
     pl.col("p_min_low", "p_min_high").clip(1.0, 1e12),
     layer=pl.lit("minimal"),
     plateau=theme.to_error(pl.col("plateau")),
@@ -91,15 +93,15 @@ def accuracy(findings: Findings) -> Figure | None:
   chart, drawn = theme.panels(
     [minimal, seeds, means],
     layers,
-    ("family", findings.families),
-    ("dataset", findings.datasets),
+    ("family", reading.families),
+    ("dataset", reading.datasets),
   )
-  config = findings.config
-  return Figure(
+  config = reading.config
+  return Drawing(
     "Accuracy against parameters",
     chart,
     f"Final validation accuracy of {len(means)} architectures, "
-    f"{findings_lib.seeds(regimes)}. Large marks: mean over seeds with its "
+    f"{reading_lib.seeds(regimes)}. Large marks: mean over seeds with its "
     f"{level:.0%} Student t interval, coloured by regime; small grey marks: "
     "single networks. Solid vertical line: minimal parameters P_min (all "
     f"larger networks within {config.eps_accuracy:g} of the plateau, seed "
@@ -110,14 +112,14 @@ def accuracy(findings: Findings) -> Figure | None:
   )
 
 
-def _curves(findings: Findings, column: str) -> tuple[pl.DataFrame, str]:
+def _curves(reading: Reading, column: str) -> tuple[pl.DataFrame, str]:
   """Median and quartiles of curves per regime; the row field beside it."""
-  row = "family" if len(findings.datasets) == 1 else "dataset"
-  labels = findings.tables["regimes"].select(
+  row = "family" if len(reading.datasets) == 1 else "dataset"
+  labels = reading.tables["regimes"].select(
     "dataset", "family", "architecture", "label"
   )
   long = (
-    findings.records.curves.join(labels, on=["dataset", "architecture"])
+    reading.records.curves.join(labels, on=["dataset", "architecture"])
     .unpivot(
       on=[f"train_{column}", f"val_{column}"],
       index=[row, "label", "epoch"],
@@ -140,8 +142,8 @@ def _curves(findings: Findings, column: str) -> tuple[pl.DataFrame, str]:
 
 
 def _learning_curves(
-  findings: Findings, spread: pl.DataFrame, row: str, y: alt.Y, what: str
-) -> Figure:
+  reading: Reading, spread: pl.DataFrame, row: str, y: alt.Y, what: str
+) -> Drawing:
   last = int(max(spread["epoch"]))
   step = max(1, round(last / 6))
   x = alt.X(
@@ -160,14 +162,14 @@ def _learning_curves(
     .encode(x=x, y="middle:Q", color=split),
   ]
   labels = [label for label in theme.REGIMES if label in set(spread["label"])]
-  lines = findings.families if row == "family" else findings.datasets
+  lines = reading.families if row == "family" else reading.datasets
   chart, drawn = theme.panels(
     [spread], layers, ("label", labels), (row, lines), height=120
   )
-  counts = findings.tables["regimes"].group_by("label").agg(pl.sum("n_seeds"))
+  counts = reading.tables["regimes"].group_by("label").agg(pl.sum("n_seeds"))
   number = dict(counts.iter_rows())
   networks = ", ".join(f"{number[label]} {label}" for label in labels)
-  return Figure(
+  return Drawing(
     f"Learning curves by regime: {what}",
     chart,
     f"Lines: median over networks ({networks}); bands: quartiles. Training "
@@ -176,11 +178,11 @@ def _learning_curves(
   )
 
 
-def accuracy_curves(findings: Findings) -> Figure | None:
+def accuracy_curves(reading: Reading) -> Drawing | None:
   """Draws training and validation accuracy per epoch, by regime."""
-  if findings.records.curves.is_empty():
+  if reading.records.curves.is_empty():
     return None
-  spread, row = _curves(findings, "accuracy")
+  spread, row = _curves(reading, "accuracy")
   best = spread.filter(split="validation")["high"].max()
   floor = theme.to_error(best) / 3  # where training accuracy is cut off
   spread = spread.with_columns(
@@ -189,7 +191,7 @@ def accuracy_curves(findings: Findings) -> Figure | None:
   y = theme.accuracy_y(
     "low", [*spread["low"], *spread["high"]], "accuracy", True
   )
-  figure = _learning_curves(findings, spread, row, y, "accuracy")
+  figure = _learning_curves(reading, spread, row, y, "accuracy")
   return figure._replace(
     caption=figure.caption
     + " Training accuracy is cut off where the axis, logarithmic in the error, "
@@ -197,11 +199,11 @@ def accuracy_curves(findings: Findings) -> Figure | None:
   )
 
 
-def loss_curves(findings: Findings) -> Figure | None:
+def loss_curves(reading: Reading) -> Drawing | None:
   """Draws training and validation loss per epoch, by regime."""
-  if findings.records.curves.is_empty():
+  if reading.records.curves.is_empty():
     return None
-  spread, row = _curves(findings, "loss")
+  spread, row = _curves(reading, "loss")
   if spread.is_empty():
     return None
   floor = 1e-4
@@ -213,16 +215,16 @@ def loss_curves(findings: Findings) -> Figure | None:
     axis=alt.Axis(values=theme.log_ticks(low, high), format="~g"),
     scale=alt.Scale(type="log", domain=[low, high], nice=False),
   )
-  figure = _learning_curves(findings, spread, row, y, "loss")
+  figure = _learning_curves(reading, spread, row, y, "loss")
   return figure._replace(
     caption=figure.caption
     + " Networks whose loss is not finite (diverged) are left out from then on."
   )
 
 
-def phases(findings: Findings) -> Figure | None:
+def phases(reading: Reading) -> Drawing | None:
   """Draws how many epochs each architecture spends in each phase."""
-  table, config = findings.tables["convergence_phases"], findings.config
+  table, config = reading.tables["convergence_phases"], reading.config
   names = list(theme.PHASES)
   if table.is_empty():
     return None
@@ -255,8 +257,8 @@ def phases(findings: Findings) -> Figure | None:
       ),
     )
     .sort(
-      pl.col("dataset").cast(pl.Enum(findings.datasets)),
-      pl.col("family").cast(pl.Enum(findings.families)),
+      pl.col("dataset").cast(pl.Enum(reading.datasets)),
+      pl.col("family").cast(pl.Enum(reading.families)),
       "params",
       "architecture",
       "order",
@@ -265,7 +267,7 @@ def phases(findings: Findings) -> Figure | None:
   lines = [
     alt.hconcat(
       *(
-        _bars(dataset, family, len(findings.datasets) > 1)
+        _bars(dataset, family, len(reading.datasets) > 1)
         for dataset, family in cells
       ),
       spacing=14,
@@ -275,15 +277,15 @@ def phases(findings: Findings) -> Figure | None:
       key=lambda cell: cell[0],
     )
   ]
-  return Figure(
+  return Drawing(
     "Convergence phases",
     alt.vconcat(*lines, data=theme.ROWS),
-    f"Mean length of each phase over seeds ({findings_lib.seeds(table)}), one "
+    f"Mean length of each phase over seeds ({reading_lib.seeds(table)}), one "
     f"bar per architecture, smallest at the bottom ({len(shown)} of "
     f"{len(table)} shown). Chance: until accuracy leaves chance, all epochs "
     f"where it never does; rapid: until {config.rapid_gain:.0%} of the final "
     "gain; refinement: until within "
-    f"{findings_lib.points(config.saturation_margin)} of the best; saturation: "
+    f"{reading_lib.points(config.saturation_margin)} of the best; saturation: "
     f"the rest. {config.confidence:.0%} intervals are in the table.",
     theme.rows(frame),
   )
@@ -321,3 +323,9 @@ def _bars(dataset: str, family: str, several: bool) -> alt.Chart:
     )
     .properties(width=170, height=alt.Step(14))
   )
+
+
+ACCURACY = Figure("regimes", accuracy)
+ACCURACY_CURVES = Figure("regimes", accuracy_curves)
+LOSS_CURVES = Figure("regimes", loss_curves)
+PHASES = Figure("convergence", phases)

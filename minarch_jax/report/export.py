@@ -6,13 +6,13 @@ import re
 import vl_convert
 
 from minarch_jax.report import theme
-from minarch_jax.report.findings import Figure
+from minarch_jax.report.entries import Drawing
 
 FORMATS = ("svg", "png", "pdf")
 _PNG_SCALE = 2.0
 
 
-def svg(name: str, figure: Figure) -> str:
+def svg(name: str, figure: Drawing) -> str:
   """Draws a figure; the same figure and name give the same bytes.
 
   The renderer numbers clip paths through the life of the process, so they are

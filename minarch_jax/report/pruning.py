@@ -3,24 +3,26 @@
 import altair as alt
 import polars as pl
 
-from minarch_jax.report import findings as findings_lib
+from minarch_jax.analysis import tables
+from minarch_jax.report import reading as reading_lib
 from minarch_jax.report import selection, theme
-from minarch_jax.report.findings import Figure, Findings
+from minarch_jax.report.entries import Drawing, Figure
+from minarch_jax.report.reading import Reading
 
 
-def sparsity(findings: Findings) -> Figure | None:
+def sparsity(reading: Reading) -> Drawing | None:
   """Draws accuracy against sparsity by depth, with random pruning beside."""
-  if findings.records.compression.is_empty():
+  if reading.records.compression.is_empty():
     return None
-  rows, criterion, scope = selection.primary(findings)
+  rows, criterion, scope = selection.primary(reading)
   rows = rows.filter(bits=32)
   where = ["dataset", "family", "schedule", "criterion", "depth", "sparsity"]
   per_seed = rows.group_by([*where, "seed"]).agg(pl.mean("val_accuracy"))
-  level = findings.config.confidence
-  means = findings_lib.mean_interval(
+  level = reading.config.confidence
+  means = tables.mean_interval(
     per_seed.sort([*where, "seed"]), where, "val_accuracy", level
   )
-  means = selection.rows_of(findings, means).with_columns(
+  means = selection.rows_of(reading, means).with_columns(
     pl.col("mean", "low", "high").pipe(theme.to_error),
     pl.col("depth").cast(pl.String),
     layer=pl.when(pl.col("criterion") == criterion)
@@ -60,11 +62,11 @@ def sparsity(findings: Findings) -> Figure | None:
   chart, drawn = theme.panels(
     [means],
     layers,
-    ("family", findings.families),
-    ("panel", selection.panels(findings, means)),
+    ("family", reading.families),
+    ("panel", selection.panels(reading, means)),
     height=170,
   )
-  return Figure(
+  return Drawing(
     "Accuracy against sparsity, by depth",
     chart,
     f"Solid: {criterion} pruning, {scope} scope, mean over the architectures "
@@ -77,19 +79,19 @@ def sparsity(findings: Findings) -> Figure | None:
   )
 
 
-def redundancy(findings: Findings) -> Figure | None:
+def redundancy(reading: Reading) -> Drawing | None:
   """Draws redundancy of each architecture against its size, by depth."""
-  phases = findings.tables["pruning_phases"]
+  phases = reading.tables["pruning_phases"]
   if phases.is_empty():
     return None
-  _, criterion, scope = selection.primary(findings)
+  _, criterion, scope = selection.primary(reading)
   phases = phases.filter(
     criterion=criterion, scope=scope, granularity=selection.granularity(phases)
   ).drop_nulls("redundancy")
   if phases.is_empty():
     return None
   named = theme.depths(phases["depth"].to_list())
-  frame = selection.rows_of(findings, phases).with_columns(
+  frame = selection.rows_of(reading, phases).with_columns(
     pl.col("depth").cast(pl.String),
     layer=pl.lit("redundancy"),
     note=pl.format(
@@ -123,19 +125,23 @@ def redundancy(findings: Findings) -> Figure | None:
   chart, drawn = theme.panels(
     [frame],
     layers,
-    ("family", findings.families),
-    ("panel", selection.panels(findings, frame)),
+    ("family", reading.families),
+    ("panel", selection.panels(reading, frame)),
     height=150,
   )
-  config = findings.config
-  return Figure(
+  config = reading.config
+  return Drawing(
     "Redundancy by depth and size",
     chart,
     "Redundancy: the largest sparsity whose drop in accuracy is below "
-    f"{findings_lib.points(config.free_margin)} (one-sided "
+    f"{reading_lib.points(config.free_margin)} (one-sided "
     f"{config.confidence:.0%} over seeds). One mark per architecture, "
-    f"{findings_lib.seeds(phases)}; bars: {config.confidence:.0%} "
+    f"{reading_lib.seeds(phases)}; bars: {config.confidence:.0%} "
     f"intervals. {criterion.capitalize()} pruning, {scope} scope, "
     "32 bits. Compare depths at equal params.",
     drawn,
   )
+
+
+SPARSITY = Figure("pruning", sparsity)
+REDUNDANCY = Figure("pruning", redundancy)

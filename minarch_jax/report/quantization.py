@@ -4,14 +4,15 @@ import altair as alt
 import polars as pl
 
 from minarch_jax import analysis
-from minarch_jax.report import findings as findings_lib
+from minarch_jax.report import reading as reading_lib
 from minarch_jax.report import selection, theme
-from minarch_jax.report.findings import Figure, Findings
+from minarch_jax.report.entries import Drawing, Figure
+from minarch_jax.report.reading import Reading
 
 
-def damage(findings: Findings) -> Figure | None:
+def damage(reading: Reading) -> Drawing | None:
   """Draws the accuracy lost to few bits against size, by data set."""
-  table = findings.tables["quantization"]
+  table = reading.tables["quantization"]
   table = table.drop_nulls("damage")
   if table.is_empty():
     return None
@@ -59,27 +60,27 @@ def damage(findings: Findings) -> Figure | None:
   chart, drawn = theme.panels(
     [zero, frame],
     layers,
-    ("family", findings.families),
-    ("dataset", findings.datasets),
+    ("family", reading.families),
+    ("dataset", reading.datasets),
     height=170,
   )
-  level = findings.config.confidence
-  return Figure(
+  level = reading.config.confidence
+  return Drawing(
     "Accuracy lost to few bits, by size and data set",
     chart,
     "Damage: validation accuracy at 32 bits minus accuracy at fewer, paired "
-    f"by seed; bars: {level:.0%} intervals, {findings_lib.seeds(table)}. "
+    f"by seed; bars: {level:.0%} intervals, {reading_lib.seeds(table)}. "
     "Weights only, rounded after training without retraining, one scale per "
     f"{granularity}, sparsity 0.",
     drawn,
   )
 
 
-def surface(findings: Findings) -> Figure | None:
+def surface(reading: Reading) -> Drawing | None:
   """Draws the accuracy left at every sparsity and bits as a map."""
-  if findings.records.compression.is_empty():
+  if reading.records.compression.is_empty():
     return None
-  rows, criterion, scope = selection.primary(findings)
+  rows, criterion, scope = selection.primary(reading)
   rows = selection.finest(rows.filter(criterion=criterion))
   if rows["bits"].min() == 32:
     return None
@@ -101,11 +102,11 @@ def surface(findings: Findings) -> Figure | None:
   chart, drawn = theme.panels(
     [frame],
     layers,
-    ("family", findings.families),
-    ("dataset", findings.datasets),
+    ("family", reading.families),
+    ("dataset", reading.datasets),
     height=24 * len(bits),
   )
-  return Figure(
+  return Drawing(
     "Accuracy lost to sparsity and few bits together",
     chart,
     "Points of validation accuracy below the dense 32-bit network of the same "
@@ -126,11 +127,11 @@ def _front(points: pl.DataFrame, keys: list[str]) -> pl.DataFrame:
   return ordered.filter(best.is_null() | (pl.col("mean") > best))
 
 
-def pareto(findings: Findings) -> Figure | None:
+def pareto(reading: Reading) -> Drawing | None:
   """Draws the best accuracy that fits into so many bytes, at each bits."""
-  if findings.records.compression.is_empty():
+  if reading.records.compression.is_empty():
     return None
-  rows = analysis.plain(analysis.under(findings.records.compression)).filter(
+  rows = analysis.plain(analysis.under(reading.records.compression)).filter(
     pl.col("bytes") > 0
   )
   where = ["dataset", "family", "architecture", "params", "criterion", "scope"]
@@ -179,17 +180,22 @@ def pareto(findings: Findings) -> Figure | None:
   chart, drawn = theme.panels(
     [fronts],
     layers,
-    ("family", findings.families),
-    ("dataset", findings.datasets),
+    ("family", reading.families),
+    ("dataset", reading.datasets),
     height=210,
   )
-  return Figure(
+  return Drawing(
     "Accuracy against bytes: the Pareto fronts",
     chart,
-    f"Best mean validation accuracy over seeds ({findings_lib.seeds(points)}) "
+    f"Best mean validation accuracy over seeds ({reading_lib.seeds(points)}) "
     f"among all of {len(points):,} configurations "
     "(architecture, criterion, scope, schedule, sparsity, bits) that take at "
     "most so many bytes, one front for each bits. Chosen and drawn on the same "
     "validation images, so slightly optimistic.",
     drawn,
   )
+
+
+DAMAGE = Figure("quantization", damage)
+SURFACE = Figure("together", surface)
+PARETO = Figure("together", pareto)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import polars as pl
 
 from minarch_jax import analysis
-from minarch_jax.report.findings import Findings
+from minarch_jax.report.reading import Reading
 
 SCHEDULES = {
   "oneshot": "one-shot",
@@ -20,24 +20,24 @@ def preferred(values: Sequence[str], order: Sequence[str]) -> str:
   return next((v for v in order if v in values), sorted(values)[0])
 
 
-def primary(findings: Findings) -> tuple[pl.DataFrame, str, str]:
+def primary(reading: Reading) -> tuple[pl.DataFrame, str, str]:
   """Stable networks' rows of the criterion and scope the figures show.
 
   One granularity, weights only, as integers. The rows of random pruning stay,
   as the control; networks labelled unstable go, unless nothing else is there:
   they have no accuracy to lose.
   """
-  rows = analysis.plain(analysis.under(findings.records.compression))
+  rows = analysis.plain(analysis.under(reading.records.compression))
   rows = rows.filter(granularity=granularity(rows))
   criteria = rows["criterion"].unique().to_list()
   criterion = preferred(
     [c for c in criteria if c != "random"] or criteria,
-    ("magnitude", *findings.config.criteria),
+    ("magnitude", *reading.config.criteria),
   )
   scope = preferred(
-    rows["scope"].unique().to_list(), ("global", *findings.config.scopes)
+    rows["scope"].unique().to_list(), ("global", *reading.config.scopes)
   )
-  labels = findings.tables["regimes"].select("dataset", "architecture", "label")
+  labels = reading.tables["regimes"].select("dataset", "architecture", "label")
   rows = rows.filter(
     pl.col("criterion").is_in([criterion, "random"]), scope=scope
   ).join(labels, on=["dataset", "architecture"], how="left")
@@ -78,16 +78,16 @@ def in_order(rows: pl.DataFrame) -> list[str]:
   return [name for name in SCHEDULES if name in present]
 
 
-def rows_of(findings: Findings, frame: pl.DataFrame) -> pl.DataFrame:
+def rows_of(reading: Reading, frame: pl.DataFrame) -> pl.DataFrame:
   """Adds `panel`, the row of panels: schedule, after data set if several."""
   schedule = pl.col("schedule").replace(SCHEDULES)
-  if len(findings.datasets) == 1:
+  if len(reading.datasets) == 1:
     return frame.with_columns(panel=schedule)
   return frame.with_columns(panel=pl.format("{}, {}", "dataset", schedule))
 
 
-def panels(findings: Findings, frame: pl.DataFrame) -> list[str]:
+def panels(reading: Reading, frame: pl.DataFrame) -> list[str]:
   schedules = [SCHEDULES[name] for name in in_order(frame)]
-  if len(findings.datasets) == 1:
+  if len(reading.datasets) == 1:
     return schedules
-  return [f"{d}, {s}" for d in findings.datasets for s in schedules]
+  return [f"{d}, {s}" for d in reading.datasets for s in schedules]

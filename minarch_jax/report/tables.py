@@ -1,76 +1,86 @@
-"""Which columns of the tables a reader sees, and how numbers are written.
+"""The tables of the report, one entry each.
 
 The CSV files hold every column at full precision; the page shows a choice,
 with intervals beside their estimates.
 """
 
-from collections.abc import Callable, Mapping
-import math
-from typing import Any, NamedTuple
+from collections.abc import Callable
+import json
+from operator import itemgetter
 
 import polars as pl
 
-from minarch_jax.report.findings import Findings
-
-MOST_ROWS = 400  # more rows than this are only in the CSV file
-
-
-class Column(NamedTuple):
-  """A shown column; `bounds` starts the names of its interval's columns."""
-
-  field: str
-  title: str
-  form: str = "text"
-  bounds: str | None = None
+from minarch_jax import analysis
+from minarch_jax.report.entries import Column, Table
 
 
-class Cell(NamedTuple):
-  """What is read, what a sort by its column compares, and its CSS class."""
+def _measured(name: str, analyse: Callable[..., pl.DataFrame]):
+  """Analyses a record table that only some experiments leave."""
 
-  text: str
-  key: str
-  kind: str
-  href: str = ""
+  def compute(found: analysis.Analyses) -> pl.DataFrame | None:
+    rows = found.others.get(name)
+    if rows is None or rows.is_empty():
+      return None
+    return analyse(found.records, rows, found.config)
 
-
-class Shown(NamedTuple):
-  """A table ready for the page."""
-
-  name: str
-  caption: str
-  heads: tuple[Cell, ...]
-  rows: tuple[tuple[Cell, ...], ...]
-  total: int
-  has_test: bool
+  return compute
 
 
-def _number(value: float) -> str:
-  return f"{value:.3g}"
+def _selected(found: analysis.Analyses) -> pl.DataFrame:
+  return analysis.selected(
+    found.records.networks,
+    found["minimal_parameters"],
+    found.config.confidence,
+  )
 
 
-FORMS: dict[str, Callable[[Any], str]] = {
-  "text": str,
-  "words": str,
-  "count": lambda value: f"{value:,.0f}",
-  "number": _number,
-  "percent": lambda value: f"{100 * value:.1f}",
-  "points": lambda value: f"{100 * value:.2f}",
-  "sparsity": lambda value: f"{value:.2f}",
-  "share": lambda value: f"{value:.3f}",
-  "epochs": lambda value: f"{value:.1f}",
-  "figure": str,
-  "flag": lambda value: "yes" if value else "",
-}
+def _quantizers(found: analysis.Analyses) -> pl.DataFrame | None:
+  frame = found["quantizer_damage"]
+  return None if frame.is_empty() else frame
 
-_WHO = (
-  Column("dataset", "data set"),
-  Column("family", "family"),
+
+def _packs(found: analysis.Analyses) -> pl.DataFrame | None:
+  """Lists the packs in study.json; nested values become JSON."""
+  plain = (str, int, float, bool, type(None))
+  rows = [
+    {
+      name: value if isinstance(value, plain) else json.dumps(value)
+      for name, value in pack.items()
+    }
+    for pack in found.study.get("packs") or ()
+  ]
+  return pl.DataFrame(rows, infer_schema_length=None) if rows else None
+
+
+def _stages(found: analysis.Analyses) -> pl.DataFrame | None:
+  """Adds up the times of the packs of each stage."""
+  packs = _packs(found)
+  if packs is None:
+    return None
+  times = [name for name in packs.columns if name.endswith("_seconds")]
+  if "stage" not in packs.columns:
+    return pl.DataFrame()
+  return packs.group_by("stage", maintain_order=True).agg(
+    pl.len().alias("packs"), pl.col(times).sum()
+  )
+
+
+_FAMILY = (Column("dataset", "data set"), Column("family", "family"))
+_SEEDS = Column("n_seeds", "seeds", "count")
+_COUNT = Column("n_architectures", "architectures", "count")
+_NETWORKS = (
+  *_FAMILY,
   Column("architecture", "architecture"),
   Column("depth", "depth", "count"),
   Column("params", "params", "count"),
-  Column("n_seeds", "seeds", "count"),
+  _SEEDS,
 )
 
+_SETTING = (
+  Column("criterion", "criterion"),
+  Column("scope", "scope"),
+  Column("schedule", "schedule"),
+)
 _LAYER = (
   Column("criterion", "criterion"),
   Column("granularity", "granularity"),
@@ -78,11 +88,50 @@ _LAYER = (
   Column("groups", "groups", "count"),
   Column("sparsity", "sparsity", "sparsity"),
 )
+_FORMAT = (
+  Column("bits", "bits", "count"),
+  Column("quant_granularity", "scale per"),
+)
+_REDUNDANCY = Column(
+  "redundancy", "redundancy (sparsity)", "sparsity", "redundancy_"
+)
 _DAMAGE = Column("damage", "damage (points)", "points", "damage_")
 
-COLUMNS: Mapping[str, tuple[Column, ...]] = {
-  "regimes": (
-    *_WHO,
+REGIME_COUNTS = Table(
+  "regimes",
+  "Architectures in each regime, and how they move when every threshold is "
+  "halved or doubled.",
+  lambda found: analysis.regime_counts(found["regimes"]),
+  (
+    *_FAMILY,
+    Column("regime", "regime"),
+    Column("halved", "thresholds halved", "count"),
+    Column("as_set", "as set", "count"),
+    Column("doubled", "thresholds doubled", "count"),
+  ),
+)
+
+REGIME_BOUNDARIES = Table(
+  "regimes",
+  "Where along the parameter count one regime gives way to the next; a dash "
+  "is a side that the grid leaves open.",
+  itemgetter("regime_boundaries"),
+  (
+    *_FAMILY,
+    Column("boundary", "boundary"),
+    Column("p", "params", "count", "p_"),
+    Column("status", "status"),
+    _COUNT,
+  ),
+)
+
+REGIMES = Table(
+  "regimes",
+  "Every architecture: regime, accuracy over seeds, probabilities of the "
+  "regimes with Wilson intervals, reasons.",
+  itemgetter("regimes"),
+  (
+    *_NETWORKS,
     Column("label", "regime"),
     Column("mean_accuracy", "validation accuracy (%)", "percent"),
     Column("sigma", "seed deviation (points)", "points"),
@@ -95,79 +144,69 @@ COLUMNS: Mapping[str, tuple[Column, ...]] = {
     Column("label_halved", "thresholds halved"),
     Column("label_doubled", "thresholds doubled"),
   ),
-  "regime_counts": (
-    Column("dataset", "data set"),
-    Column("family", "family"),
-    Column("regime", "regime"),
-    Column("halved", "thresholds halved", "count"),
-    Column("as_set", "as set", "count"),
-    Column("doubled", "thresholds doubled", "count"),
-  ),
-  "regime_boundaries": (
-    Column("dataset", "data set"),
-    Column("family", "family"),
-    Column("boundary", "boundary"),
-    Column("p", "params", "count", "p_"),
-    Column("status", "status"),
-    Column("n_architectures", "architectures", "count"),
-  ),
-  "minimal_parameters": (
-    Column("dataset", "data set"),
-    Column("family", "family"),
+)
+
+MINIMAL_PARAMETERS = Table(
+  "minimal",
+  "Minimal parameters with intervals.",
+  itemgetter("minimal_parameters"),
+  (
+    *_FAMILY,
     Column("p_min", "P_min (params)", "count", "p_min_"),
     Column("status", "status"),
     Column("p_learn", "P_learn (params)", "count", "p_learn_"),
     Column("learn_status", "P_learn status"),
     Column("plateau", "plateau accuracy (%)", "percent"),
     Column("plateau_architecture", "most accurate"),
-    Column("n_architectures", "architectures", "count"),
-    Column("n_seeds", "seeds", "count"),
+    _COUNT,
+    _SEEDS,
   ),
-  "selected": (
-    Column("dataset", "data set"),
-    Column("family", "family"),
+)
+
+SELECTED = Table(
+  "minimal",
+  "Accuracy of the networks chosen on validation. Test images were used once, "
+  "after the choice.",
+  lambda found: analysis.selected(
+    found.records.networks, found["minimal_parameters"], found.config.confidence
+  ),
+  (
+    *_FAMILY,
     Column("role", "chosen as"),
     Column("architecture", "architecture"),
     Column("params", "params", "count"),
-    Column("n_seeds", "seeds", "count"),
+    _SEEDS,
     Column(
       "val_accuracy", "validation accuracy (%)", "percent", "val_accuracy_"
     ),
     Column("test_accuracy", "test accuracy (%)", "percent", "test_accuracy_"),
   ),
-  "convergence_phases": (
-    *_WHO,
+  tested=True,
+)
+
+CONVERGENCE_PHASES = Table(
+  "convergence",
+  "Lengths of the phases.",
+  itemgetter("convergence_phases"),
+  (
+    *_NETWORKS,
     Column("chance", "at chance (epochs)", "epochs", "chance_"),
     Column("rapid", "rapid (epochs)", "epochs", "rapid_"),
     Column("refinement", "refinement (epochs)", "epochs", "refinement_"),
     Column("saturation", "saturation (epochs)", "epochs", "saturation_"),
   ),
-  "pruning_phases": (
-    *_WHO,
-    Column("criterion", "criterion"),
-    Column("scope", "scope"),
-    Column("schedule", "schedule"),
-    Column("redundancy", "redundancy (sparsity)", "sparsity", "redundancy_"),
-    Column("collapse_at", "collapse at (sparsity)", "sparsity"),
-    Column("collapse_low", "from", "sparsity"),
-    Column("collapse_high", "to", "sparsity"),
-  ),
-  "sensitivity": (
-    *_WHO,
-    *_LAYER,
-    Column("accuracy", "validation accuracy (%)", "percent"),
-    Column("lost", "accuracy lost (points)", "points", "lost_"),
-  ),
-  "overlap": (
-    *_WHO,
-    *_LAYER,
-    Column("overlap", "overlap", "share", "overlap_"),
-    Column("chance", "chance", "share"),
-    Column("shuffled", "shuffled", "share"),
-  ),
-  "controls": (
-    Column("dataset", "data set"),
-    Column("family", "family"),
+)
+
+CONTROLS = Table(
+  "pruning",
+  "Did pruning beat its controls: a dense network of as many parameters "
+  "trained as long (small_dense), the mask found on new weights (reinit), the "
+  "mask shuffled within each layer (shuffled), weights removed at random "
+  "(random)? Differences of validation accuracy, paired by architecture and "
+  "seed.",
+  itemgetter("controls"),
+  (
+    *_FAMILY,
     Column("control", "control"),
     Column("schedule", "schedule"),
     Column("criterion", "criterion"),
@@ -177,48 +216,120 @@ COLUMNS: Mapping[str, tuple[Column, ...]] = {
     Column("other", "control (%)", "percent"),
     Column("difference", "pruned \u2212 control (points)", "points", ""),
     Column("verdict", "verdict"),
-    Column("n_architectures", "architectures", "count"),
-    Column("n_seeds", "seeds", "count"),
+    _COUNT,
+    _SEEDS,
     Column("step_ratio", "steps of control / pruned", "number"),
   ),
-  "quantization": (
-    *_WHO,
-    Column("bits", "bits", "count"),
-    Column("quant_granularity", "scale per"),
+)
+
+REDUNDANCY = Table(
+  "pruning",
+  "Redundancy averaged over the architectures of one depth.",
+  itemgetter("redundancy"),
+  (
+    *_FAMILY,
+    Column("depth", "depth", "count"),
+    *_SETTING,
+    _REDUNDANCY,
+    _COUNT,
+  ),
+)
+
+PRUNING_PHASES = Table(
+  "pruning",
+  "Redundancy and collapse of every architecture.",
+  itemgetter("pruning_phases"),
+  (
+    *_NETWORKS,
+    *_SETTING,
+    _REDUNDANCY,
+    Column("collapse_at", "collapse at (sparsity)", "sparsity"),
+    Column("collapse_low", "from", "sparsity"),
+    Column("collapse_high", "to", "sparsity"),
+  ),
+)
+
+SENSITIVITY = Table(
+  "pruning",
+  "Accuracy lost by pruning one layer alone.",
+  _measured("sensitivity", analysis.layer_sensitivity),
+  (
+    *_NETWORKS,
+    *_LAYER,
+    Column("accuracy", "validation accuracy (%)", "percent"),
+    Column("lost", "accuracy lost (points)", "points", "lost_"),
+  ),
+)
+
+OVERLAP = Table(
+  "pruning",
+  "Overlap of the masks of two seeds under global scope, by layer and as a "
+  "whole (all), beside random masks of that sparsity (chance) and the masks "
+  "shuffled within their layers (shuffled).",
+  _measured("overlap", analysis.mask_overlap),
+  (
+    *_NETWORKS,
+    *_LAYER,
+    Column("overlap", "overlap", "share", "overlap_"),
+    Column("chance", "chance", "share"),
+    Column("shuffled", "shuffled", "share"),
+  ),
+)
+
+QUANTIZATION_SLOPES = Table(
+  "quantization",
+  "Change of the damage per tenfold parameters (Theil-Sen), in points.",
+  itemgetter("quantization_slopes"),
+  (
+    *_FAMILY,
+    *_FORMAT,
+    Column("slope", "slope (points per decade)", "points", "slope_"),
+    _COUNT,
+  ),
+)
+
+QUANTIZATION = Table(
+  "quantization",
+  "Damage of every architecture.",
+  itemgetter("quantization"),
+  (
+    *_NETWORKS,
+    *_FORMAT,
     _DAMAGE,
   ),
-  "activation_quantization": (
-    *_WHO,
+)
+
+ACTIVATION_QUANTIZATION = Table(
+  "quantization",
+  "Damage of every architecture with the inputs of its layers rounded too, "
+  "over their ranges on training images; 32 bits: inputs alone.",
+  itemgetter("activation_quantization"),
+  (
+    *_NETWORKS,
     Column("bits", "bits", "count"),
     Column("activation_bits", "activation bits", "count"),
     _DAMAGE,
   ),
-  "quantizer_damage": (
-    *_WHO,
+)
+
+QUANTIZER_DAMAGE = Table(
+  "quantization",
+  "Damage of every architecture by other number formats, and by integers over "
+  "a narrower range.",
+  _quantizers,
+  (
+    *_NETWORKS,
     Column("quantizer", "quantizer"),
-    Column("bits", "bits", "count"),
-    Column("quant_granularity", "scale per"),
+    *_FORMAT,
     _DAMAGE,
   ),
-  "redundancy": (
-    Column("dataset", "data set"),
-    Column("family", "family"),
-    Column("depth", "depth", "count"),
-    Column("criterion", "criterion"),
-    Column("scope", "scope"),
-    Column("schedule", "schedule"),
-    Column("redundancy", "redundancy (sparsity)", "sparsity", "redundancy_"),
-    Column("n_architectures", "architectures", "count"),
-  ),
-  "quantization_slopes": (
-    Column("dataset", "data set"),
-    Column("family", "family"),
-    Column("bits", "bits", "count"),
-    Column("quant_granularity", "scale per"),
-    Column("slope", "slope (points per decade)", "points", "slope_"),
-    Column("n_architectures", "architectures", "count"),
-  ),
-  "guidance": (
+)
+
+GUIDANCE = Table(
+  "together",
+  "Compact and stable configurations, best first.",
+  itemgetter("guidance"),
+  (
     Column("dataset", "data set"),
     Column("rank", "rank", "count"),
     Column("architecture", "architecture"),
@@ -237,26 +348,18 @@ COLUMNS: Mapping[str, tuple[Column, ...]] = {
       "accuracy_",
     ),
     Column("test_accuracy", "test accuracy (%)", "percent"),
-    Column("n_seeds", "seeds", "count"),
+    _SEEDS,
     Column("refused", "why none"),
   ),
-  "stages": (
-    Column("stage", "stage"),
-    Column("packs", "packs", "count"),
-    Column("compile_seconds", "compilation (s)", "number"),
-    Column("run_seconds", "running (s)", "number"),
-  ),
-  "packs": (
-    Column("stage", "stage"),
-    Column("parent", "parent"),
-    Column("members", "members", "count"),
-    Column("seeds", "seeds", "count"),
-    Column("padding", "padding (ratio)", "number"),
-    Column("compile_seconds", "compilation (s)", "number"),
-    Column("run_seconds", "running (s)", "number"),
-  ),
-  "claims": (
-    Column("claim", "claim"),
+  tested=True,
+)
+
+CLAIMS = Table(
+  "claims",
+  "The claims with what they rest on.",
+  itemgetter("claims"),
+  (
+    Column("claim", "claim", "claim"),
     Column("statement", "statement", "words"),
     Column("effect", "effect", "number", ""),
     Column("unit", "unit", "words"),
@@ -266,79 +369,31 @@ COLUMNS: Mapping[str, tuple[Column, ...]] = {
     Column("rests_on", "rests on", "words"),
     Column("note", "note"),
   ),
-}
+)
 
+STAGES = Table(
+  "engine",
+  "Time by stage.",
+  _stages,
+  (
+    Column("stage", "stage"),
+    Column("packs", "packs", "count"),
+    Column("compile_seconds", "compilation (s)", "number"),
+    Column("run_seconds", "running (s)", "number"),
+  ),
+)
 
-def shown(findings: Findings, name: str, caption: str) -> Shown | None:
-  """Prepares a table for the page; None when it has no rows."""
-  frame = findings.tables.get(name)
-  if frame is None or frame.is_empty():
-    return None
-  columns = [
-    column
-    for column in _columns(name, frame)
-    if column.field in frame.columns
-    and (column.form != "text" or frame[column.field].count())
-  ]
-  rows = tuple(
-    tuple(_cell(row, column) for column in columns)
-    for row in frame.head(MOST_ROWS).iter_rows(named=True)
-  )
-  return Shown(
-    name,
-    caption,
-    tuple(Cell(c.title, "", _kind(c, "")) for c in columns),
-    rows,
-    len(frame),
-    any("test" in column.field for column in columns),
-  )
-
-
-def _columns(name: str, frame: pl.DataFrame) -> tuple[Column, ...]:
-  """The columns of `COLUMNS`, or all columns of a table it does not name."""
-  if name in COLUMNS:
-    return COLUMNS[name]
-  return tuple(
-    Column(field, field.replace("_", " "), _form(dtype))
-    for field, dtype in frame.schema.items()
-  )
-
-
-def _form(dtype: pl.DataType) -> str:
-  if dtype.is_integer():
-    return "count"
-  return "number" if dtype.is_float() else "text"
-
-
-def written(value: Any, form: str) -> str:
-  """Writes one value; a dash for what is not known."""
-  if value is None or (isinstance(value, float) and not math.isfinite(value)):
-    return "\u2013"
-  text = FORMS[form](value)
-  if not isinstance(value, str) and not text.strip("-0."):
-    text = text.removeprefix("-")  # a rounded zero has no sign
-  return text if isinstance(value, str) else text.replace("-", "\u2212")
-
-
-def _cell(row: Mapping[str, Any], column: Column) -> Cell:
-  value = row[column.field]
-  text = written(value, column.form)
-  if column.bounds is not None:
-    low, high = (row.get(f"{column.bounds}{end}") for end in ("low", "high"))
-    if not (low is None and high is None):
-      bounds = (written(bound, column.form) for bound in (low, high))
-      text += " [{}, {}]".format(*bounds)
-  return Cell(
-    text,
-    "" if value is None else str(value),
-    _kind(column, text),
-    f"#figure-{value}" if column.form == "figure" else "",
-  )
-
-
-def _kind(column: Column, text: str) -> str:
-  if column.form == "words":
-    return "wrap"
-  if column.form not in ("text", "flag", "figure"):
-    return "n"
-  return "long" if len(text) > 40 else ""
+PACKS = Table(
+  "engine",
+  "Time by pack.",
+  _packs,
+  (
+    Column("stage", "stage"),
+    Column("parent", "parent"),
+    Column("members", "members", "count"),
+    Column("seeds", "seeds", "count"),
+    Column("padding", "padding (ratio)", "number"),
+    Column("compile_seconds", "compilation (s)", "number"),
+    Column("run_seconds", "running (s)", "number"),
+  ),
+)

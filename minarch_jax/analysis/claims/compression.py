@@ -1,0 +1,227 @@
+"""Claims about compression: depth, redundancy, quantization damage."""
+
+import math
+
+import numpy as np
+import polars as pl
+
+from minarch_jax.analysis import pruning as pruning_lib
+from minarch_jax.analysis import statistics, tables
+from minarch_jax.analysis.claims import findings, matching
+from minarch_jax.analysis.claims.findings import Evidence, Finding
+from minarch_jax.config import Config
+
+
+def _one_shot(pruning: pl.DataFrame) -> pl.DataFrame:
+  rows = findings.primary(pruning)
+  schedules = rows["schedule"].unique().sort().to_list()
+  if schedules:
+    kept = "oneshot" if "oneshot" in schedules else schedules[0]
+    rows = rows.filter(pl.col("schedule") == kept)
+  return rows
+
+
+def depth_resists(found: Evidence, config: Config) -> Finding:
+  """C5: redundancy rises with depth, size held fixed.
+
+  Spearman's partial correlation of redundancy (the interpolated sparsity that
+  costs the margin) with depth given params, ranks taken within (data set,
+  family), with an interval over architectures.
+  """
+  unit, rests_on = "rank correlation", "pruning_phases: crossing, stable only"
+  by = list(tables.ARCHITECTURE)
+  rows = (
+    _one_shot(found["pruning_phases"])
+    .filter(pl.col("n_seeds") > 1)
+    .join(findings.stable(found).select(by), on=by, how="semi")
+    .drop_nulls("crossing")
+    .sort(by)
+  )
+  groups = [
+    (
+      group["depth"].to_numpy(),
+      group["crossing"].to_numpy(),
+      group["params"].to_numpy(),
+    )
+    for _, group in rows.group_by("dataset", "family", maintain_order=True)
+    if len(group) >= 5 and group["depth"].n_unique() > 1
+  ]
+  if not groups:
+    return findings.nothing(
+      unit,
+      rests_on,
+      "no (data set, family) has five stable architectures of several depths, "
+      "pruned with two seeds",
+    )
+  effect, low, high, n = statistics.partial_spearman(groups, config.confidence)
+  verdict = findings.decided(low, high, 0.0)
+  note = (
+    findings.needed(effect, low, high, 0.0, n, "architectures")
+    if verdict == findings.UNDECIDED
+    else ""
+  )
+  return Finding(effect, low, high, n, verdict, unit, rests_on, note)
+
+
+def redundancy_reached(found: Evidence, config: Config) -> Finding:
+  """C6: some stable architecture loses `claimed_redundancy` for free.
+
+  The effect is the largest redundancy observed. Its lower bound repeats the
+  non-inferiority tests at a level corrected (Bonferroni) for having looked at
+  every architecture; the upper is the largest upper bound of any.
+  """
+  unit = "sparsity"
+  rests_on = "pruning_phases: redundancy, magnitude, stable only"
+  by = list(tables.ARCHITECTURE)
+  rows = (
+    findings.primary(found["pruning_phases"])
+    .join(findings.stable(found).select(by), on=by, how="semi")
+    .drop_nulls("redundancy")
+    .sort("redundancy", "params", descending=[True, False])
+  )
+  n = len(rows)
+  if not n:
+    return findings.nothing(
+      unit, rests_on, "no stable architecture was pruned with two seeds"
+    )
+  best = rows.row(0, named=True)
+  chosen = (
+    found["drops"]
+    .groups.with_row_index("_row")
+    .join(rows, on=list(pruning_lib.GROUP), how="semi")["_row"]
+    .to_numpy()
+  )
+  along = np.swapaxes(found["drops"].drop[chosen], 1, 2)
+  count, mean, deviation = statistics.moments(along)
+  p = statistics.one_sided_p(mean, deviation, count, config.free_margin)
+  sparsities = found["drops"].sparsities
+  level = (1 - config.confidence) / 2 / n
+  shown = (p < level) | (sparsities == 0)
+  free, _ = pruning_lib.bracket(sparsities, shown, count > 0)
+  low = float(np.nanmax(free))
+  high = float(rows["redundancy_high"].max())  # pyright: ignore
+  claimed = config.claimed_redundancy
+  verdict = (
+    findings.SUPPORTED
+    if low >= claimed - 1e-9
+    else findings.CONTRADICTED
+    if high < claimed
+    else findings.UNDECIDED
+  )
+  note = f"{best['architecture']} on {best['dataset']}, {best['schedule']}"
+  if verdict == findings.UNDECIDED:
+    at = int(np.argmin(np.abs(sparsities - claimed)))
+    needed = _seeds_to_show(
+      mean[:, at], deviation[:, at], config.free_margin, level
+    )
+    note += (
+      f"; about {needed} seeds would show {sparsities[at]:.0%} to be free"
+      if needed
+      else f"; no architecture seems free at {sparsities[at]:.0%}"
+    )
+  return Finding(
+    best["redundancy"], low, high, n, verdict, unit, rests_on, note
+  )
+
+
+def _seeds_to_show(
+  mean: np.ndarray, deviation: np.ndarray, margin: float, level: float
+) -> int | None:
+  """Seeds with which some drop, as it is now, would pass its t-test."""
+  for n in range(2, 1001):
+    p = statistics.one_sided_p(mean, deviation, np.full(len(mean), n), margin)
+    if (p < level).any():
+      return n
+  return None
+
+
+def _hardest_format(damage: pl.DataFrame) -> pl.DataFrame:
+  """The rows of the fewest bits, per channel where there is one."""
+  if not len(damage):
+    return damage
+  rows = damage.filter(pl.col("bits") == pl.col("bits").min())
+  names = rows["quant_granularity"].unique().sort().to_list()
+  kept = "channel" if "channel" in names else names[0]
+  return rows.filter(pl.col("quant_granularity") == kept)
+
+
+def small_suffer(found: Evidence, config: Config) -> Finding:
+  """C7: damage falls as log10 P grows.
+
+  Theil-Sen slope over architectures, sizes and damages centred within
+  (data set, family).
+  """
+  unit = "accuracy per decade of params"
+  rests_on = "quantization: damage at the fewest bits"
+  rows = _hardest_format(found["quantization"]).drop_nulls("damage")
+  centred = rows.with_columns(x=pl.col("params").log10()).with_columns(
+    pl.col(name) - pl.col(name).median().over("dataset", "family")
+    for name in ("x", "damage")
+  )
+  slope, low, high = statistics.theil_sen(
+    centred["x"].to_numpy(), centred["damage"].to_numpy(), config.confidence
+  )
+  if not math.isfinite(low):
+    return findings.nothing(
+      unit, rests_on, "fewer than four quantized architectures that learned"
+    )
+  verdict = findings.decided(-high, -low, 0.0)
+  note = f"{rows['bits'][0]} bits per {rows['quant_granularity'][0]}"
+  if verdict == findings.UNDECIDED:
+    note += "; " + findings.needed(
+      slope, low, high, 0.0, len(rows), "architectures"
+    )
+  return Finding(slope, low, high, len(rows), verdict, unit, rests_on, note)
+
+
+def hard_suffer(found: Evidence, config: Config) -> Finding:
+  """C8: at matched size damage is larger on the harder data set.
+
+  Data sets are ordered by the best stable seed mean. Every architecture of an
+  easier set is paired with one of the same family matched in size on a
+  harder set; pairs of one architecture are averaged, and the interval is
+  Student's over architectures.
+  """
+  unit = "accuracy"
+  rests_on = "quantization: damage at the fewest bits, matched in params"
+  rows = _hardest_format(found["quantization"]).drop_nulls("damage")
+  order = (
+    found["regimes"]
+    .group_by("dataset")
+    .agg(pl.col("mean_accuracy").max())
+    .sort("mean_accuracy", "dataset", descending=[True, False])["dataset"]
+    .to_list()
+  )
+  if len(order) < 2:
+    return findings.nothing(
+      unit, rests_on, "one data set; a second, harder one would decide"
+    )
+  clusters: dict[tuple[str, str], list[float]] = {}
+  for i, easy in enumerate(order):
+    for hard in order[i + 1 :]:
+      for family in rows["family"].unique().sort():
+        own = rows.filter(pl.col("family") == family)
+        a = own.filter(pl.col("dataset") == easy)
+        b = own.filter(pl.col("dataset") == hard)
+        for left, right in matching.matched(
+          a["params"].to_numpy(), b["params"].to_numpy(), config.match_tolerance
+        ):
+          key = (family, a["architecture"][left])
+          clusters.setdefault(key, []).append(
+            b["damage"][right] - a["damage"][left]
+          )
+  values = np.array([np.mean(v) for _, v in sorted(clusters.items())])
+  mean, low, high, n = statistics.mean_interval(values, config.confidence)
+  if n < 2:
+    return findings.nothing(
+      unit, rests_on, "fewer than two architectures match in size across sets"
+    )
+  verdict = findings.decided(float(low), float(high), 0.0)
+  note = " < ".join(order)
+  if verdict == findings.UNDECIDED:
+    note += "; " + findings.needed(
+      float(mean), float(low), float(high), 0.0, int(n), "architectures"
+    )
+  return Finding(
+    float(mean), float(low), float(high), int(n), verdict, unit, rests_on, note
+  )

@@ -1,0 +1,93 @@
+"""The paper's claims C1-C8, each one row: effect, interval, n, verdict."""
+
+from collections.abc import Callable
+import math
+from typing import Any, NamedTuple
+
+import polars as pl
+
+from minarch_jax.analysis import tables
+from minarch_jax.analysis.claims import compression, learning
+from minarch_jax.analysis.claims.findings import Evidence, Finding
+from minarch_jax.config import Config
+
+Test = Callable[[Evidence, Config], Finding]
+
+
+class Claim(NamedTuple):
+  """A claim, its test, and the name of the figure that shows it."""
+
+  statement: str
+  test: Test
+  figure: str
+
+
+def judge(found: Evidence, config: Config) -> pl.DataFrame:
+  """Judges every claim; the columns are those of `analyses.claims`."""
+  rows = [_row(name, claim, found, config) for name, claim in CLAIMS.items()]
+  return tables.with_thresholds(
+    pl.DataFrame(rows, schema=_SCHEMA),
+    config,
+    *("equivalence_margin", "match_tolerance", "regime_share"),
+    *("claimed_redundancy", "free_margin", "confidence"),
+  )
+
+
+_NUMBERS = ("effect", "low", "high")
+_SCHEMA = (
+  dict.fromkeys(("claim", "statement"), pl.String)
+  | dict.fromkeys(_NUMBERS, pl.Float64)
+  | {"n": pl.Int64}
+  | dict.fromkeys(("verdict", "unit", "figure", "rests_on", "note"), pl.String)
+)
+
+
+def _row(
+  name: str, claim: Claim, found: Evidence, config: Config
+) -> dict[str, Any]:
+  row = claim.test(found, config)._asdict()
+  for key in _NUMBERS:
+    if row[key] is not None and not math.isfinite(row[key]):
+      row[key] = None
+  known = {"claim": name, "statement": claim.statement, "figure": claim.figure}
+  return known | row
+
+
+CLAIMS: dict[str, Claim] = {
+  "C1": Claim(
+    "performance is largely invariant to architecture",
+    learning.invariance,
+    "accuracy",
+  ),
+  "C2": Claim("there are three regimes", learning.three_regimes, "accuracy"),
+  "C3": Claim(
+    "stable learning has a minimal parameter count",
+    learning.minimal_count,
+    "accuracy",
+  ),
+  "C4": Claim(
+    "convergence and pruning have distinct phases",
+    learning.distinct_phases,
+    "phases",
+  ),
+  "C5": Claim(
+    "deeper networks resist pruning better",
+    compression.depth_resists,
+    "redundancy",
+  ),
+  "C6": Claim(
+    "redundancy reaches 60 %",
+    compression.redundancy_reached,
+    "redundancy",
+  ),
+  "C7": Claim(
+    "quantization hurts small models more",
+    compression.small_suffer,
+    "damage",
+  ),
+  "C8": Claim(
+    "quantization hurts harder data sets more",
+    compression.hard_suffer,
+    "damage",
+  ),
+}

@@ -1,0 +1,100 @@
+"""What became of each trained network: diverged, stuck, overfitting."""
+
+import numpy as np
+import polars as pl
+
+from minarch_jax.analysis import statistics, tables
+from minarch_jax.config import Config
+
+
+def outcomes(records: tables.Records, config: Config) -> pl.DataFrame:
+  """Judges every network by METHOD.md's definitions.
+
+  Returns:
+    The rows of `networks` with
+      stuck: finite loss, but accuracy not above chance,
+      failed: diverged or stuck,
+      rise: relative rise of the validation loss from its minimum to the end
+        (null without a curve),
+      falls: training loss is lower at the end than at that minimum,
+      overfits: rise above `overfit_rise` while falling (null as `rise`).
+  """
+  rises = loss_rises(records.curves)
+  joined = records.networks.join(
+    rises, on=tables.NETWORK, how="left", maintain_order="left"
+  )
+  return judged(joined, config)
+
+
+def known_outcomes(
+  records: tables.Records, config: Config, known: pl.DataFrame | None
+) -> pl.DataFrame:
+  """Returns the outcomes that a caller has, or judges every network."""
+  if known is not None:
+    return known
+  return outcomes(tables.one_recipe(records)[0], config)
+
+
+def chance_thresholds(networks: pl.DataFrame, config: Config) -> pl.DataFrame:
+  """Per data set: chance (1 / C) and the least accuracy above it."""
+  sets = networks.select("dataset", "num_classes", "num_validation").unique()
+  floors = [
+    max(
+      statistics.chance_hits(images, classes, config.chance_level) / images,
+      1 / classes + config.chance_margin,
+    )
+    for _, classes, images in sets.iter_rows()
+  ]
+  return sets.with_columns(
+    chance=1 / pl.col("num_classes"), floor=pl.Series(floors, dtype=pl.Float64)
+  )
+
+
+def judged(rows: pl.DataFrame, config: Config) -> pl.DataFrame:
+  """Adds (or replaces) chance, floor, stuck, failed and overfits."""
+  sets = chance_thresholds(rows, config)
+  at_chance = pl.col("val_accuracy") < pl.col("floor") - 1e-9
+  return (
+    rows.drop("chance", "floor", strict=False)
+    .join(
+      sets,
+      on=["dataset", "num_classes", "num_validation"],
+      how="left",
+      maintain_order="left",
+    )
+    .with_columns(
+      stuck=~pl.col("diverged") & at_chance,
+      failed=pl.col("diverged") | at_chance,
+      overfits=(pl.col("rise") > config.overfit_rise) & pl.col("falls"),
+    )
+  )
+
+
+def loss_rises(curves: pl.DataFrame) -> pl.DataFrame:
+  """Per network: relative rise of validation loss, and whether training loss
+  still fell meanwhile. Networks without a finite loss are left out."""
+  parts = [_empty_rises(curves)]
+  for keys, curve in tables.curve_matrices(curves, ("train_loss", "val_loss")):
+    loss, train = curve["val_loss"], curve["train_loss"]
+    finite = ~np.isnan(loss[:, -1]) & ~np.isnan(train[:, -1])
+    keys, loss, train = keys.filter(finite), loss[finite], train[finite]
+    if not len(keys):
+      continue
+    at = np.nanargmin(loss, axis=1)[:, None]
+    lowest = np.take_along_axis(loss, at, 1)[:, 0]
+    trained = np.take_along_axis(train, at, 1)[:, 0]
+    parts.append(
+      keys.with_columns(
+        rise=loss[:, -1] / np.maximum(lowest, 1e-300) - 1,
+        falls=train[:, -1] < trained,
+      )
+    )
+  return pl.concat(parts)
+
+
+def _empty_rises(curves: pl.DataFrame) -> pl.DataFrame:
+  return (
+    curves.clear()
+    .select(tables.NETWORK)
+    .with_columns(rise=pl.lit(None, pl.Float64), falls=pl.lit(None, pl.Boolean))
+  )

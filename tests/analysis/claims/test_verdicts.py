@@ -1,0 +1,60 @@
+"""Each claim follows the world that its records were drawn from."""
+
+import polars as pl
+import pytest
+
+from minarch_jax import analysis
+from minarch_jax.analysis.claims import verdicts
+from minarch_jax.config import Config
+from tests.analysis import simulated
+
+CONFIG = Config(num_bootstrap=300)
+
+
+VERDICTS = {"supported", "contradicted", "undecided"}
+
+
+def test_each_claim_is_one_row_with_an_interval_around_its_effect(tables):
+  rows = tables["claims"]
+  assert rows["claim"].to_list() == list(verdicts.CLAIMS)
+  assert set(rows["verdict"]) <= VERDICTS
+  for row in rows.iter_rows(named=True):
+    assert row["low"] <= row["effect"] <= row["high"] and row["n"] > 0, row
+    assert row["unit"] and row["rests_on"] and row["figure"], row
+
+
+def test_claims_true_of_the_world_are_supported(tables):
+  found = dict(tables["claims"].select("claim", "verdict").iter_rows())
+  for claim in ("C2", "C3", "C4", "C5", "C7", "C8"):
+    assert found[claim] == "supported", claim
+  # The families differ in P_min, so at one size they differ in accuracy.
+  assert found["C1"] == "contradicted"
+
+
+def verdict(claim, **changes):
+  world = simulated.World(
+    **simulated.LEAN
+    | {"datasets": ("easy", "hard"), "plateaus": (0.97, 0.85)}
+    | changes
+  )
+  rows = analysis.claims(simulated.draw(world, 1), CONFIG)
+  return rows.filter(pl.col("claim") == claim)["verdict"][0]
+
+
+@pytest.mark.parametrize(
+  ("claim", "expected", "changes"),
+  [
+    ("C1", "supported", {"harder": 0.0, "families": ("dnn",), "matched": 3,
+                         "num_architectures": 48, "num_seeds": 10}),
+    ("C3", "undecided", {"decades": (0.3, 3.0)}),
+    ("C3", "undecided", {"sigma": 0.03}),
+    ("C4", "contradicted", {"time_constant": 0.01}),
+    ("C5", "contradicted", {"redundancy_per_depth": -0.1,
+                            "redundancy": 0.8}),
+    ("C6", "contradicted", {"redundancy": 0.3, "redundancy_per_depth": 0.0}),
+    ("C7", "contradicted", {"damage_slope": ((8, 0.0), (4, 0.01))}),
+    ("C8", "contradicted", {"damage_harder": ((8, 0.0), (4, -0.01))}),
+  ],
+)  # fmt: skip
+def test_a_claim_follows_its_world(claim, expected, changes):
+  assert verdict(claim, **changes) == expected

@@ -1,0 +1,32 @@
+"""The summary is short, and chooses on validation."""
+
+import polars as pl
+
+from minarch_jax import analysis
+from minarch_jax.config import Config
+from tests.analysis import simulated
+
+CONFIG = Config(num_bootstrap=300)
+
+
+def test_summary_is_short_and_says_the_numbers():
+  records = simulated.simulate(datasets=("easy",), plateaus=(0.97,))
+  lines = analysis.summary(records, CONFIG)
+  assert 5 <= len(lines) <= 10
+  text = "\n".join(line.text for line in lines)
+  for word in ("test accuracy", "P_min", "redundancy", "4 bits", "claims"):
+    assert word in text
+  one = analysis.summary(
+    simulated.simulate(num_seeds=1, **simulated.LEAN), CONFIG
+  )
+  assert any("one seed" in line.text for line in one)
+
+
+def test_summary_chooses_on_validation():
+  records = simulated.handmade({100: [0.9, 0.91], 1000: [0.95, 0.94]})
+  swapped = records._replace(
+    networks=records.networks.with_columns(
+      test_accuracy=1 - pl.col("val_accuracy")
+    )
+  )
+  assert "dnn:1000 5.50%" in analysis.summary(swapped, CONFIG)[0].text
