@@ -7,11 +7,11 @@ import sys
 import numpy as np
 import polars as pl
 import pytest
-import simulated
 
 from minarch_jax import analysis
 from minarch_jax.analysis import findings, matching, recommendation, verdicts
 from minarch_jax.config import Config, THRESHOLDS
+from tests import simulated
 
 CONFIG = Config(num_bootstrap=300)
 LEAN = {

@@ -4,11 +4,11 @@ import numpy as np
 import polars as pl
 import polars.testing
 import pytest
-import simulated
 
 from minarch_jax import analysis, records
 from minarch_jax.analysis import damage, pruning
 from minarch_jax.config import Config
+from tests import simulated
 
 CONFIG = Config(num_bootstrap=300)
 

@@ -3,11 +3,11 @@
 import numpy as np
 import polars as pl
 import pytest
-import simulated
 
 from minarch_jax import analysis, records
 from minarch_jax.analysis import controls
 from minarch_jax.config import Config
+from tests import simulated
 
 CONFIG = Config(num_bootstrap=200)
 SIZES = (1000, 2000, 3000, 4000, 5000)

@@ -6,11 +6,11 @@ import numpy as np
 import polars as pl
 from polars import testing
 import pytest
-import simulated
 
 from minarch_jax import analysis
 from minarch_jax.analysis import convergence, judgement, labels, tables
 from minarch_jax.config import Config
+from tests import simulated
 
 CONFIG = Config(num_bootstrap=300)
 GOOD = [0.96, 0.97, 0.965, 0.97, 0.96]

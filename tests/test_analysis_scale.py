@@ -7,9 +7,9 @@ import sys
 import numpy as np
 import polars as pl
 import pytest
-import simulated
 
 from minarch_jax import records
+from tests import simulated
 
 ANALYSE = """
 import json, resource, sys, time

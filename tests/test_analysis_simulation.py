@@ -14,11 +14,11 @@ import time
 import numpy as np
 import polars as pl
 import pytest
-import simulated
 
 from minarch_jax import analysis
 from minarch_jax.analysis import search
 from minarch_jax.config import Config
+from tests import simulated
 
 CONFIG = Config(num_bootstrap=400)
 ONE = {"datasets": ("easy",), "plateaus": (0.97,), "families": ("dnn",)}

@@ -33,7 +33,7 @@ SELF_COMPILED = {
   "minarch_jax.pruning.masks",
   "minarch_jax.pruning.ranking",
   "minarch_jax.pruning.scopes",
-  "minarch_jax.quantization.lsq",
+  "minarch_jax.quantization.networks.lsq",
   "minarch_jax.quantization.packing",
   "minarch_jax.quantization.tensors",
 }

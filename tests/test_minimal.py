@@ -7,10 +7,10 @@ import subprocess
 import sys
 
 import pytest
-import simulated
 
 from minarch_jax import config, packs, records, searching, study
 from minarch_jax.analysis import search
+from tests import simulated
 
 ROOT = pathlib.Path(__file__).parent.parent
 FLAGS = config.Config(

@@ -8,13 +8,13 @@ from jax import numpy as jnp
 import numpy as np
 import polars as pl
 import pytest
-import simulated
 
 from minarch_jax import analysis, config, models, packs, probes, probing, study
 from minarch_jax import records as records_lib
 from minarch_jax.analysis import statistics
 from minarch_jax.architectures import Architecture
 from minarch_jax.types import Batch
+from tests import simulated
 
 SHAPE, CLASSES = (8, 8, 1), 10
 NAMES = ("dnn:5-4", "cnn:2-3", "vit:p4-d4-l1-h2")

@@ -8,14 +8,11 @@ from unittest import mock
 
 from flax import traverse_util
 import jax
-import made_up
-from made_up import CLASSES, SHAPE
 import numpy as np
 import polars as pl
 import polars.testing
 import pytest
 from scipy import stats
-import simulated
 
 import minarch_jax as ma
 from minarch_jax import (
@@ -34,6 +31,8 @@ from minarch_jax.analysis import statistics
 from minarch_jax.architectures import Architecture
 from minarch_jax.config import Config, ConfigError
 from minarch_jax.report import figures
+from tests import made_up, simulated
+from tests.made_up import CLASSES, SHAPE
 
 # The shallow DNN trains in the deep one's parent, and lacks its layers.
 CONFIG = Config(

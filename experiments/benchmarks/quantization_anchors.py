@@ -27,7 +27,8 @@ import optax
 from experiments import common
 from experiments.benchmarks import measure, stacks
 from minarch_jax import config, data, population, quantization
-from minarch_jax.quantization import activations, lsq, straight_through
+from minarch_jax.quantization import activations, straight_through
+from minarch_jax.quantization.networks import lsq
 
 config.define_flags("data_dir", "out", "num_epochs", "num_seeds")
 flags.FLAGS.set_default("num_epochs", 10)

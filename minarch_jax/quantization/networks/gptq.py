@@ -14,13 +14,12 @@ from minarch_jax.quantization import (
   activations,
   arithmetic,
   formats,
-  gptq_core,
-  integer,
   layouts,
   tensors,
   trees,
 )
 from minarch_jax.quantization import calibration as calibrations
+from minarch_jax.quantization.networks import gptq_core, integer_core
 
 # Inputs whose correlations are kept together. A kernel with more is cut into
 # such blocks: a Hessian of all 21,632 inputs of cnn:32 would be 1.9 GB.
@@ -40,7 +39,7 @@ def rows_of(y: jax.Array, shape: tuple[int, ...], padding: str) -> jax.Array:
     [rows, K], K the kernel's inputs in row-major order.
   """
   if len(shape) == 4:
-    y = integer.patches(y, shape[:2], padding)
+    y = integer_core.patches(y, shape[:2], padding)
     return y.reshape(-1, y.shape[-1])
   for inputs in (1, 2):
     if y.shape[y.ndim - inputs :] == shape[:inputs]:
@@ -151,7 +150,7 @@ def gptq(
     ValueError: as for `quantize`; an empty batch.
   """
   shapes = [leaf.shape for _, leaf in trees.paths_and_leaves(params)]
-  padding = padding or integer.padding_rule(shapes)
+  padding = padding or integer_core.padding_rule(shapes)
   by_leaf = trees.bits_by_leaf(params, bits)
   # Nearest rounding of all; then one layer after another is done better.
   nearest = trees.quantize(params, bits, granularity, calibration=calibration)

@@ -11,16 +11,18 @@ import pytest
 from minarch_jax import architectures, models, pruning, quantization
 from minarch_jax.quantization import (
   activations,
-  gptq,
-  gptq_core,
-  integer_networks,
-  joint,
   layouts,
-  lsq,
-  mixed,
   storage,
   straight_through,
   trees,
+)
+from minarch_jax.quantization.networks import (
+  gptq,
+  gptq_core,
+  integer,
+  joint,
+  lsq,
+  mixed,
 )
 
 # Attention kernels have two input or two output axes; the rest stays float.
@@ -324,9 +326,9 @@ def test_gptq_refuses_an_empty_batch(trained):
 def test_integer_networks(trained, name):
   """int8 networks agree with the float ones, and exactly with themselves."""
   net = trained(name)
-  network = integer_networks.prepare(net.apply, net.params, net.x[:256])
+  network = integer.prepare(net.apply, net.params, net.x[:256])
   exact = net.logits(net.params)
-  run = jax.jit(integer_networks.run)
+  run = jax.jit(integer.run)
   logits = np.asarray(run(network, net.val))
   assert net.accuracy(logits) >= net.accuracy(exact) - 0.01
   assert np.mean((logits - exact) ** 2) < 1e-3 * np.mean(exact**2)
@@ -336,7 +338,7 @@ def test_integer_networks(trained, name):
 def test_integer_networks_refuse_transformers(trained):
   net = trained("vit:p4-d8-l1-h2")
   with pytest.raises(ValueError, match="only dense and convolutional"):
-    integer_networks.prepare(net.apply, net.params, net.x[:9])
+    integer.prepare(net.apply, net.params, net.x[:9])
 
 
 # --- choice ------------------------------------------------------------------

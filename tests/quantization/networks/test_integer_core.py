@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from minarch_jax import quantization
-from minarch_jax.quantization import integer, packing
+from minarch_jax.quantization import packing
+from minarch_jax.quantization.networks import integer_core as integer
 
 
 def codes(seed, *shape, bits=8):

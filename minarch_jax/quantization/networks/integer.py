@@ -13,14 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from minarch_jax import types
-from minarch_jax.quantization import (
-  activations,
-  arithmetic,
-  formats,
-  integer,
-  trees,
-)
+from minarch_jax.quantization import activations, arithmetic, formats, trees
 from minarch_jax.quantization import calibration as calibrations
+from minarch_jax.quantization.networks import integer_core
 
 _INPUTS = formats.FORMATS["uint8"]
 
@@ -41,7 +36,7 @@ class Layer(NamedTuple):
   weights: types.Array
   bias: types.Array
   zero_in: types.Array
-  multiplier: integer.Multiplier | None
+  multiplier: integer_core.Multiplier | None
   zero_out: types.Array
   scale: types.Array
 
@@ -119,7 +114,7 @@ def prepare(
     multiplier, zero_out = None, np.zeros(())
     if i + 1 < len(names):
       next_scale, zero_out = steps[i + 1]
-      multiplier = integer.make_multiplier(unit / float(next_scale))
+      multiplier = integer_core.make_multiplier(unit / float(next_scale))
     layers.append(
       Layer(
         q.values,
@@ -144,10 +139,12 @@ def _pool(codes: jax.Array) -> jax.Array:
 def _products(layer: Layer, codes: jax.Array, padding: str) -> jax.Array:
   if layer.weights.ndim == 4:
     weights = jnp.asarray(layer.weights)
-    return integer.convolution(codes, layer.zero_in, weights, padding)
+    return integer_core.convolution(codes, layer.zero_in, weights, padding)
   weights = jnp.asarray(layer.weights)
   weights = weights.reshape(-1, weights.shape[-1])
-  return integer.dot(codes.reshape(codes.shape[0], -1), layer.zero_in, weights)
+  return integer_core.dot(
+    codes.reshape(codes.shape[0], -1), layer.zero_in, weights
+  )
 
 
 def run(network: Network, x: types.Array) -> jax.Array:
@@ -160,7 +157,7 @@ def run(network: Network, x: types.Array) -> jax.Array:
   Returns:
     float32 [B, classes].
   """
-  padding = integer.padding_rule(
+  padding = integer_core.padding_rule(
     [layer.weights.shape for layer in network.layers]
   )
   scale, zero_point = jnp.asarray(network.scale), network.zero_point
@@ -176,7 +173,7 @@ def run(network: Network, x: types.Array) -> jax.Array:
     acc = acc + jnp.asarray(layer.bias).reshape((1,) * (acc.ndim - 1) + (-1,))
     if layer.multiplier is None:
       return acc.astype(jnp.float32) * jnp.asarray(layer.scale)[None]
-    codes = integer.requantize(
+    codes = integer_core.requantize(
       acc, layer.multiplier, layer.zero_out, low=layer.zero_out
     )
   raise ValueError("a network without layers")

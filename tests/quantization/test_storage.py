@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from minarch_jax import quantization
-from minarch_jax.quantization import files, packing, storage
+from minarch_jax.quantization import packing, storage
+from minarch_jax.quantization.networks import files
 
 FORMATS = list(quantization.FORMATS)
 WIDTHS = [1, 2, 3, 4, 5, 6, 7, 8, 16, 32]
