@@ -18,8 +18,17 @@ import optax
 
 from minarch_jax import evaluation, models, pruning, quantization, training
 from minarch_jax.architectures import Spec
+from minarch_jax.pruning import criteria as criteria_lib
 from minarch_jax.pruning import positions
-from minarch_jax.types import Array, Batch, Masks, Model, Params, Sizes
+from minarch_jax.types import (
+  Array,
+  Batch,
+  Masks,
+  Model,
+  Params,
+  record_inputs,
+  Sizes,
+)
 
 
 class Rule(NamedTuple):
@@ -104,7 +113,7 @@ def make_rank(
     criteria may look at.
   """
   criteria = {
-    rule.criterion: pruning.CRITERIA[rule.criterion] for rule in rules
+    rule.criterion: criteria_lib.find(rule.criterion) for rule in rules
   }
   needs = {need for each in criteria.values() for need in each.needs}
 
@@ -121,7 +130,7 @@ def make_rank(
 
     seen = None
     if "activations" in needs:
-      seen = pruning.capture(apply, params, batch.x)
+      seen = record_inputs(apply, params, batch.x)[1]
     context = pruning.Context(
       params,
       key=training.key_for(seed, training.PRUNE),

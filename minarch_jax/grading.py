@@ -7,14 +7,20 @@ import math
 import numpy as np
 import polars as pl
 
-from minarch_jax import compressing, compression, packs, pruning, tabulate
+from minarch_jax import (
+  compressing,
+  compression,
+  names,
+  packs,
+  pruning,
+  tabulate,
+)
 from minarch_jax.architectures import Architecture
 from minarch_jax.compressing import Variant
 from minarch_jax.compression import Cells, Outcome
 from minarch_jax.config import Config
 from minarch_jax.packs import Session
 from minarch_jax.planning import Pack
-from minarch_jax.pruning import trees
 
 Settings = Sequence[tuple[int, int]]  # (bits, rounding)
 
@@ -138,7 +144,7 @@ def _shrunk(session, architecture, sparsity) -> Architecture:
   prunable = sum(
     math.prod(spec.shape(leaf))
     for leaf in spec.leaves
-    if leaf.path[-1] in trees.NAMES
+    if names.is_weight(leaf.path)
   )
   left = spec.num_params - round(sparsity * prunable)
   return pruning.small_dense(architecture, left, *shape)

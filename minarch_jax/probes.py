@@ -12,7 +12,15 @@ import jax.numpy as jnp
 
 from minarch_jax import evaluation
 from minarch_jax.architectures import Leaf, Spec
-from minarch_jax.types import Array, Batch, Masks, Model, Params, Sizes
+from minarch_jax.types import (
+  Array,
+  Batch,
+  Masks,
+  Model,
+  Params,
+  record_inputs,
+  Sizes,
+)
 
 ITERATIONS = 20  # of the power iteration: within a few percent on digits
 
@@ -71,13 +79,11 @@ def tapped(
   model: Model, params: Params, x: Array, sizes: Sizes
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
   """Runs a network and keeps every layer's input, by the kernel it meets."""
-  seen: dict[str, jax.Array] = {}
 
-  def tap(name: str, value: jax.Array) -> jax.Array:
-    seen[name] = value
-    return value
+  def apply(params, x, **hooks):
+    return model.apply(params, x, sizes, **hooks)
 
-  return model.apply(params, x, sizes, tap), seen  # pyright: ignore
+  return record_inputs(apply, params, x)
 
 
 def dead_share(

@@ -6,9 +6,16 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from minarch_jax import compressing, compression, packs, quantization, records
-from minarch_jax.architectures import Architecture, Spec
-from minarch_jax.quantization import layouts, Rounding
+from minarch_jax import (
+  compressing,
+  compression,
+  names,
+  packs,
+  quantization,
+  records,
+)
+from minarch_jax.architectures import Architecture
+from minarch_jax.quantization import cost, Rounding
 
 
 def who(
@@ -118,55 +125,6 @@ def curves(
   return pl.concat(frames)
 
 
-def stored_bytes(
-  spec: Spec,
-  nonzeros: np.ndarray,
-  bits: np.ndarray,
-  roundings: Sequence[Rounding],
-) -> np.ndarray:
-  """Counts the bytes of stored networks, `quantization.storage_bytes` at once.
-
-  Args:
-    spec: the network.
-    nonzeros: int [..., cells, leaves].
-    bits: int [cells].
-    roundings: that of each cell.
-
-  Returns:
-    int64 [..., cells].
-  """
-  total = np.zeros(nonzeros.shape[:-1], np.int64)
-  per_channel = np.array([each.granularity == "channel" for each in roundings])
-  kinds = [quantization.format_of(each) for each in roundings]
-  per_scale = np.array([4 if kind.symmetric else 5 for kind in kinds])
-  packs_zero = np.array([kind.packs_zero for kind in kinds])
-  scaled = has_scales(bits, roundings)
-  for i, leaf in enumerate(spec.leaves):
-    shape = spec.shape(leaf)
-    size = int(np.prod(shape))
-    if leaf.path[-1] not in ("kernel", "embedding"):
-      total += 4 * size
-      continue
-    scales = {
-      granularity: int(
-        np.prod(
-          layouts.scale_shape(
-            layouts.make_layout(granularity, leaf.path, shape), shape
-          )
-        )
-      )
-      for granularity in ("channel", "tensor")
-    }
-    dense = -(-size * bits // 8)
-    bitmap = -(-size // 8) + -(-nonzeros[..., i] * bits // 8)
-    # Where no code stands for 0, a single 0 calls for a bitmap.
-    dense = np.where(packs_zero | (nonzeros[..., i] == size), dense, bitmap)
-    total += np.minimum(dense, bitmap)
-    count = np.where(per_channel, scales["channel"], scales["tensor"])
-    total += np.where(scaled, per_scale * count, 0)
-  return total
-
-
 def has_scales(bits: np.ndarray, roundings: Sequence[Rounding]) -> np.ndarray:
   """Says in which cells a scale is stored with the weights."""
   scaled = [quantization.format_of(each).scaled for each in roundings]
@@ -203,13 +161,13 @@ def compressed(
   activation_bits = np.asarray(cells.activation_bits, np.int64)
   nonzeros = np.asarray(outcome.nonzeros, np.int64)
   pruned = _before_rounding(cells, nonzeros)
-  prunable = np.array(
-    [leaf.path[-1] in ("kernel", "embedding") for leaf in spec.leaves]
-  )
+  prunable = np.array([names.is_weight(leaf.path) for leaf in spec.leaves])
   sizes = np.array([np.prod(spec.shape(leaf)) for leaf in spec.leaves])
   kernels = np.array([leaf.is_kernel for leaf in spec.leaves])
-  positions = np.array([leaf.positions for leaf in spec.leaves])
-  attention = spec.macs - int((sizes * positions * kernels).sum())
+  leaves = [(leaf.path, spec.shape(leaf)) for leaf in spec.leaves]
+  counts = {
+    "/".join(path): nonzeros[..., i] for i, (path, _) in enumerate(leaves)
+  }
   num_cells, num_seeds = len(bits), len(seeds)
   quantizers = [each.quantizer for each in roundings]
   granularities = [each.granularity for each in roundings]
@@ -233,9 +191,9 @@ def compressed(
     ),
     "val_accuracy": outcome.validation.ravel() / len(dataset.validation.y),
     "test_accuracy": outcome.test.ravel() / len(dataset.test.y),
-    "bytes": stored_bytes(spec, nonzeros, bits, roundings).ravel(),
+    "bytes": quantization.grid_bytes(leaves, nonzeros, bits, roundings).ravel(),
     "nonzeros": nonzeros.sum(-1).ravel(),
-    "macs": (nonzeros * positions * kernels).sum(-1).ravel() + attention,
+    "macs": cost.macs(spec, counts).ravel(),
   }
   return pl.DataFrame(columns).with_columns(
     pl.lit(value).alias(name)

@@ -24,7 +24,6 @@ from minarch_jax import (
   models,
   packs,
   planning,
-  pruning,
   quantization,
   study,
   training,
@@ -32,7 +31,7 @@ from minarch_jax import (
 from minarch_jax.architectures import Architecture
 from minarch_jax.compression import Rule
 from minarch_jax.config import Config, QUANTIZERS
-from minarch_jax.types import Batch
+from minarch_jax.types import Batch, record_inputs
 from tests import made_up
 from tests.made_up import CLASSES, SHAPE
 
@@ -145,7 +144,7 @@ def pruner(family, member):
       "key": training.key_for(seed, training.PRUNE),
       "loss": loss,
       "batch": batch,
-      "activations": pruning.capture(model.apply, params, batch.x),
+      "activations": record_inputs(model.apply, params, batch.x)[1],
     }
     return [
       ma.apply_masks(

@@ -64,8 +64,8 @@ def contestants(task: stacks.Task):
   x = task.dataset.train.x[:CALIBRATION]
   kernels = [leaf for leaf in jax.tree.leaves(params) if leaf.ndim > 1]
   count = sum(leaf.size for leaf in kernels)
-  eight = integer.prepare(task.apply, params, x, 8)
-  run, weights = packed(integer.prepare(task.apply, params, x, 4))
+  eight = integer.integer_network(task.apply, params, x, 8)
+  run, weights = packed(integer.integer_network(task.apply, params, x, 4))
   return {
     "float32": (task.apply, params, 4 * count),
     "int8": (integer.run, eight, count),

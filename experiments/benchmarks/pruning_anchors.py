@@ -32,7 +32,7 @@ import optax
 from experiments import common
 from experiments.benchmarks import measure, stacks
 from minarch_jax import config, data, population, pruning
-from minarch_jax.pruning import controls, schedules
+from minarch_jax.pruning import schedules
 
 config.define_flags("dataset", "data_dir", "out", "num_epochs", "num_seeds")
 flags.FLAGS.set_default("dataset", "mnist")
@@ -105,7 +105,7 @@ def lottery(
     if number > rounds:
       return
     ticket = tickets[number]
-    controlled = controls.reinitialised(other, ticket.masks)
+    controlled = pruning.apply_masks(other, ticket.masks)
     found = {
       "ticket": score(ticket.params, task.dataset.test),
       "re-initialised": score(

@@ -153,7 +153,7 @@ def with_learned_steps(task, start):
 
 def straight(task, start):
   """Clipped straight-through: ranges of the batch, ternary weights."""
-  tap = straight_through.make_tap(BITS)
+  tap = straight_through.straight_through_tap(BITS)
 
   def apply(params, x):
     # Two bits by absolute maximum leave most weights at 0; the scale of

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from minarch_jax import random
+from minarch_jax import names, random
 from minarch_jax.architectures import Architecture, Leaf, Shape, Spec
 from minarch_jax.models import layers
 from minarch_jax.models.cnn import CNN
@@ -167,16 +167,13 @@ def width_masks(spec: Spec, sizes: Mapping[str, Any]) -> Masks:
   )
 
 
-_STARTS_RANDOM = ("kernel", "embedding")
-
-
 def _random_leaves(
   spec: Spec,
 ) -> list[tuple[tuple[str, ...], tuple[int, ...]]]:
   return [
     (leaf.path, spec.shape(leaf))
     for leaf in spec.leaves
-    if leaf.path[-1] in _STARTS_RANDOM
+    if names.is_weight(leaf.path)
   ]
 
 

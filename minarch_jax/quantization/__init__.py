@@ -7,11 +7,10 @@ one tree and map over seeds and networks with `jax.vmap`.
 
 Beyond weights: `activations` rounds the inputs of layers through the models'
 tap; `straight_through` trains with rounding in the loss; `rounding` holds
-several formats in one program; `storage` counts bytes; `networks` holds what
-looks at a whole network.
+several formats in one program; `storage` counts bytes and `cost` what else a
+network costs; `networks` holds what looks at a whole network.
 """
 
-from minarch_jax.quantization import straight_through as straight_through
 from minarch_jax.quantization.activations import calibrate as calibrate
 from minarch_jax.quantization.activations import make_tap as make_tap
 from minarch_jax.quantization.calibration import CALIBRATIONS as CALIBRATIONS
@@ -20,6 +19,7 @@ from minarch_jax.quantization.rounding import format_of as format_of
 from minarch_jax.quantization.rounding import make_rounder as make_rounder
 from minarch_jax.quantization.rounding import Rounding as Rounding
 from minarch_jax.quantization.storage import count_nonzeros as count_nonzeros
+from minarch_jax.quantization.storage import grid_bytes as grid_bytes
 from minarch_jax.quantization.storage import storage_bytes as storage_bytes
 from minarch_jax.quantization.trees import dequantize as dequantize
 from minarch_jax.quantization.trees import fake_quantize as fake_quantize

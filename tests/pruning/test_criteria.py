@@ -10,7 +10,7 @@ import pytest
 
 from minarch_jax import architectures, models, pruning
 from minarch_jax.pruning import gradients
-from minarch_jax.types import Batch
+from minarch_jax.types import Batch, record_inputs
 
 SHAPE, CLASSES = (4, 4, 1), 3
 NETWORKS = ("dnn:6-5", "cnn:3-2", "vit:p2-d4-l1-h2")
@@ -45,7 +45,7 @@ def network(text, parent=None):
   @jax.jit
   def prepare(key, x):
     params = model.init(key, sizes)
-    return params, pruning.capture(apply, params, x)
+    return params, record_inputs(apply, params, x)[1]
 
   params, activations = prepare(jax.random.key(0), x)
   context = pruning.Context(

@@ -10,7 +10,7 @@ import pytest
 
 from minarch_jax import architectures, models, pruning
 from minarch_jax.pruning import gradients
-from minarch_jax.types import Batch
+from minarch_jax.types import Batch, record_inputs
 
 SEEDS, STEPS, SPARSITY = 5, 300, 0.95
 TX = optax.adam(3e-3)
@@ -61,7 +61,7 @@ def accuracies(digits):
       "batch": few,
       "apply": model.apply,
       "input_shape": shape,
-      "activations": pruning.capture(model.apply, params, few.x),
+      "activations": record_inputs(model.apply, params, few.x)[1],
       "movement": moved,
     }
     needs = pruning.CRITERIA[name].needs

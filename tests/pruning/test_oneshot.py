@@ -127,3 +127,19 @@ def test_other_names_can_be_pruned():
   masks = pruning.prune(params, 0.5, names=("w",))
   assert masks["w"].tolist() == [False, False, True, True]
   assert masks["b"].shape == () and masks["b"]
+
+
+@pytest.mark.parametrize(
+  "function, keyword, hint",
+  [
+    (pruning.prune, "granularty", "did you mean 'granularity'"),
+    (pruning.prune, "activation", "did you mean 'activations'"),
+    (pruning.rank, "exlude", "did you mean 'exclude'"),
+    (pruning.rank, "loss", "rank takes no argument 'loss'; it takes gran"),
+  ],
+)
+def test_an_unknown_keyword_is_named(function, keyword, hint):
+  with pytest.raises(TypeError, match=hint):
+    function(
+      PARAMS, 0.5 if function is pruning.prune else "global", **{keyword: 1}
+    )

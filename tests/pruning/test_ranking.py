@@ -108,7 +108,7 @@ def pools(text, plan, masks):
       alive[-1] = alive[-1].reshape(len(alive[-1]), -1).any(1)
   if plan.granularity.rows:
     return [(int(row.sum()), row.size) for keep in alive for row in keep]
-  if plan.scope == "global":
+  if plan.scope.pooled:
     return [(sum(int(k.sum()) for k in alive), sum(k.size for k in alive))]
   return [(int(k.sum()), k.size) for k in alive]
 

@@ -1,13 +1,14 @@
 """Schedules: laws over the registry, then the lottery, on a toy training."""
 
 import functools
+from unittest import mock
 
 import jax
 import numpy as np
 import pytest
 
 from minarch_jax import pruning
-from minarch_jax.pruning import schedules
+from minarch_jax.pruning import dynamic, schedules
 
 SIZE = 200
 START = {
@@ -99,6 +100,37 @@ def test_the_lottery_rewinds_and_prunes_what_it_trained(rewind_steps):
   for before, after in zip(tickets, tickets[1:], strict=False):
     masks = cut_any(before.params, after.sparsity, before.masks)
     np.testing.assert_array_equal(masks["kernel"], after.masks["kernel"])
+
+
+@pytest.mark.parametrize("rounds", [1, 4])
+def test_connections_move_between_rounds(rounds):
+  """The number of connections and the steps are what was asked for."""
+  train, fractions = Log(), []
+
+  def move(params, masks, fraction):
+    fractions.append(float(fraction))
+    return dynamic.Moved(params, jax.tree.map(np.asarray, masks))
+
+  found = schedules.dynamic_sparse(
+    START, 0.9, cut_any, train, move, steps=22, rounds=rounds
+  )
+  assert pruning.count(found.masks) == round(0.1 * SIZE)
+  assert found.steps == sum(steps for _, _, steps in train.calls) == 22
+  assert len(fractions) == rounds - 1 == len(train.calls) - 1
+  assert all(a > b > 0 for a, b in zip(fractions, fractions[1:], strict=False))
+
+
+def test_a_schedule_is_known_by_its_registry_line():
+  """Levels and a name are all there is to one; a function will do."""
+  half_first = schedules.Schedule(lambda sparsity, rounds: [0.5, sparsity])
+  with mock.patch.dict(schedules.SCHEDULES, halves=half_first):
+    schedules.check("halves", 2, 9)
+    with pytest.raises(ValueError, match="3 rounds do not fit 2"):
+      schedules.check("halves", 3, 2)
+    train = Log()
+    found = pruning.SCHEDULES["halves"](START, 0.9, cut_any, train, 9, 2)
+  counts = [int(masks["kernel"].sum()) for _, masks, _ in train.calls]
+  assert counts == [SIZE // 2, round(0.1 * SIZE)] and found.steps == 9
 
 
 ERRORS = {

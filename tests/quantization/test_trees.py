@@ -8,12 +8,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from minarch_jax import architectures, config, models, quantization
+from minarch_jax import (
+  architectures,
+  config,
+  models,
+  names,
+  quantization,
+  registries,
+)
 from minarch_jax.quantization import calibration as calibrations
 from minarch_jax.quantization import formats, layouts, rounding, trees
 
 FORMATS = list(quantization.FORMATS)
-INTEGERS = [bits for bits in formats.WIDTHS if 2 <= bits <= 8]
+INTEGERS = [bits for bits in formats.widths() if 2 <= bits <= 8]
 SCALED = [name for name in FORMATS if formats.FORMATS[name].scaled]
 GRANULARITIES = ["tensor", "channel", "group:4"]
 CALIBRATIONS = list(quantization.CALIBRATIONS)
@@ -107,6 +114,7 @@ def test_traced_bits_equal_static(granularity):
 def test_quantizers_of_a_study_are_known_and_have_one_meaning():
   assert not set(CALIBRATIONS) & set(FORMATS)
   assert set(config.QUANTIZERS) < {*CALIBRATIONS, *FORMATS}
+  assert set(config.QUANTIZERS) == set(registries.QUANTIZERS)
 
 
 def test_rounder_holds_every_format_in_one_program():
@@ -312,7 +320,7 @@ def padded_and_alone(family, roundings, masked):
         *r[:2],
         calibration=r[2],
         within=within,
-        choose=lambda path: trees.is_weight(path) and path[-2] in LAYERS,
+        choose=lambda path: names.is_weight(path) and path[-2] in LAYERS,
       )
       for r in roundings
     ]

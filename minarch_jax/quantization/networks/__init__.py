@@ -4,3 +4,5 @@
 gives layers their own bits; `integer` runs in int8; `joint` puts pruning and
 rounding in order; `files` stores a model in exactly `storage_bytes`.
 """
+
+from minarch_jax.quantization.networks import lsq as lsq

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from minarch_jax import types
+from minarch_jax import names, types
 from minarch_jax.quantization import (
   formats,
   layouts,
@@ -39,7 +39,9 @@ def _encode(leaf: Any) -> tuple[dict[str, np.ndarray], Any]:
   format = formats.FORMATS[coding.format]
   codes = np.asarray(values).reshape(-1)
   kept = np.asarray(_nonzero(codes, leaf, format))
-  bitmap = storage.uses_bitmap(codes.size, int(kept.sum()), format)
+  bitmap = storage.uses_bitmap(
+    codes.size, int(kept.sum()), format.bits, format.packs_zero
+  )
   if plain and not bitmap:
     return {"": np.asarray(leaf, np.float32)}, None
   parts = {}
@@ -152,14 +154,21 @@ def _header(
   return len(text).to_bytes(8, "little") + text
 
 
-def save(
+def save_model(
   path: str,
   params: types.Params,
   *,
   note: str = "",
-  choose: trees.Choose = trees.is_weight,
+  choose: trees.Choose = names.is_weight,
 ) -> int:
   """Writes one model to one file, which appears whole or not at all.
+
+  >>> quantized = ma.quantize(params, 4)
+  >>> ma.save_model("model.safetensors", quantized, note="dnn:6")
+  192
+  >>> back = ma.load_model("model.safetensors")
+  >>> jax.tree.structure(back) == jax.tree.structure(quantized)
+  True
 
   Args:
     path: the file, by custom "*.safetensors"; its folder must exist.
@@ -225,13 +234,13 @@ def _read(path: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
   except (ValueError, KeyError, TypeError, AttributeError) as error:
     raise ValueError(
       f"{path} is not a whole model file of this library ({error}); write it "
-      "with quantization.save"
+      "with ma.save_model"
     ) from None
   return metadata, arrays
 
 
-def load(path: str) -> types.Params:
-  """Reads what `save` wrote: the same tree, bit for bit.
+def load_model(path: str) -> types.Params:
+  """Reads what `save_model` wrote: the same tree, bit for bit.
 
   Raises:
     ValueError: not such a file, or not all of it.

@@ -62,7 +62,7 @@ def quantize_kernel(
   name: str,
   layout: layouts.Layout,
   *,
-  calibration: str | calibrations.Calibration | None = None,
+  calibration: calibrations.Rule = None,
   damping: float = 0.01,
 ) -> types.QTensor:
   """Quantizes one kernel by GPTQ, on scales calibrated beforehand.
@@ -123,11 +123,16 @@ def gptq(
   bits: trees.TreeBits,
   granularity: str = "channel",
   *,
-  calibration: str | calibrations.Calibration | None = None,
+  calibration: calibrations.Rule = None,
   padding: str | None = None,
   damping: float = 0.01,
 ) -> types.Params:
   """Quantizes weights so that layer outputs, not weights, change least.
+
+  >>> quantized = ma.gptq(model.apply, params, x, bits=3)
+  >>> logits = model.apply(ma.dequantize(quantized), x)
+  >>> logits.shape
+  (9, 3)
 
   Kernels whose input the tap shows are rounded by GPTQ, other weights
   (embeddings) to nearest.

@@ -17,7 +17,7 @@ from minarch_jax.quantization import activations, arithmetic, formats, trees
 from minarch_jax.quantization import calibration as calibrations
 from minarch_jax.quantization.networks import integer_core
 
-_INPUTS = formats.FORMATS["uint8"]
+_INPUTS = formats.UINT8
 
 
 class Layer(NamedTuple):
@@ -48,6 +48,10 @@ class Network(NamedTuple):
   scale: types.Array
   zero_point: types.Array
 
+  def __call__(self, x: types.Array) -> jax.Array:
+    """Computes logits in integers: `run`."""
+    return run(self, x)
+
 
 def _step(span: calibrations.Range) -> tuple[np.ndarray, np.ndarray]:
   low, high = span
@@ -66,6 +70,11 @@ def _unit(q: types.QTensor, input_scale: np.ndarray) -> np.ndarray:
   return np.where(used, scale, fine) * float(input_scale)
 
 
+def _integer(q: types.QTensor) -> bool:
+  format = formats.FORMATS[q.layout.format]
+  return format.integer and format.symmetric
+
+
 def _check(apply, params, x) -> None:
   """Raises ValueError for a network with other layers, before it is run."""
   tapped = jax.eval_shape(lambda: activations.inputs(apply, params, x))
@@ -77,13 +86,18 @@ def _check(apply, params, x) -> None:
     )
 
 
-def prepare(
+def integer_network(
   apply: activations.Apply,
   params: types.Params,
   x: types.Array,
   bits: int = 8,
 ) -> Network:
   """Quantizes a dense or convolutional network for integer execution.
+
+  >>> network = ma.integer_network(model.apply, params, x)
+  >>> logits = network(x)
+  >>> bool(abs(logits - model.apply(params, x)).max() < 0.1)
+  True
 
   Args:
     apply: `apply(params, x, tap=tap)`.
@@ -105,7 +119,7 @@ def prepare(
   layers = []
   for i, name in enumerate(names):
     q = leaves[name]
-    if not trees.is_qtensor(q) or not q.layout.format.startswith("int"):
+    if not trees.is_qtensor(q) or not _integer(q):
       raise ValueError(f"bits {bits!r}: integer execution needs 2 to 8 bits")
     scale, zero_in = steps[i]
     unit = _unit(q, scale)
@@ -151,7 +165,7 @@ def run(network: Network, x: types.Array) -> jax.Array:
   """Computes logits in integers.
 
   Args:
-    network: from `prepare`.
+    network: from `integer_network`.
     x: [B, H, W, C] images.
 
   Returns:

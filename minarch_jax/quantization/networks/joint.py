@@ -1,4 +1,4 @@
-"""Pruning and quantization together: order, surface, front, do damages add."""
+"""Pruning and quantization together: chained, in either order, compared."""
 
 from collections.abc import Callable, Sequence
 import functools
@@ -8,13 +8,41 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from minarch_jax import architectures, cost, types
-from minarch_jax.quantization import formats, storage, trees
+from minarch_jax import architectures, names, types
+from minarch_jax.quantization import cost, formats, storage, trees
 
 # A tree of parameters -> masks of its structure, 1 = kept; for example
 # lambda p: pruning.prune(p, 0.6).
 Prune = Callable[[types.Params], types.Masks]
 Joint = Callable[[types.Params, Prune, types.Transform], types.Params]
+
+
+def chain(*transforms: types.Transform) -> types.Transform:
+  """Makes one transform that applies the given ones from left to right.
+
+  >>> prune = lambda p: ma.apply_masks(p, ma.prune(p, 0.6))
+  >>> quantize = lambda p: ma.fake_quantize(p, 4)
+  >>> smaller = ma.chain(prune, quantize)(params)
+
+  `chain()` is the identity, and chaining is associative. The result maps over
+  seeds with `jax.vmap` when its parts do.
+
+  Raises:
+    ValueError: an argument is not a function.
+  """
+  for transform in transforms:
+    if not callable(transform):
+      raise ValueError(
+        f"chain takes functions from params to params, not {transform!r}; "
+        "bind other arguments first, for example with functools.partial"
+      )
+
+  def chained(params: types.Params) -> types.Params:
+    for transform in transforms:
+      params = transform(params)
+    return params
+
+  return chained
 
 
 def _masked(params: types.Params, masks: types.Masks) -> types.Params:
@@ -56,26 +84,6 @@ ORDERS: dict[str, Joint] = {
 }
 
 
-def interaction(
-  dense: types.Array,
-  pruned: types.Array,
-  quantized: types.Array,
-  both: types.Array,
-) -> types.Array:
-  """Returns how far the joint damage exceeds the sum of the two.
-
-  Damage is accuracy lost against `dense`. 0: damages add; positive: together
-  they hurt more than their sum. Elementwise, so paired by seed.
-
-  Args:
-    dense: accuracies of the trained networks.
-    pruned: of the same after pruning alone.
-    quantized: after quantization alone.
-    both: after both.
-  """
-  return (dense - both) - (dense - pruned) - (dense - quantized)
-
-
 # --- the surface of sparsity and bits ----------------------------------------
 
 
@@ -86,7 +94,7 @@ class Point(NamedTuple):
     order: a key of ORDERS.
     sparsity: fraction of the weights removed.
     bits: width or format of the weights.
-    bytes: of the stored model, as `save` writes it.
+    bytes: of the stored model, as `save_model` writes it.
     macs: multiply-accumulates left when zeros are skipped; None without spec.
     value: what `evaluate` returned, higher is better.
   """
@@ -99,7 +107,7 @@ class Point(NamedTuple):
   value: float
 
 
-def surface(
+def joint_surface(
   params: types.Params,
   prune: Callable[[types.Params, float], types.Masks],
   sparsities: Sequence[float],
@@ -111,6 +119,12 @@ def surface(
   spec: architectures.Spec | None = None,
 ) -> list[Point]:
   """Measures every sparsity at every width, in every order.
+
+  >>> points = ma.joint_surface(
+  ...   params, ma.prune, (0.0, 0.5), (32, 4), lambda p: -loss(p, batch))
+  >>> front = ma.pareto_front(points)
+  >>> len(points), front[-1].bytes >= front[0].bytes
+  (8, True)
 
   Args:
     params: one network.
@@ -125,8 +139,7 @@ def surface(
     ValueError: an unknown order; otherwise as `prune` and `quantize`.
   """
   for order in orders:
-    if order not in ORDERS:
-      raise ValueError(f"order {order!r} is not one of {', '.join(ORDERS)}")
+    names.find("order", order, ORDERS)
   points = []
   for order in orders:
     for sparsity in sparsities:
@@ -152,11 +165,11 @@ def surface(
   return points
 
 
-def front(points: Sequence[Point], axis: str = "bytes") -> list[Point]:
+def pareto_front(points: Sequence[Point], axis: str = "bytes") -> list[Point]:
   """Returns the Pareto front: no other point is cheaper and as good.
 
   Args:
-    points: from `surface`, of one network or with values averaged over seeds.
+    points: from `joint_surface`, of one network or averaged over seeds.
     axis: "bytes" or "macs".
 
   Returns:
@@ -178,31 +191,3 @@ def front(points: Sequence[Point], axis: str = "bytes") -> list[Point]:
       best = point.value
       found.append(point)
   return found
-
-
-def at_most(points: Sequence[Point], budget: int) -> Point:
-  """Returns the best point of at most `budget` bytes: equal bytes compared.
-
-  Raises:
-    ValueError: none is that small.
-  """
-  small = [point for point in points if point.bytes <= budget]
-  if not small:
-    least = min((point.bytes for point in points), default=None)
-    raise ValueError(
-      f"no point fits a budget of {budget} bytes; the smallest has {least}"
-    )
-  return max(small, key=lambda point: point.value)
-
-
-def order_effects(
-  points: Sequence[Point],
-) -> dict[tuple[float, formats.Bits], float]:
-  """Returns value of `prune_first` less that of `quantize_first`, by cell."""
-  value = {(p.order, p.sparsity, p.bits): p.value for p in points}
-  return {
-    (p.sparsity, p.bits): p.value - value["quantize_first", p.sparsity, p.bits]
-    for p in points
-    if p.order == "prune_first"
-    and ("quantize_first", p.sparsity, p.bits) in value
-  }

@@ -14,9 +14,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from minarch_jax import types
+from minarch_jax import names, types
 from minarch_jax.quantization import (
-  activations,
   arithmetic,
   formats,
   layouts,
@@ -33,7 +32,7 @@ _whole = functools.partial(jax.jit, static_argnames=("bits", "granularity"))
 
 def _integer_format(bits: formats.Bits) -> formats.Format:
   format = formats.FORMATS[formats.name_of(bits)]
-  if not formats.name_of(bits).startswith("int"):
+  if not (format.integer and format.symmetric):
     raise ValueError(
       f"bits {bits!r}: step sizes are learned for symmetric integers of 2 to "
       "8 bits"
@@ -76,7 +75,7 @@ def init_steps(
   bits: formats.Bits,
   granularity: str = "channel",
   *,
-  choose: trees.Choose = trees.is_weight,
+  choose: trees.Choose = names.is_weight,
 ) -> Steps:
   """Starts every weight's steps at 2 mean|w| / sqrt(highest code).
 
@@ -196,9 +195,7 @@ def _activation_codes(bits: int, signed: bool) -> tuple[float, float]:
   return 0.0, float(2**bits - 1)
 
 
-def make_tap(
-  steps: Steps, signed: dict[str, bool], bits: int
-) -> activations.Tap:
+def make_tap(steps: Steps, signed: dict[str, bool], bits: int) -> types.Tap:
   """Makes the tap that rounds activations with learned steps.
 
   Codes are 0..2**bits - 1 where inputs are never negative (after ReLU), else

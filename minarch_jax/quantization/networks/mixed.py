@@ -1,9 +1,7 @@
 """Mixed precision: which layer gets how many bits under a byte budget."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
 
-import jax
 import numpy as np
 
 from minarch_jax import types
@@ -109,68 +107,34 @@ def allocate(
   return bits
 
 
-class Validated(NamedTuple):
-  """An allocation, and the rise of the loss with it on each network.
-
-  Attributes:
-    bits: {layer: format name}.
-    bytes: of the stored model.
-    chosen_on: [K] networks that the choice looked at.
-    held_out: [S - K] networks that it did not: the figure to report.
-  """
-
-  bits: LayerBits
-  bytes: int
-  chosen_on: np.ndarray
-  held_out: np.ndarray
-
-
-def validate(
+def mixed_precision(
   evaluate: Evaluate,
   params: types.Params,
-  choices: Sequence[formats.Bits],
   budget: int,
-  num_choosing: int,
+  choices: Sequence[formats.Bits] = (8, 4, 2),
   granularity: str = "channel",
-) -> Validated:
-  """Allocates bits on some seeds and measures the loss on the others.
+) -> LayerBits:
+  """Gives each layer the bits that cost least under a byte budget.
+
+  >>> budget = ma.storage_bytes(params, 4)
+  >>> bits = ma.mixed_precision(lambda p: loss(p, batch), params, budget)
+  >>> rounded = ma.fake_quantize(params, bits)
+  >>> ma.storage_bytes(params, bits) <= budget
+  True
+
+  `sensitivity`, then `allocate`. Report the loss on networks or images that
+  `evaluate` did not look at.
 
   Args:
-    evaluate: loss of one network.
-    params: networks of one architecture, a leading axis of seeds.
-    choices, budget, granularity: as for `sensitivity` and `allocate`.
-    num_choosing: how many seeds, the first ones, the choice looks at.
+    evaluate: loss of a parameter tree, called once per layer and choice.
+    params: one network's parameters.
+    budget, choices, granularity: as for `allocate` and `sensitivity`.
+
+  Returns:
+    {layer: format name}, the `bits` of `quantize`.
 
   Raises:
-    ValueError: no seeds to choose on or none held out; otherwise as
-      `sensitivity` and `allocate`.
+    ValueError: as for `sensitivity` and `allocate`.
   """
-  count = jax.tree.leaves(params)[0].shape[0]
-  if not 0 < num_choosing < count:
-    raise ValueError(
-      f"num_choosing {num_choosing} of {count} seeds leaves none to choose on "
-      "or none held out"
-    )
-  networks = [
-    jax.tree.map(lambda leaf, i=i: leaf[i], params) for i in range(count)
-  ]
-  each = [
-    sensitivity(evaluate, network, choices, granularity)
-    for network in networks[:num_choosing]
-  ]
-  rises = {
-    layer: {
-      name: float(np.mean([one[layer][name] for one in each])) for name in costs
-    }
-    for layer, costs in each[0].items()
-  }
-  bits = allocate(rises, networks[0], budget, granularity)
-  extra = np.array(
-    [
-      float(evaluate(trees.fake_quantize(network, bits, granularity)))
-      - _finite(evaluate(network))
-      for network in networks
-    ]
-  )
-  size = storage.storage_bytes(networks[0], bits, granularity)
-  return Validated(bits, size, extra[:num_choosing], extra[num_choosing:])
+  rises = sensitivity(evaluate, params, choices, granularity)
+  return allocate(rises, params, budget, granularity)

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from minarch_jax import architectures, models, pruning, quantization
+from minarch_jax import architectures, models, quantization
 from minarch_jax.quantization import (
   activations,
   layouts,
@@ -20,7 +20,6 @@ from minarch_jax.quantization.networks import (
   gptq,
   gptq_core,
   integer,
-  joint,
   lsq,
   mixed,
 )
@@ -179,7 +178,7 @@ def test_straight_through_value_and_gradient():
 def test_straight_through_training_beats_rounding_afterwards(trained):
   """2-bit weights and activations, equal steps with the float control."""
   net = trained("dnn:16-12")
-  tap = straight_through.make_tap(2)
+  tap = straight_through.straight_through_tap(2)
 
   def logits(params, x):
     rounded = straight_through.straight_through(params, 2)
@@ -326,19 +325,20 @@ def test_gptq_refuses_an_empty_batch(trained):
 def test_integer_networks(trained, name):
   """int8 networks agree with the float ones, and exactly with themselves."""
   net = trained(name)
-  network = integer.prepare(net.apply, net.params, net.x[:256])
+  network = integer.integer_network(net.apply, net.params, net.x[:256])
   exact = net.logits(net.params)
   run = jax.jit(integer.run)
   logits = np.asarray(run(network, net.val))
   assert net.accuracy(logits) >= net.accuracy(exact) - 0.01
   assert np.mean((logits - exact) ** 2) < 1e-3 * np.mean(exact**2)
   np.testing.assert_array_equal(logits[:7], run(network, net.val[:7]))
+  np.testing.assert_array_equal(logits[:7], network(net.val[:7]))
 
 
 def test_integer_networks_refuse_transformers(trained):
   net = trained("vit:p4-d8-l1-h2")
   with pytest.raises(ValueError, match="only dense and convolutional"):
-    integer.prepare(net.apply, net.params, net.x[:9])
+    integer.integer_network(net.apply, net.params, net.x[:9])
 
 
 # --- choice ------------------------------------------------------------------
@@ -357,6 +357,7 @@ def test_mixed_precision_fits_its_budget(trained):
   everything = mixed.allocate(rises, net.params, 10**6)
   assert set(everything.values()) == {"int8"}
   narrowest = storage.storage_bytes(net.params, 2)
+  assert mixed.mixed_precision(loss, net.params, budget) == bits
   tight = mixed.allocate(rises, net.params, narrowest)
   assert set(tight.values()) == {"int2"}
   with pytest.raises(ValueError, match=f"budget of {narrowest - 1} bytes"):
@@ -383,133 +384,3 @@ def test_greedy_allocation_is_by_loss_per_byte():
     "calm/kernel": "int2",
     "touchy/kernel": "int4",
   }
-
-
-@pytest.mark.parametrize("order", joint.ORDERS)
-def test_joint_orders(trained, order):
-  """Both remove the same share and leave 4-bit numbers."""
-  net = trained("dnn:16-12")
-  rounds = functools.partial(quantization.fake_quantize, bits=4)
-  prune = functools.partial(pruning.prune, sparsity=0.6)
-  both = joint.ORDERS[order](net.params, prune, rounds)
-  kernels = [leaf for leaf in jax.tree.leaves(both) if leaf.ndim == 2]
-  zeros = sum(np.sum(np.asarray(kernel) == 0) for kernel in kernels)
-  assert zeros >= round(0.6 * sum(kernel.size for kernel in kernels))
-  for kernel in kernels:
-    levels = [len(np.unique(channel)) for channel in np.asarray(kernel).T]
-    assert max(levels) <= 15
-  with pytest.raises(ValueError, match="masks have the structure"):
-    joint.ORDERS[order](net.params, lambda p: {"a": 1}, rounds)
-
-
-def test_the_order_matters():
-  """A pruned largest weight narrows the range only if pruned first."""
-  params = {"kernel": jnp.array([[8.0], [1.0], [0.4]])}
-  rounds = functools.partial(quantization.fake_quantize, bits=2)
-
-  def prune(params):  # the largest goes
-    kernel = params["kernel"]
-    return {"kernel": kernel < kernel.max()}
-
-  first = joint.prune_first(params, prune, rounds)["kernel"]
-  last = joint.quantize_first(params, prune, rounds)["kernel"]
-  np.testing.assert_allclose(first, [[0], [1], [0]])
-  np.testing.assert_allclose(last, [[0], [0], [0]])
-
-
-def test_the_surface_has_a_front_and_equal_bytes():
-  """Neutral cells are the network; the front rises; MACs follow the zeros."""
-  rng = np.random.default_rng(0)
-  architecture = architectures.Architecture.parse("dnn:6-5")
-  spec = architecture.spec((2, 2, 1), 3)
-  params = {
-    name: {
-      "kernel": rng.normal(size=shape).astype(np.float32),
-      "bias": np.zeros(shape[1], np.float32),
-    }
-    for name, shape in (
-      ("hidden_0", (4, 6)),
-      ("hidden_1", (6, 5)),
-      ("output", (5, 3)),
-    )
-  }
-
-  def evaluate(tree):  # minus the squared distance to the network
-    pairs = zip(jax.tree.leaves(tree), jax.tree.leaves(params), strict=True)
-    return -sum(float(np.sum((np.asarray(a) - b) ** 2)) for a, b in pairs)
-
-  points = joint.surface(
-    *(params, pruning.prune, (0.0, 0.5), (32, 8, 2), evaluate), spec=spec
-  )
-  assert len(points) == 2 * 2 * 3
-  whole = [p for p in points if p.sparsity == 0 and p.bits == 32]
-  assert all(p.value == 0 and p.macs == spec.macs for p in whole)
-  for order in joint.ORDERS:
-    sizes = {(p.sparsity, p.bits): p.bytes for p in points if p.order == order}
-    assert sizes[0.5, 8] < sizes[0.0, 8] < sizes[0.0, 32]
-  front = joint.front(points)
-  assert all(a.bytes < b.bytes for a, b in zip(front, front[1:], strict=False))
-  assert all(a.value < b.value for a, b in zip(front, front[1:], strict=False))
-  for point in points:
-    assert joint.at_most(points, point.bytes).value >= point.value
-    assert any(f.bytes <= point.bytes and f.value >= point.value for f in front)
-  assert joint.front(points, "macs")[0].macs <= spec.macs / 2
-  effects = joint.order_effects(points)
-  assert effects.keys() == {(s, b) for s in (0.0, 0.5) for b in (32, 8, 2)}
-  assert effects[0.5, 32] == effects[0.0, 2] == 0 != effects[0.5, 2]
-  with pytest.raises(ValueError, match="budget of 3 bytes; the smallest has"):
-    joint.at_most(points, 3)
-  with pytest.raises(ValueError, match="measured with spec="):
-    joint.front([points[0]._replace(macs=None)], "macs")
-  with pytest.raises(ValueError, match="order 'first' is not one of"):
-    joint.surface(params, pruning.prune, (), (), evaluate, orders=("first",))
-
-
-def test_bits_are_chosen_on_some_seeds_and_tested_on_others():
-  """Held-out networks do not move the choice."""
-  rng = np.random.default_rng(0)
-  params = {
-    name: {"kernel": rng.normal(size=(3, 8, 4)).astype(np.float32)}
-    for name in ("calm", "touchy")
-  }
-
-  def make_loss(reference):
-    def loss(tree):
-      weight = {"calm": 1e-3, "touchy": 1.0}
-      one = min(
-        sum(
-          weight[n]
-          * float(
-            np.sum((np.asarray(tree[n]["kernel"]) - ref[n]["kernel"]) ** 2)
-          )
-          for n in tree
-        )
-        for ref in reference
-      )
-      return one
-
-    return loss
-
-  def networks(stack):
-    return [jax.tree.map(lambda x, i=i: x[i], stack) for i in range(3)]
-
-  one = jax.tree.map(lambda x: x[0], params)
-  budget = storage.storage_bytes(one, {"calm/kernel": 2, "touchy/kernel": 8})
-  arguments = ((8, 4, 2), budget, 1)
-  found = mixed.validate(make_loss(networks(params)), params, *arguments)
-  assert found.bits == {"calm/kernel": "int2", "touchy/kernel": "int8"}
-  assert found.bytes <= budget
-  assert found.chosen_on.shape == (1,) and found.held_out.shape == (2,)
-  assert np.all(found.held_out > 0)
-  other = jax.tree.map(lambda x: np.concatenate([x[:1], 9 * x[1:]]), params)
-  again = mixed.validate(make_loss(networks(other)), other, *arguments)
-  assert again.bits == found.bits
-  assert again.chosen_on == pytest.approx(found.chosen_on)
-  assert np.all(again.held_out > 10 * found.held_out)
-  with pytest.raises(ValueError, match="num_choosing 3 of 3 seeds"):
-    mixed.validate(lambda p: 0.0, params, (8,), 10**6, 3)
-
-
-def test_interaction():
-  damages = joint.interaction(*np.array([0.9, 0.8, 0.85, 0.7]))
-  assert damages == pytest.approx(0.05)
