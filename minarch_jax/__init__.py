@@ -7,6 +7,7 @@ does not start JAX.
 import importlib
 from typing import Any
 
+# name -> module, or module:attribute where it is called otherwise there.
 _HOME = {
   "Architecture": "architectures",
   "grid": "architectures",
@@ -19,16 +20,44 @@ _HOME = {
   "train": "notebook",
   "accuracy": "notebook",
   "Population": "notebook",
+  "record_inputs": "types",
   "prune": "pruning",
+  "rank": "pruning",
+  "masks_at": "pruning",
   "apply_masks": "pruning",
   "masked": "pruning",
   "sparsity": "pruning",
+  "dead_layers": "pruning",
+  "overlaps": "pruning",
+  "layer_sensitivity": "pruning",
+  "accumulate_movement": "pruning",
+  "iterative": "pruning",
+  "gradual": "pruning",
+  "lottery": "pruning",
+  "dynamic_sparse": "pruning",
+  "rigl": "pruning",
+  "sparse_evolution": "pruning",
   "compact": "pruning",
   "quantize": "quantization",
   "dequantize": "quantization",
   "fake_quantize": "quantization",
-  "chain": "transforms",
+  "calibrate_activations": "quantization.activations:calibrate",
+  "activation_tap": "quantization.activations:make_tap",
+  "straight_through": "quantization.straight_through",
+  "straight_through_tap": "quantization.straight_through",
+  "lsq": "quantization.networks:lsq",
+  "gptq": "quantization.networks.gptq",
+  "mixed_precision": "quantization.networks.mixed",
+  "integer_network": "quantization.networks.integer",
+  "chain": "quantization.networks.joint",
+  "joint_surface": "quantization.networks.joint",
+  "pareto_front": "quantization.networks.joint",
+  "cost": "quantization.cost",
+  "storage_bytes": "quantization",
+  "save_model": "quantization.networks.files",
+  "load_model": "quantization.networks.files",
   "Records": "records",
+  "read_records": "records:read",
   "analyse": "analysis",
   "regimes": "analysis",
   "regime_boundaries": "analysis",
@@ -45,15 +74,14 @@ _HOME = {
   "compare": "analysis",
 }
 
-__all__ = [*_HOME, "read_records"]  # pyright: ignore
+__all__ = [*_HOME]  # pyright: ignore
 
 
 def __getattr__(name: str) -> Any:
-  if name == "read_records":
-    return importlib.import_module("minarch_jax.records").read
   if name in _HOME:
-    module = importlib.import_module(f"minarch_jax.{_HOME[name]}")
-    return getattr(module, name)
+    home, _, attribute = _HOME[name].partition(":")
+    module = importlib.import_module(f"minarch_jax.{home}")
+    return getattr(module, attribute or name)
   raise AttributeError(f"module 'minarch_jax' has no attribute {name!r}")
 
 

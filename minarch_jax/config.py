@@ -36,23 +36,8 @@ def _field(default: Any, help: str, role: str = "", **rules: Any) -> Any:
   )
 
 
-# Criteria that a trained network alone can be scored by.
-CRITERIA = (
-  *("magnitude", "random", "gradient", "taylor", "snip", "grasp"),
-  *("synflow", "fisher", "obd", "wanda"),
-)
-
-# How weights are rounded: integers by a calibration of the scale, at each of
-# --bits, and formats of their own width.
-QUANTIZERS = (
-  *("absmax", "percentile", "mse", "kl", "nf4", "ternary", "binary"),
-  *("float8_e4m3", "float8_e5m2", "bfloat16", "float16"),
-  *("uint8", "uint6", "uint5", "uint4", "uint3", "uint2"),
-)
-
-
-_GRANULARITIES = ("element", "unit", "nm:4", "block:4x4")
-_GRANULARITY = r"element|unit|nm:[1-9]\d*|block:[1-9]\d*x[1-9]\d*"
+# A granularity, and the sizes of those that have some: unit, nm:4, block:4x4.
+_SIZES = r"[1-9]\d*(x[1-9]\d*)*"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,7 +112,7 @@ class Config:
   criteria: tuple[str, ...] = _field(
     ("magnitude", "random"),
     "Pruning criteria compared; bits are crossed with the first.",
-    choices=CRITERIA,
+    choices=registries.TRAINED_CRITERIA,
   )
   granularities: tuple[str, ...] = _field(
     ("element",), "What is removed as one: element, unit, nm:4, block:4x4."
@@ -135,7 +120,7 @@ class Config:
   scopes: tuple[str, ...] = _field(
     ("global", "layerwise"),
     "How the sparsity is allocated over layers.",
-    choices=("global", "layerwise", "erk"),
+    choices=registries.SCOPES,
   )
   sparsities: tuple[float, ...] = _field(
     (0.0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95),
@@ -189,7 +174,7 @@ class Config:
     "How weights are rounded: symmetric integers of --bits over their whole "
     "range (absmax); on dense networks also over a narrower one (percentile, "
     "mse, kl), asymmetric integers (uint) and other number formats.",
-    choices=QUANTIZERS,
+    choices=registries.QUANTIZERS,
   )
   quant_granularities: tuple[str, ...] = _field(
     ("channel", "tensor"),
@@ -366,10 +351,12 @@ class Config:
             f"--{name}={bits} is not one of {', '.join(map(str, BITS))}"
           )
     for text in self.granularities:
-      if not re.fullmatch(_GRANULARITY, text):
+      name, colon, sizes = text.partition(":")
+      _check_item("granularities", name, {"choices": registries.GRANULARITIES})
+      if colon and not re.fullmatch(_SIZES, sizes):
         raise ConfigError(
-          f"--granularities={text} is not one of element, unit, nm:M, "
-          f"block:AxB{naming.nearest(text, _GRANULARITIES)}"
+          f"--granularities={text}: write positive sizes after the colon, as "
+          "in nm:4 or block:4x4"
         )
     for sparsity in self.control_sparsities:
       if sparsity not in self.sparsities:

@@ -5,7 +5,7 @@ is then imported when first asked for, so listing names (--help, checks of
 flags) starts neither JAX nor anything else heavy.
 """
 
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Container, Iterator, Mapping, MutableMapping
 import importlib
 from typing import Any
 
@@ -44,6 +44,33 @@ class Registry(MutableMapping[str, Any]):
     return len(self._entries)
 
 
+class Joined(Mapping[str, Any]):
+  """Several registries read as one, less some names; always up to date."""
+
+  def __init__(
+    self, *parts: Mapping[str, Any], without: Container[object] = ()
+  ):
+    self._parts, self._without = parts, without
+
+  def __getitem__(self, name: str) -> Any:
+    for part in self._parts:
+      if name in part and name not in self._without:
+        return part[name]
+    raise KeyError(name)
+
+  def __contains__(self, name: object) -> bool:
+    return name not in self._without and any(name in p for p in self._parts)
+
+  def __iter__(self) -> Iterator[str]:
+    names = dict.fromkeys(name for part in self._parts for name in part)
+    return (name for name in names if name not in self._without)
+
+  def __len__(self) -> int:
+    return sum(1 for _ in self)
+
+
+# --- architectures and models ------------------------------------------------
+
 # Each is a `Family` (architectures.families).
 FAMILIES = Registry(
   dnn="minarch_jax.architectures.dnn:FAMILY",
@@ -64,6 +91,97 @@ CONVOLUTIONS = Registry(
   im2col="minarch_jax.models.convolutions:im2col",
   hybrid="minarch_jax.models.convolutions:hybrid",
 )
+
+# --- pruning -----------------------------------------------------------------
+
+# Which weights go: a `pruning.criteria.Criterion`, or its scoring function.
+CRITERIA = Registry(
+  magnitude="minarch_jax.pruning.criteria:MAGNITUDE",
+  random="minarch_jax.pruning.criteria:RANDOM",
+  gradient="minarch_jax.pruning.gradients:GRADIENT",
+  taylor="minarch_jax.pruning.gradients:TAYLOR",
+  snip="minarch_jax.pruning.gradients:SNIP",
+  grasp="minarch_jax.pruning.gradients:GRASP",
+  synflow="minarch_jax.pruning.gradients:SYNFLOW",
+  fisher="minarch_jax.pruning.gradients:FISHER",
+  obd="minarch_jax.pruning.gradients:OBD",
+  movement="minarch_jax.pruning.gradients:MOVEMENT",
+  wanda="minarch_jax.pruning.activations:WANDA",
+)
+
+# Those that score what a study has: a network once it is trained.
+TRAINED_CRITERIA = Joined(CRITERIA, without=("movement",))
+
+# How much goes where: a `pruning.scopes.Scope`, or its counting function.
+SCOPES = Registry(
+  **{"global": "minarch_jax.pruning.scopes:GLOBAL"},
+  layerwise="minarch_jax.pruning.scopes:LAYERWISE",
+  erk="minarch_jax.pruning.scopes:ERK",
+)
+
+# What goes as one: a `pruning.granularity.Granularity`.
+GRANULARITIES = Registry(
+  element="minarch_jax.pruning.granularity:ELEMENT",
+  nm="minarch_jax.pruning.granularity:NM",
+  block="minarch_jax.pruning.granularity:BLOCK",
+  unit="minarch_jax.pruning.granularity:UNIT",
+)
+
+# When it goes: a `pruning.schedules.Schedule`, or a function called like one.
+SCHEDULES = Registry(
+  oneshot="minarch_jax.pruning.schedules:oneshot",
+  finetune="minarch_jax.pruning.schedules:finetune",
+  iterative="minarch_jax.pruning.schedules:iterative",
+  gradual="minarch_jax.pruning.schedules:gradual",
+)
+
+# --- quantization ------------------------------------------------------------
+
+# Which numbers exist: a `quantization.formats.Format`.
+FORMATS = Registry(
+  float32="minarch_jax.quantization.formats:FLOAT32",
+  bfloat16="minarch_jax.quantization.formats:BFLOAT16",
+  float16="minarch_jax.quantization.formats:FLOAT16",
+  float8_e4m3="minarch_jax.quantization.formats:FLOAT8_E4M3",
+  float8_e5m2="minarch_jax.quantization.formats:FLOAT8_E5M2",
+  int8="minarch_jax.quantization.formats:INT8",
+  int6="minarch_jax.quantization.formats:INT6",
+  int5="minarch_jax.quantization.formats:INT5",
+  int4="minarch_jax.quantization.formats:INT4",
+  int3="minarch_jax.quantization.formats:INT3",
+  int2="minarch_jax.quantization.formats:INT2",
+  uint8="minarch_jax.quantization.formats:UINT8",
+  uint6="minarch_jax.quantization.formats:UINT6",
+  uint5="minarch_jax.quantization.formats:UINT5",
+  uint4="minarch_jax.quantization.formats:UINT4",
+  uint3="minarch_jax.quantization.formats:UINT3",
+  uint2="minarch_jax.quantization.formats:UINT2",
+  nf4="minarch_jax.quantization.formats:NF4",
+  ternary="minarch_jax.quantization.formats:TERNARY",
+  binary="minarch_jax.quantization.formats:BINARY",
+)
+
+# Over which range: a `quantization.calibration.Calibration`, or its function.
+CALIBRATIONS = Registry(
+  absmax="minarch_jax.quantization.calibration:ABSMAX",
+  percentile="minarch_jax.quantization.calibration:PERCENTILE",
+  mse="minarch_jax.quantization.calibration:MSE",
+  kl="minarch_jax.quantization.calibration:KL",
+  mean="minarch_jax.quantization.calibration:MEAN",
+)
+
+# How a study rounds weights: calibrations of symmetric integers, at each of
+# --bits, and formats of their own width; not what --bits says already.
+QUANTIZERS = Joined(
+  CALIBRATIONS,
+  FORMATS,
+  without=(
+    *("mean", "float32"),
+    *("int8", "int6", "int5", "int4", "int3", "int2"),
+  ),
+)
+
+# --- report ------------------------------------------------------------------
 
 # The tables and figures of the report, as they follow in each section.
 TABLES = Registry(

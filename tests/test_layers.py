@@ -13,8 +13,9 @@ PACKAGE = ROOT / "minarch_jax"
 
 # From the bottom: a module may import its own layer and those before it.
 LAYERS = (
-  ("types", "config", "architectures", "random", "progress", "records"),
-  ("data", "models", "pruning", "quantization", "transforms", "cost"),
+  ("names", "registries", "types", "config", "architectures", "random"),
+  ("progress", "records"),
+  ("data", "models", "pruning", "quantization"),
   ("training", "evaluation", "planning", "probes"),
   ("population", "checkpoints", "packs", "compression", "compressing"),
   ("tabulate", "grading", "provenance"),
@@ -33,7 +34,7 @@ SELF_COMPILED = {
   "minarch_jax.pruning.masks",
   "minarch_jax.pruning.ranking",
   "minarch_jax.pruning.scopes",
-  "minarch_jax.quantization.lsq",
+  "minarch_jax.quantization.networks.lsq",
   "minarch_jax.quantization.packing",
   "minarch_jax.quantization.tensors",
 }

@@ -1,220 +1,211 @@
-"""The notebook: clean as committed, public names only, and it runs."""
+"""The names a notebook relies on, and a study in a few lines."""
 
-import ast
-import copy
-import json
-import os
-import re
-import sys
+import functools
+from unittest import mock
 
 import jax
-import nbclient
-import nbformat
+import numpy as np
+import optax
+import polars as pl
 import pytest
 
 import minarch_jax as ma
+from minarch_jax import models, records
+from minarch_jax.architectures import Problem
+from minarch_jax.config import ConfigError
+from minarch_jax.engine import planning
+from tests import made_up
+from tests.made_up import CLASSES, SHAPE
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-FOLDER = os.path.join("experiments", "notebooks")
-PATH = os.path.join(ROOT, FOLDER, "first_steps.ipynb")
-SIZE = 'GRID = "small"'  # the line that sets the amount of work
+TEXTS = ["dnn:5-3", "cnn:2", "dnn:8"]
 
-KERNEL = "this-interpreter"
-STRICT = "import warnings; warnings.simplefilter('error')"
 
-# Runs after the last cell and prints what the test judges.
-PROBE = """
-import json
+@functools.cache
+def dataset():
+  return made_up.dataset(52, 13, 11, spread=2.0, fingerprint="bytes")
 
-again = population.networks.join(
-  records.networks, on=["architecture", "seed"], suffix="_study"
+
+def train(texts=tuple(TEXTS), **overrides):
+  options = {"num_seeds": 3, "num_epochs": 4, "batch_size": 8, **overrides}
+  return ma.train(list(texts), dataset(), **options)
+
+
+@functools.cache
+def population():
+  return train()
+
+
+# --- names -------------------------------------------------------------------
+
+# DESIGN.md section 5: what notebooks and checks import.
+NAMES = (
+  *("Architecture", "grid", "load", "train", "prune", "apply_masks"),
+  *("quantize", "dequantize", "masked", "chain", "accuracy", "compact"),
+  *("read_records", "regimes", "minimal_parameters", "pruning_phases"),
+  *("claims", "recommend"),
 )
-mean = sparsities.filter(sparsity=0.6).group_by("criterion").agg(
-  pl.col("accuracy").mean()
+
+
+@pytest.mark.parametrize("name", sorted({*NAMES, *ma.__all__}))
+def test_every_public_name_is_there_and_documented(name):
+  assert name in dir(ma)
+  found = getattr(ma, name)
+  assert callable(found) and found.__doc__
+
+
+def test_other_names_are_attribute_errors():
+  with pytest.raises(AttributeError, match="no attribute 'trane'"):
+    ma.trane  # noqa: B018
+
+
+# --- training ----------------------------------------------------------------
+
+
+def test_a_population_is_in_the_order_asked_for():
+  found = population()
+  assert [str(a) for a in found.architectures] == TEXTS
+  for a, params in zip(found.architectures, found.params, strict=True):
+    spec = a.spec(Problem(SHAPE, CLASSES))
+    flat = models.flatten(params)
+    assert set(flat) == {leaf.path for leaf in spec.leaves}
+    for leaf in spec.leaves:
+      assert flat[leaf.path].shape == (3, *spec.shape(leaf))
+      assert isinstance(flat[leaf.path], np.ndarray)
+
+
+def test_its_tables_are_records():
+  found = population()
+  assert set(found.networks.columns) == records.SCHEMAS["networks"].keys()
+  assert set(found.curves.columns) == records.SCHEMAS["curves"].keys()
+  assert len(found.networks) == 3 * 3 and len(found.curves) == 3 * 3 * 4
+  for a, params in zip(found.architectures, found.params, strict=True):
+    rows = found.networks.filter(pl.col("architecture") == str(a)).sort("seed")
+    assert rows["seed"].to_list() == [0, 1, 2]
+    accuracy = ma.accuracy(a, params, dataset().test)
+    np.testing.assert_allclose(rows["test_accuracy"], accuracy, rtol=1e-6)
+  learnt = found.curves.filter(pl.col("epoch") == 4)["train_loss"]
+  start = found.curves.filter(pl.col("epoch") == 1)["train_loss"]
+  assert learnt.mean() < start.mean()
+
+
+def test_architectures_and_texts_mean_the_same():
+  given = [ma.Architecture.parse("dnn:8")]
+  found = ma.train(given, dataset(), num_seeds=3, num_epochs=4, batch_size=8)
+  expected = population().params[2]
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4),
+    found.params[0],
+    expected,
+  )
+
+
+def test_seeds_split_over_packs_come_back_in_order():
+  plan = planning.plan
+
+  def one_seed_each(members, seeds, work, **options):
+    return [p for seed in seeds for p in plan(members, [seed], work, **options)]
+
+  with mock.patch.object(planning, "plan", one_seed_each):
+    found = train(("dnn:8",), first_seed=1, num_seeds=2)
+  expected = jax.tree.map(lambda leaf: leaf[1:], population().params[2])
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4),
+    found.params[0],
+    expected,
+  )
+
+
+@pytest.mark.parametrize(
+  "texts, overrides, error, message",
+  [
+    (["dnn:8"], {"num_epoch": 3}, ConfigError, "did you mean 'num_epochs'"),
+    (["dnn:8"], {"optimizer": "adm"}, ConfigError, "did you mean 'adam'"),
+    (["dn:8"], {}, ValueError, "did you mean 'dnn'"),
+    (["vit:p3-d4-l1-h1"], {}, ValueError, "patch 3 does not divide"),
+    (["dnn:8"], {"batch_size": 53}, ValueError, "larger than the training"),
+  ],
 )
-print(json.dumps({
-  "grid": len(grid),
-  "seeds": NUM_SEEDS,
-  "epochs": NUM_EPOCHS,
-  "best": sizes["accuracy"].max(),
-  "sparsity": float(ma.sparsity(masks)),
-  "still_zero": bool(still_zero),
-  "scored": accuracy.tolist(),
-  "at_60": dict(mean.iter_rows()),
-  "damage": {
-    name: float((scores["32 bits"] - score).mean())
-    for name, score in scores.items()
-  },
-  "before": [architecture.num_params(*shape), architecture.macs(*shape)],
-  "after": [smaller.num_params(*shape), smaller.macs(*shape)],
-  "leaves": sum(leaf.size for leaf in jax.tree.leaves(small_params)),
-  "moved": float(jnp.abs(before - after).max()),
-  "tables": {name: len(frame) for name, frame in records._asdict().items()},
-  "both": len(again),
-  "equal": bool((again["val_accuracy"] == again["val_accuracy_study"]).all()),
-  "regimes": sorted(ma.regimes(records)["architecture"]),
-  "minimal": ma.minimal_parameters(records)["family"].to_list(),
-  "verdicts": dict(ma.claims(records).select("claim", "verdict").iter_rows()),
-}))
-"""
+def test_wrong_arguments_are_named(texts, overrides, error, message):
+  with pytest.raises(error, match=message):
+    train(texts, **overrides)
 
 
-@pytest.fixture(scope="module")
-def committed():
-  return nbformat.read(PATH, as_version=nbformat.NO_CONVERT)
+def test_no_architectures_are_no_default():
+  with (
+    mock.patch.object(planning, "plan", return_value=[]),
+    pytest.raises(ValueError, match="architectures"),
+  ):
+    train([])
 
 
-def code_of(notebook) -> list[str]:
-  return [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+# --- compression in a few lines ----------------------------------------------
 
 
-def test_the_committed_file_is_valid_and_its_outputs_are_stripped(committed):
-  nbformat.validate(committed)
-  assert (committed.nbformat, committed.nbformat_minor) == (4, 5)
-  ids = [cell.id for cell in committed.cells]
-  assert len(set(ids)) == len(ids)
-  for cell in committed.cells:
-    assert not cell.metadata, cell.id
-    if cell.cell_type == "code":
-      assert cell.outputs == [] and cell.execution_count is None, cell.id
+def test_prune_in_three_lines():
+  params = jax.tree.map(lambda leaf: leaf[0], population().params[0])
+  masks = ma.prune(params, 0.6)
+  params = ma.apply_masks(params, masks)
+  tx = ma.masked(optax.adamw(0.1), masks)
+  assert abs(float(ma.sparsity(masks)) - 0.6) < 0.02
+  state = tx.init(params)
+  grads = jax.tree.map(np.ones_like, params)
+  updates, _ = jax.jit(tx.update)(grads, state, params)
+  moved = optax.apply_updates(params, updates)
+  for mask, leaf in zip(
+    jax.tree.leaves(masks), jax.tree.leaves(moved), strict=True
+  ):
+    mask = np.broadcast_to(mask, leaf.shape)
+    assert not np.asarray(leaf)[~mask].any() and np.asarray(leaf)[mask].all()
 
 
-def test_every_name_of_the_package_is_public(committed):
-  used = set()
-  for source in code_of(committed):
-    for node in ast.walk(ast.parse(source)):
-      if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-        used |= {node.attr} if node.value.id == "ma" else set()
-  for cell in committed.cells:
-    if cell.cell_type == "markdown":
-      used |= set(re.findall(r"`ma\.(\w+)", cell.source))
-  assert {"train", "prune", "quantize", "compact", "claims"} <= used
-  assert used <= set(ma.__all__)
-  assert all(callable(getattr(ma, name)) for name in used)
-
-
-def test_pruning_takes_the_three_lines_it_should(committed):
-  lines = "\n".join(code_of(committed)).splitlines()
-  start = lines.index("masks = ma.prune(params, 0.6)")
-  assert lines[start + 1 : start + 3] == [
-    "params = ma.apply_masks(params, masks)",
-    "tx = ma.masked(tx, masks)",
-  ]
-
-
-def write_kernel(folder: str, caches: str) -> None:
-  """Describes a kernel of this interpreter, whether one is installed or not."""
-  paths = [ROOT, os.environ.get("PYTHONPATH")]
-  description = {
-    "argv": [sys.executable, "-m", "ipykernel_launcher"]
-    + ["-f", "{connection_file}"],
-    "display_name": "this interpreter",
-    "language": "python",
-    "env": {
-      "PYTHONPATH": os.pathsep.join(filter(None, paths)),
-      "IPYTHONDIR": os.path.join(folder, "ipython"),
-      "JAX_PLATFORMS": "cpu",
-      "JAX_COMPILATION_CACHE_DIR": os.path.join(caches, "programs"),
-      "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-      "XDG_CACHE_HOME": caches,
-    },
-  }
-  os.makedirs(os.path.join(folder, "kernels", KERNEL))
-  path = os.path.join(folder, "kernels", KERNEL, "kernel.json")
-  with open(path, "w") as file:
-    json.dump(description, file)
-
-
-@pytest.fixture(scope="module")
-def executed(committed, tmp_path_factory, request):
-  """The notebook after a run at its tiny size, where no study was made."""
-  folder = tmp_path_factory.mktemp("notebook")
-  where = folder / FOLDER
-  where.mkdir(parents=True)
-  version = f"{jax.__version__}-py{sys.version_info.minor}"
-  caches = request.config.cache.mkdir(f"notebook-{version}")
-  write_kernel(str(folder), str(caches))
-  notebook = copy.deepcopy(committed)
-  for cell in notebook.cells:
-    cell.source = cell.source.replace(SIZE, 'GRID = "tiny"')
-  notebook.cells.insert(0, nbformat.v4.new_code_cell(STRICT))
-  notebook.cells.append(nbformat.v4.new_code_cell(PROBE))
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setenv("JUPYTER_PATH", str(folder))
-    patch.setenv("JUPYTER_RUNTIME_DIR", str(folder / "runtime"))
-    client = nbclient.NotebookClient(
-      notebook,
-      kernel_name=KERNEL,
-      resources={"metadata": {"path": str(where)}},
-      timeout=300,
-      allow_errors=True,
+@pytest.mark.parametrize("index", range(2), ids=TEXTS[:2])
+def test_transforms_map_over_seeds(index):
+  params = population().params[index]
+  architecture = population().architectures[index]
+  transform = ma.chain(
+    lambda p: ma.apply_masks(p, ma.prune(p, 0.3)),
+    lambda p: ma.dequantize(ma.quantize(p, 8)),
+  )
+  found = jax.jit(jax.vmap(transform))(params)
+  for seed in range(3):
+    one = jax.tree.map(lambda leaf, s=seed: leaf[s], params)
+    jax.tree.map(
+      lambda a, b, s=seed: np.testing.assert_allclose(a[s], b, rtol=1e-6),
+      found,
+      jax.jit(transform)(one),
     )
-    return client.execute()
+  accuracy = ma.accuracy(architecture, found, dataset().test)
+  assert accuracy.shape == (3,)
+  near = ma.accuracy(architecture, params, dataset().test)
+  assert np.abs(accuracy - near).mean() < 0.35
 
 
-@pytest.fixture(scope="module")
-def facts(executed):
-  return json.loads(executed.cells[-1].outputs[0].text)
+def test_neutral_elements_change_nothing():
+  params = population().params[0]
+  dense = jax.vmap(lambda p: ma.apply_masks(p, ma.prune(p, 0.0)))(params)
+  plain = ma.dequantize(ma.quantize(params, 32))
+  same = ma.chain()(params)
+  for found in (dense, plain, same):
+    jax.tree.map(np.testing.assert_array_equal, found, params)
 
 
-def test_one_variable_sets_the_amount_of_work(committed):
-  assert "\n".join(code_of(committed)).count(SIZE) == 1
+def test_quantized_weights_are_q_tensors_and_the_rest_is_left():
+  params = jax.tree.map(lambda leaf: leaf[0], population().params[0])
+  quantized = ma.quantize(params, 4)
+  for layer, leaves in quantized.items():
+    assert isinstance(leaves["kernel"], ma.QTensor)
+    np.testing.assert_array_equal(leaves["bias"], params[layer]["bias"])
 
 
-def test_no_cell_fails_or_warns(executed):
-  for cell in executed.cells:
-    if cell.cell_type == "code":
-      assert cell.execution_count, f"{cell.id} did not run"
-    for output in cell.get("outputs", []):
-      assert output.output_type != "error", f"{cell.id}: {output.evalue}"
-      assert "Warning" not in output.get("text", ""), cell.id
+# --- analysis ----------------------------------------------------------------
 
 
-def test_charts_are_drawn_without_a_network(executed):
-  drawn = {
-    cell.id
-    for cell in executed.cells
-    for output in cell.get("outputs", [])
-    if output.get("data", {}).get("image/svg+xml", "").startswith("<svg")
-  }
-  assert drawn == {"chart-curves", "prune-all"}
-
-
-def test_the_population_learns_and_is_the_studys(facts):
-  assert facts["best"] > 0.7
-  networks = facts["grid"] * facts["seeds"]
-  assert facts["tables"]["networks"] == facts["both"] == networks
-  assert facts["tables"]["curves"] == networks * facts["epochs"]
-  assert facts["equal"]
-
-
-def test_pruning_keeps_its_promises(facts):
-  assert facts["sparsity"] == pytest.approx(0.6, abs=1e-3)
-  assert facts["still_zero"]
-  dense, pruned, dense_retrained, pruned_retrained = facts["scored"]
-  assert pruned <= dense <= dense_retrained
-  assert pruned < pruned_retrained
-  assert facts["at_60"]["magnitude"] > facts["at_60"]["random"] + 0.1
-
-
-def test_damage_is_small_at_8_bits_and_large_when_pruned_too(facts):
-  damage = facts["damage"]
-  assert damage["32 bits"] == 0
-  assert abs(damage["8 bits"]) < 0.02
-  assert damage["4 bits"] < damage["60 % pruned, 4 bits"]
-
-
-def test_the_compacted_network_is_smaller_and_says_the_same(facts):
-  assert facts["moved"] < 1e-5
-  assert facts["leaves"] == facts["after"][0] < facts["before"][0]
-  assert facts["after"][1] < facts["before"][1]
-
-
-def test_records_are_analysed(facts):
-  names = [str(a) for a in ma.grid("tiny", "dnn", (8, 8, 1), 10)]
-  assert facts["regimes"] == sorted(names)
-  assert facts["minimal"] == ["dnn"]
-  known = {"supported", "contradicted", "undecided"}
-  assert list(facts["verdicts"]) == [f"C{i}" for i in range(1, 9)]
-  assert set(facts["verdicts"].values()) <= known
-  assert facts["verdicts"]["C8"] == "undecided"
+def test_tables_of_a_population_can_be_analysed():
+  found = population()
+  empty = pl.DataFrame(schema=records.SCHEMAS["compression"])
+  tables = ma.Records(found.networks, found.curves, empty)
+  regimes = ma.regimes(tables)
+  assert set(regimes["architecture"]) == set(TEXTS)
+  assert set(regimes["label"]) <= {"unstable", "learning", "overfitting"}
+  assert "p_min" in ma.minimal_parameters(tables).columns
+  assert len(ma.claims(tables)) == 8

@@ -11,8 +11,6 @@ import time
 from unittest import mock
 
 import jax
-import made_up
-from made_up import CLASSES, SHAPE
 import numpy as np
 import polars as pl
 import polars.testing
@@ -27,6 +25,8 @@ from minarch_jax.config import Config, ConfigError
 from minarch_jax.engine import packs
 from minarch_jax.engine import session as sessions
 from minarch_jax.stages import compress, provenance, setup, store, train
+from tests import made_up
+from tests.made_up import CLASSES, SHAPE
 
 CONFIG = Config(
   dataset="made-up",

@@ -21,7 +21,8 @@ import optax
 
 from experiments import common
 from experiments.benchmarks import measure, stacks
-from minarch_jax import config, cost, data, pruning
+from minarch_jax import config, data, pruning, quantization
+from minarch_jax.quantization import cost
 
 measure.define_flags()
 flags.adopt_module_key_flags(measure)
@@ -70,7 +71,8 @@ def measured(text, dataset, granularity, scope, sparsity) -> measure.Row:
   logits = [np.asarray(results[name][0]["logits"]) for name in runs]
   largest = max(np.abs(logits[0]).max(), 1e-6)
   error = np.abs(logits[0] - logits[1]).max() / largest
-  before, now = cost.summary(task.spec, params), cost.summary(after.spec, small)
+  before = cost.cost(task.spec, params)
+  now = cost.cost(after.spec, small)
   return {
     "network": text,
     "pruned": f"{granularity} {sparsity:.0%}",
@@ -79,8 +81,8 @@ def measured(text, dataset, granularity, scope, sparsity) -> measure.Row:
     "now": now["params"],
     "MACs": before["macs"],
     "MACs now": after.spec.macs,  # zeros left inside are computed too
-    "bytes": before["bytes_dense"],
-    "bytes now": now["bytes_dense"],
+    "bytes": quantization.storage_bytes(params, 32),
+    "bytes now": quantization.storage_bytes(small, 32),
     "dense (ms)": 1e3 * statistics.median(dense),
     "compact (ms)": 1e3 * statistics.median(compact),
     "speed": statistics.median(

@@ -20,7 +20,8 @@ import numpy as np
 from experiments import common
 from experiments.benchmarks import measure, stacks
 from minarch_jax import config, data
-from minarch_jax.quantization import formats, integer_networks, packing
+from minarch_jax.quantization import formats, packing
+from minarch_jax.quantization.networks import integer
 
 measure.define_flags()
 flags.adopt_module_key_flags(measure)
@@ -34,7 +35,7 @@ IMAGES = 512
 CALIBRATION = 256  # training images
 
 
-def packed(network: integer_networks.Network):
+def packed(network: integer.Network):
   """Packs weights of 4 bits, and unpacks them inside the program."""
   four = formats.FORMATS["int4"]
   shapes = [layer.weights.shape for layer in network.layers]
@@ -52,7 +53,7 @@ def packed(network: integer_networks.Network):
       )
       for layer, raw, shape in zip(network.layers, weights, shapes, strict=True)
     )
-    return integer_networks.run(network._replace(layers=layers), x)
+    return integer.run(network._replace(layers=layers), x)
 
   return run, weights
 
@@ -63,11 +64,11 @@ def contestants(task: stacks.Task):
   x = task.dataset.train.x[:CALIBRATION]
   kernels = [leaf for leaf in jax.tree.leaves(params) if leaf.ndim > 1]
   count = sum(leaf.size for leaf in kernels)
-  eight = integer_networks.prepare(task.apply, params, x, 8)
-  run, weights = packed(integer_networks.prepare(task.apply, params, x, 4))
+  eight = integer.integer_network(task.apply, params, x, 8)
+  run, weights = packed(integer.integer_network(task.apply, params, x, 4))
   return {
     "float32": (task.apply, params, 4 * count),
-    "int8": (integer_networks.run, eight, count),
+    "int8": (integer.run, eight, count),
     "int4": (run, weights, sum(int(raw.size) for raw in weights)),
   }
 

@@ -34,7 +34,7 @@ from experiments.benchmarks import measure, stacks
 from minarch_jax import config, data, pruning
 from minarch_jax import flags as config_flags
 from minarch_jax.engine import population
-from minarch_jax.pruning import controls, schedules
+from minarch_jax.pruning import schedules
 
 config_flags.define("dataset", "data_dir", "out", "num_epochs", "num_seeds")
 flags.FLAGS.set_default("dataset", "mnist")
@@ -107,7 +107,7 @@ def lottery(
     if number > rounds:
       return
     ticket = tickets[number]
-    controlled = controls.reinitialised(other, ticket.masks)
+    controlled = pruning.apply_masks(other, ticket.masks)
     found = {
       "ticket": score(ticket.params, task.dataset.test),
       "re-initialised": score(

@@ -29,7 +29,8 @@ from experiments.benchmarks import measure, stacks
 from minarch_jax import config, data, quantization
 from minarch_jax import flags as config_flags
 from minarch_jax.engine import population
-from minarch_jax.quantization import activations, lsq, straight_through
+from minarch_jax.quantization import activations, straight_through
+from minarch_jax.quantization.networks import lsq
 
 config_flags.define("data_dir", "out", "num_epochs", "num_seeds")
 flags.FLAGS.set_default("num_epochs", 10)
@@ -154,7 +155,7 @@ def with_learned_steps(task, start):
 
 def straight(task, start):
   """Clipped straight-through: ranges of the batch, ternary weights."""
-  tap = straight_through.make_tap(BITS)
+  tap = straight_through.straight_through_tap(BITS)
 
   def apply(params, x):
     # Two bits by absolute maximum leave most weights at 0; the scale of

@@ -22,6 +22,7 @@ from minarch_jax.compression.grid import Rule
 from minarch_jax.engine import evaluation
 from minarch_jax.engine.programs import Program
 from minarch_jax.engine.session import Network
+from minarch_jax.pruning import criteria as criteria_lib
 from minarch_jax.pruning import positions
 from minarch_jax.quantization import Rounding
 from minarch_jax.types import Array, Batch, Masks, Model, Params, Sizes
@@ -56,7 +57,7 @@ def make_rank(
     criteria may look at.
   """
   criteria = {
-    rule.criterion: pruning.CRITERIA[rule.criterion] for rule in rules
+    rule.criterion: criteria_lib.find(rule.criterion) for rule in rules
   }
   needs = {need for each in criteria.values() for need in each.needs}
 

@@ -1,38 +1,14 @@
-"""Criteria from what the layers are given: captured inputs."""
+"""Criteria from what the layers are given: recorded inputs."""
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
 
-from minarch_jax.pruning import trees
-from minarch_jax.pruning.context import Context, map_named
+from minarch_jax import names
+from minarch_jax.pruning import criteria
+from minarch_jax.pruning.criteria import Context, Criterion
 from minarch_jax.types import Array, Params
-
-
-def capture(
-  apply: Callable[..., Any], params: Params, x: Array
-) -> dict[str, jax.Array]:
-  """Collects the input of every layer in one forward pass.
-
-  Args:
-    apply: `apply(params, x, tap=tap)` that calls `y = tap(name, y)` on what
-      each kernel is multiplied with; a `Model.apply` with its sizes bound.
-    params: one network.
-    x: images [B, ...].
-
-  Returns:
-    inputs by leaf name, [B, ..., *inputs] each.
-  """
-  captured = {}
-
-  def tap(name: str, y: jax.Array) -> jax.Array:
-    captured[name] = y
-    return y
-
-  apply(params, x, tap=tap)
-  return captured
 
 
 def wanda(context: Context) -> Params:
@@ -43,31 +19,31 @@ def wanda(context: Context) -> Params:
   compared within each output, here within the chosen scope). An embedding is
   added as it is, so its input is 1. Groups: mean.
   """
-  captured = context.activations or {}
+  recorded = context.activations or {}
   outputs = context.outputs or {}
-  images = max((x.shape[0] for x in captured.values()), default=1)
+  images = max((x.shape[0] for x in recorded.values()), default=1)
 
   def score(path, w):
     name = "/".join(path)
-    if path[-1] not in trees.NAMES or w.ndim == 0:
+    if not names.is_weight(path) or w.ndim == 0:
       return jnp.abs(w)
     if path[-1] == "embedding":
       return jnp.abs(w) * images**0.5
-    return jnp.abs(w) * _norms(name, w, captured, outputs.get(name, 1))
+    return jnp.abs(w) * _norms(name, w, recorded, outputs.get(name, 1))
 
-  return map_named(score, context.params)
+  return criteria.map_named(score, context.params)
 
 
 def _norms(
-  name: str, w: Array, captured: Mapping[str, Array], outputs: int
+  name: str, w: Array, recorded: Mapping[str, Array], outputs: int
 ) -> jax.Array:
   """Norms of a kernel's inputs, shaped to multiply the kernel."""
-  if name not in captured:
+  if name not in recorded:
     raise ValueError(
       f"criterion 'wanda': activations lack the input of {name!r}; they have "
-      f"{', '.join(captured) or 'none'} (see pruning.capture)"
+      f"{', '.join(recorded) or 'none'} (see types.record_inputs)"
     )
-  x = captured[name]
+  x = recorded[name]
   inputs = w.shape[: w.ndim - outputs]
   if len(inputs) == 3:  # a convolution: its windows see all of a channel
     inputs = inputs[-1:]
@@ -81,3 +57,6 @@ def _norms(
   norms = jnp.sqrt(jnp.sum(jnp.square(x), lead)).astype(w.dtype)
   before = w.ndim - outputs - len(inputs)
   return norms.reshape((1,) * before + inputs + (1,) * outputs)
+
+
+WANDA = Criterion(wanda, "trained", ("activations",), "mean")

@@ -8,9 +8,8 @@ import numpy as np
 
 from minarch_jax import random
 from minarch_jax.architectures import Architecture, Shape
-from minarch_jax.pruning import masks as masking
 from minarch_jax.pruning import selection, trees
-from minarch_jax.types import Masks, Params
+from minarch_jax.types import Masks
 
 
 def shuffled(
@@ -55,15 +54,6 @@ def shuffled(
   for i, part in zip(layers, selection.take_apart(pools, marks), strict=True):
     leaves[i] = part.reshape(np.shape(leaves[i]))
   return jax.tree.unflatten(treedef, leaves)
-
-
-def reinitialised(initial: Params, masks: Masks) -> Params:
-  """Puts fresh initial weights under a mask found with others.
-
-  `initial` must be drawn with another key than the network the mask was found
-  on; a lottery ticket trains worse from it (Frankle & Carbin 2019).
-  """
-  return masking.apply_masks(initial, masks)
 
 
 def small_dense(

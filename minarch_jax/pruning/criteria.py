@@ -1,16 +1,51 @@
-"""Which weights matter: scores of importance, the higher the better."""
+"""Which weights matter: scores of importance, the higher the better.
 
-from collections.abc import Sequence
-import difflib
-from typing import NamedTuple
+What a criterion may look at, what it is, and the two that need no data.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from minarch_jax import random
-from minarch_jax.pruning import activations, gradients, trees
-from minarch_jax.pruning.context import Context, Score
-from minarch_jax.types import Params
+from minarch_jax import names, random, registries
+from minarch_jax.pruning import trees
+from minarch_jax.types import Array, Params
+
+Loss = Callable[[Params, Any], jax.Array]  # mean loss of a batch, a scalar
+Apply = Callable[[Params, Array], jax.Array]  # logits of images
+
+
+class Context(NamedTuple):
+  """Everything a criterion may read; each says in `needs` what it must have.
+
+  Attributes:
+    params: one network's parameters, already masked.
+    key: for criteria that draw.
+    loss: `loss(params, batch)`, a mean over the batch's examples.
+    batch: a tree of arrays with a leading axis of examples; GraSP reads its
+      `x` and `y`.
+    apply: `apply(params, x) -> logits`.
+    input_shape: (height, width, channels) of one image.
+    activations: what each layer was given, by leaf name ("hidden_0/kernel"),
+      as `types.record_inputs` returns it.
+    outputs: number of output axes of a leaf, by leaf name, where it is not 1.
+    movement: what `accumulate_movement` summed during training.
+  """
+
+  params: Params
+  key: jax.Array | None = None
+  loss: Loss | None = None
+  batch: Any = None
+  apply: Apply | None = None
+  input_shape: tuple[int, ...] | None = None
+  activations: Mapping[str, Array] | None = None
+  outputs: Mapping[str, int] | None = None
+  movement: Params | None = None
+
+
+Score = Callable[[Context], Params]
 
 
 class Criterion(NamedTuple):
@@ -26,9 +61,41 @@ class Criterion(NamedTuple):
   """
 
   score: Score
-  when: str
+  when: str = "any"
   needs: tuple[str, ...] = ()
   pool: str = "sum"
+
+
+CRITERIA = registries.CRITERIA
+
+
+def find(name: str) -> Criterion:
+  """Looks a criterion up; a function stands for the criterion it scores by.
+
+  Raises:
+    ValueError: unknown; names the nearest known one.
+  """
+  found = names.find("criterion", name, CRITERIA)
+  return found if isinstance(found, Criterion) else Criterion(found)
+
+
+def check_needs(name: str, context: Context) -> None:
+  """Raises ValueError when the context lacks what a criterion needs."""
+  needs = find(name).needs
+  missing = [need for need in needs if getattr(context, need) is None]
+  if missing:
+    raise ValueError(
+      f"criterion {name!r} needs {', '.join(f'{n}=' for n in missing)}; it "
+      f"reads {', '.join(('params', *needs))}"
+    )
+
+
+def map_named(
+  function: Callable[[trees.Path, Any], Any], tree: Params
+) -> Params:
+  """Maps function(path, leaf) over a tree."""
+  leaves = [function(path, leaf) for path, leaf in trees.named_leaves(tree)]
+  return jax.tree.unflatten(jax.tree.structure(tree), leaves)
 
 
 def magnitude(context: Context) -> Params:
@@ -51,46 +118,5 @@ def random_choice(context: Context) -> Params:
   return jax.tree.unflatten(jax.tree.structure(context.params), draws)
 
 
-_DATA = ("loss", "batch")
-
-CRITERIA: dict[str, Criterion] = {
-  "magnitude": Criterion(magnitude, "any", pool="mean"),
-  "random": Criterion(random_choice, "any", ("key",), "first"),
-  "gradient": Criterion(gradients.saliency, "trained", _DATA),
-  "taylor": Criterion(gradients.taylor, "trained", _DATA, "absolute"),
-  "snip": Criterion(gradients.saliency, "initialisation", _DATA),
-  "grasp": Criterion(gradients.grasp, "initialisation", ("apply", "batch")),
-  "synflow": Criterion(
-    gradients.synflow, "initialisation", ("apply", "input_shape")
-  ),
-  "fisher": Criterion(gradients.fisher, "trained", _DATA),
-  "obd": Criterion(gradients.obd, "trained", (*_DATA, "key")),
-  "movement": Criterion(gradients.movement, "training", ("movement",)),
-  "wanda": Criterion(activations.wanda, "trained", ("activations",), "mean"),
-}
-
-
-def find(name: str) -> Criterion:
-  """Looks a criterion up.
-
-  Raises:
-    ValueError: unknown; names the nearest known one.
-  """
-  if name not in CRITERIA:
-    near = difflib.get_close_matches(str(name), CRITERIA, 1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise ValueError(
-      f"criterion {name!r} is not one of {', '.join(CRITERIA)}{hint}"
-    )
-  return CRITERIA[name]
-
-
-def check_needs(name: str, context: Context) -> None:
-  """Raises ValueError when the context lacks what a criterion needs."""
-  needs: Sequence[str] = find(name).needs
-  missing = [need for need in needs if getattr(context, need) is None]
-  if missing:
-    raise ValueError(
-      f"criterion {name!r} needs {', '.join(f'{n}=' for n in missing)}; it "
-      f"reads {', '.join(('params', *needs))}"
-    )
+MAGNITUDE = Criterion(magnitude, pool="mean")
+RANDOM = Criterion(random_choice, needs=("key",), pool="first")

@@ -4,7 +4,7 @@ An update drops the weakest connections of every layer and grows as many
 elsewhere. It is a function between training steps, never inside one.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -23,81 +23,89 @@ class Moved(NamedTuple):
   masks: Masks
 
 
-# (path, weights, gradient or None, key or None) -> where to grow first.
-Growth = Callable[
-  [trees.Path, Array, Array | None, jax.Array | None], jax.Array
-]
-
-
-def _at_random(path, weights, gradient, key):
-  """SET (Mocanu et al. 2018, arXiv 1707.04780, algorithm 1)."""
-  del gradient
-  return random.uniforms(key, [(path, weights.shape)])[0]
-
-
-def _by_gradient(path, weights, gradient, key):
-  """RigL (Evci et al. 2020, arXiv 1911.11134, equation 1): largest |dL/dw|."""
-  del path, weights, key
-  return jnp.abs(gradient)
-
-
-UPDATES: dict[str, Growth] = {"set": _at_random, "rigl": _by_gradient}
-
-
-def update(
-  name: str,
+def rigl(
   params: Params,
   masks: Masks,
   fraction: float | Array,
+  grads: Params,
   *,
-  grads: Params | None = None,
-  key: jax.Array | None = None,
   within: Masks | None = None,
 ) -> Moved:
-  """Moves a fraction of every layer's connections.
+  """Moves connections to where the dense gradient is largest.
 
-  Each layer drops its `fraction` of smallest kept weights and grows as many
-  among all entries that are then absent, the just dropped included. The number
-  of connections of each layer stays the same exactly.
+  >>> masks = ma.prune(params, 0.8)
+  >>> grads = jax.grad(loss)(ma.apply_masks(params, masks), batch)
+  >>> moved = ma.rigl(params, masks, 0.3, grads)
+  >>> bool(ma.sparsity(moved.masks) == ma.sparsity(masks))
+  True
+
+  RigL (Evci et al. 2020, arXiv 1911.11134, equation 1). Each layer drops its
+  `fraction` of smallest kept weights and grows as many among all entries that
+  are then absent, the just dropped included. The number of connections of each
+  layer stays the same exactly.
 
   Args:
-    name: "set" (grows at random, needs key) or "rigl" (grows where the dense
-      gradient is largest, needs grads).
     params, masks: one network; leaves with a scalar mask are left alone.
     fraction: share of the kept connections that move, in [0, 1); may be traced
       (see `moving_fraction`).
     grads: gradient of the loss at the masked params, of all entries.
-    key: a new one for each update.
     within: entries that exist, for a network inside a parent (None = all).
 
   Raises:
-    ValueError: an unknown name, a fraction outside [0, 1), a missing argument,
-      or trees of different structure.
+    ValueError: a fraction outside [0, 1), or trees of different structure.
   """
-  if name not in UPDATES:
-    raise ValueError(f"update {name!r} is not one of {', '.join(UPDATES)}")
-  for what, given, needed in (("grads", grads, "rigl"), ("key", key, "set")):
-    if given is None and name == needed:
-      raise ValueError(f"update {name!r} needs {what}=")
+  trees.check_like("grads", grads, params)
+  growths = [jnp.abs(slope) for slope in jax.tree.leaves(grads)]
+  return _update(params, masks, fraction, growths, within)
+
+
+def sparse_evolution(
+  params: Params,
+  masks: Masks,
+  fraction: float | Array,
+  key: jax.Array,
+  *,
+  within: Masks | None = None,
+) -> Moved:
+  """Moves connections to random places: the control of `rigl`.
+
+  >>> masks = ma.prune(params, 0.8)
+  >>> moved = ma.sparse_evolution(params, masks, 0.3, jax.random.key(1))
+  >>> bool(ma.sparsity(moved.masks) == ma.sparsity(masks))
+  True
+
+  SET (Mocanu et al. 2018, arXiv 1707.04780, algorithm 1). Drops as `rigl`.
+
+  Args:
+    params, masks, fraction, within: as for `rigl`.
+    key: a new one for each update.
+
+  Raises:
+    ValueError: as for `rigl`.
+  """
+  shapes = [(path, np.shape(w)) for path, w in trees.named_leaves(params)]
+  return _update(params, masks, fraction, random.uniforms(key, shapes), within)
+
+
+def _update(params, masks, fraction, growths, within) -> Moved:
+  """Drops the smallest weights and grows where `growths` are largest."""
   counting.check(fraction)
-  for what, tree in (("masks", masks), ("grads", grads), ("within", within)):
-    if tree is not None:
-      trees.check_like(what, tree, params)
-  named = trees.named_leaves(params)
-  everywhere: Sequence = [None] * len(named)
-  slopes = everywhere if grads is None else jax.tree.leaves(grads)
-  exists = everywhere if within is None else jax.tree.leaves(within)
+  trees.check_like("masks", masks, params)
+  leaves, structure = jax.tree.flatten(params)
+  exists: Sequence = [None] * len(leaves)
+  if within is not None:
+    trees.check_like("within", within, params)
+    exists = jax.tree.leaves(within)
   moved = []
-  for (path, leaf), mask, slope, entries in zip(
-    named, jax.tree.leaves(masks), slopes, exists, strict=True
+  for leaf, mask, growth, entries in zip(
+    leaves, jax.tree.leaves(masks), growths, exists, strict=True
   ):
     if np.ndim(mask):
-      growth = UPDATES[name](path, leaf, slope, key)
       mask = _move(leaf, jnp.asarray(mask, bool), growth, fraction, entries)
       leaf, mask = jnp.where(mask[0], leaf, 0), mask[1]
     moved.append((leaf, mask))
-  unflatten = jax.tree.structure(params).unflatten
-  return Moved(*(unflatten(list(part)) for part in zip(*moved, strict=True)))
+  parts = zip(*moved, strict=True)
+  return Moved(*(structure.unflatten(list(part)) for part in parts))
 
 
 def _move(leaf, mask, growth, fraction, entries):

@@ -8,7 +8,7 @@ import optax
 
 from minarch_jax import random
 from minarch_jax.pruning import trees
-from minarch_jax.pruning.context import Context
+from minarch_jax.pruning.criteria import Context, Criterion
 from minarch_jax.types import Params
 
 PROBES = 32  # random directions of the Hessian's diagonal
@@ -166,3 +166,15 @@ def accumulate_movement(total: Params, params: Params, grads: Params) -> Params:
 
 def _examples(batch: Any) -> int:
   return jax.tree.leaves(batch)[0].shape[0]
+
+
+_DATA = ("loss", "batch")
+
+GRADIENT = Criterion(saliency, "trained", _DATA)
+TAYLOR = Criterion(taylor, "trained", _DATA, "absolute")
+SNIP = Criterion(saliency, "initialisation", _DATA)
+GRASP = Criterion(grasp, "initialisation", ("apply", "batch"))
+SYNFLOW = Criterion(synflow, "initialisation", ("apply", "input_shape"))
+FISHER = Criterion(fisher, "trained", _DATA)
+OBD = Criterion(obd, "trained", (*_DATA, "key"))
+MOVEMENT = Criterion(movement, "training", ("movement",))

@@ -7,7 +7,6 @@ share one array of scores; `GRANULARITIES` lists the ways to cut.
 
 from collections.abc import Callable, Sequence
 import dataclasses
-import difflib
 import re
 from typing import NamedTuple
 
@@ -15,7 +14,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-from minarch_jax import architectures
+from minarch_jax import architectures, names, registries
 from minarch_jax.pruning import trees
 from minarch_jax.types import Array
 
@@ -39,8 +38,8 @@ class Member:
 class Layer:
   """One array of groups: its name, the leaves it covers, its static sizes.
 
-  `before` is the number of the layer whose units a network that lacks this one
-  hands on (-1 = none).
+  `before` is the number of the layer whose units pass through this one in a
+  network that lacks it (-1 = none).
   """
 
   name: str
@@ -59,6 +58,7 @@ class Tree(NamedTuple):
 
 
 Leaves = Sequence[Array]
+GRANULARITIES = registries.GRANULARITIES
 
 
 class Granularity(NamedTuple):
@@ -86,11 +86,10 @@ def parse(text: str) -> tuple[Granularity, tuple[int, ...]]:
   """
   name, _, sizes = text.partition(":")
   if name not in GRANULARITIES:
-    near = difflib.get_close_matches(name, GRANULARITIES, 1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
     raise ValueError(
       f"granularity {text!r} is not one of "
-      f"{', '.join(g.usage for g in GRANULARITIES.values())}{hint}"
+      f"{', '.join(each.usage for each in GRANULARITIES.values())}"
+      f"{names.nearest(name, GRANULARITIES)}"
     )
   chosen = GRANULARITIES[name]
   wanted = chosen.usage.count("x") + 1 if ":" in chosen.usage else 0
@@ -290,11 +289,9 @@ def _unit_expand(layer, mask):
   return out
 
 
-GRANULARITIES: dict[str, Granularity] = {
-  "element": Granularity(
-    _element_layers, _element_group, _element_expand, "element"
-  ),
-  "nm": Granularity(_nm_layers, _nm_group, _nm_expand, "nm:4", rows=True),
-  "block": Granularity(_block_layers, _block_group, _block_expand, "block:4x4"),
-  "unit": Granularity(_unit_layers, _unit_group, _unit_expand, "unit"),
-}
+ELEMENT = Granularity(
+  _element_layers, _element_group, _element_expand, "element"
+)
+NM = Granularity(_nm_layers, _nm_group, _nm_expand, "nm:4", rows=True)
+BLOCK = Granularity(_block_layers, _block_group, _block_expand, "block:4x4")
+UNIT = Granularity(_unit_layers, _unit_group, _unit_expand, "unit")

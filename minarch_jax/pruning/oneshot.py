@@ -1,16 +1,16 @@
 """`prune`: score, rank and cut one tree in one call."""
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
 from jax import lax
 import jax.numpy as jnp
 
-from minarch_jax import architectures
-from minarch_jax.pruning import context, counting, criteria, ranking, trees
+from minarch_jax.pruning import counting, criteria, ranking
 from minarch_jax.pruning import masks as masking
 from minarch_jax.types import Array, Masks, Params
+
+_GROUPING = ranking.Grouping._fields
+_READ = tuple(f for f in criteria.Context._fields if f != "params")
 
 
 def prune(
@@ -19,57 +19,44 @@ def prune(
   criterion: str = "magnitude",
   scope: ranking.Scope = "global",
   *,
-  granularity: str = "element",
   within: Masks | None = None,
   masks: Masks | None = None,
   rounds: int = 1,
-  exclude: Sequence[str] = (),
-  names: Sequence[str] = trees.NAMES,
-  spec: architectures.Spec | None = None,
-  key: jax.Array | None = None,
-  loss: context.Loss | None = None,
-  batch: Any = None,
-  apply: context.Apply | None = None,
-  input_shape: tuple[int, ...] | None = None,
-  activations: Mapping[str, Array] | None = None,
-  movement: Params | None = None,
+  **options: Any,
 ) -> Masks:
   """Makes masks that remove a fraction of one tree's weights.
+
+  >>> masks = ma.prune(params, 0.6)
+  >>> sparse = ma.apply_masks(params, masks)
+  >>> round(float(ma.sparsity(masks)), 2)
+  0.6
 
   Args:
     params: one network; map over seeds with `jax.vmap`.
     sparsity: fraction removed, in [0, 1); may be traced.
     criterion: one of CRITERIA.
-    scope, granularity, within, masks, exclude, names, spec: as for `rank`.
+    scope, within, masks: as for `rank`.
     rounds: cuts this often, scoring what is left anew, with the kept fraction
       falling geometrically (SynFlow: 100). No training in between.
-    key, loss, batch, apply, input_shape, activations, movement: what criteria
-      read; see Context.
+    **options: how entries are grouped (granularity, exclude, names, spec; see
+      ranking.Grouping) and what criteria read (key, loss, batch, apply,
+      input_shape, activations, outputs, movement; see criteria.Context).
 
   Returns:
     bool tree of the structure of params, 1 = kept, scalar 1 = never pruned.
 
   Raises:
+    TypeError: an unknown keyword.
     ValueError: the value, the place and the remedy, before anything compiles.
   """
+  ranking.check_keywords("prune", options, (*_GROUPING, *_READ))
   counting.check(sparsity)
   if rounds < 1:
     raise ValueError(f"rounds {rounds} is below 1; one cut is rounds=1")
   chosen = criteria.find(criterion)
-  outputs = {}
-  if spec is not None:
-    outputs = {"/".join(leaf.path): leaf.outputs for leaf in spec.leaves}
-  known = context.Context(
-    params,
-    key=key,
-    loss=loss,
-    batch=batch,
-    apply=apply,
-    input_shape=input_shape,
-    activations=activations,
-    outputs=outputs,
-    movement=movement,
-  )
+  grouping = {name: options[name] for name in _GROUPING if name in options}
+  read = {name: options[name] for name in _READ if name in options}
+  known = criteria.Context(params, **_outputs(grouping.get("spec")) | read)
   criteria.check_needs(criterion, known)
 
   def cut(masks, sparsity):
@@ -77,15 +64,10 @@ def prune(
     if masks is not None:
       seen = known._replace(params=masking.apply_masks(params, masks))
     order = ranking.rank(
-      chosen.score(seen),
-      scope,
-      within,
+      *(chosen.score(seen), scope, within),
       masks=masks,
-      granularity=granularity,
       pool=chosen.pool,
-      exclude=exclude,
-      names=names,
-      spec=spec,
+      **grouping,
     )
     return ranking.masks_at(order, sparsity)
 
@@ -100,3 +82,9 @@ def prune(
   masks = repeat(0, masks)
   masks = lax.fori_loop(1, rounds - 1, repeat, masks)
   return cut(masks, sparsity)
+
+
+def _outputs(spec: Any) -> dict[str, dict[str, int]]:
+  """What a spec says of the leaves' output axes, for criteria that ask."""
+  leaves = () if spec is None else spec.leaves
+  return {"outputs": {"/".join(leaf.path): leaf.outputs for leaf in leaves}}

@@ -1,10 +1,10 @@
 """From scores to masks: one ranking, then one mask for each sparsity."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
 import functools
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.struct
 import jax
@@ -12,11 +12,41 @@ import jax.numpy as jnp
 import numpy as np
 
 from minarch_jax import architectures
+from minarch_jax import names as naming
 from minarch_jax.pruning import counting, scopes, selection, trees
 from minarch_jax.pruning import granularity as shapes
 from minarch_jax.types import Array, Masks, Params
 
 Scope = str | Mapping[str, float]
+
+
+class Grouping(NamedTuple):
+  """Which leaves are pruned, and what of them goes as one.
+
+  Attributes:
+    granularity: one of GRANULARITIES, with its sizes ("nm:4", "block:4x4").
+    exclude: layers that are not pruned; "input" and "output" name the first and
+      last layer of `spec`.
+    names: last names of the leaves that are pruned.
+    spec: named axes of the tree; units need it.
+  """
+
+  granularity: str = "element"
+  exclude: Sequence[str] = ()
+  names: Sequence[str] = naming.WEIGHTS
+  spec: architectures.Spec | None = None
+
+
+def check_keywords(
+  function: str, given: Iterable[str], known: Sequence[str]
+) -> None:
+  """Raises TypeError for a keyword that a function does not take."""
+  for name in given:
+    if name not in known:
+      raise TypeError(
+        f"{function} takes no argument {name!r}; it takes {', '.join(known)}"
+        f"{naming.nearest(name, known)}"
+      )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +60,7 @@ class Plan:
   treedef: Any
   granularity: shapes.Granularity
   layers: tuple[shapes.Layer, ...]
-  scope: str
+  scope: scopes.Scope
   sparsities: tuple[float | None, ...]
 
 
@@ -42,8 +72,8 @@ class Ranking:
     keys: uint32 table of the groups of all layers, 0 = gone; the order.
     sizes: int32 number of groups that exist, of each row of an N:M
       granularity, else of each layer.
-    density: float32 [L], (sum of dimensions) / (their product), for scope
-      erk; [1], unused, for others.
+    density: float32 [L], (sum of dimensions) / (their product), for a scope
+      that reads it; [1], unused, for others.
     alive: which entries of each leaf are there before pruning.
     plan, pools: what is static, and how the table is laid out.
   """
@@ -62,11 +92,8 @@ def rank(
   within: Masks | None = None,
   *,
   masks: Masks | None = None,
-  granularity: str = "element",
   pool: str = "mean",
-  exclude: Sequence[str] = (),
-  names: Sequence[str] = trees.NAMES,
-  spec: architectures.Spec | None = None,
+  **grouping: Any,
 ) -> Ranking:
   """Orders what can be pruned, from the first to go to the last.
 
@@ -77,18 +104,16 @@ def rank(
     within: entries that exist, for a network inside a parent (None = all).
     masks: entries that are still there; those pruned before stay pruned, count
       as existing and go first.
-    granularity: one of GRANULARITIES, with its sizes ("nm:4", "block:4x4").
     pool: one of POOLS, or "first": how a group's score comes from its entries'.
-    exclude: layers that are not pruned; "input" and "output" name the first and
-      last layer of `spec`.
-    names: last names of the leaves that are pruned.
-    spec: named axes of the tree; units need it.
+    **grouping: granularity, exclude, names, spec; see Grouping.
 
   Raises:
+    TypeError: an unknown keyword.
     ValueError: nothing to prune, unknown layers or names, shapes that do not
       fit the granularity, or trees of another structure.
   """
-  plan = _plan(scores, scope, granularity, exclude, names, spec)
+  check_keywords("rank", grouping, Grouping._fields)
+  plan = _plan(scores, scope, Grouping(**grouping))
   for what, given in (("within", within), ("masks", masks)):
     if given is not None:
       trees.check_like(what, given, scores)
@@ -118,7 +143,7 @@ def check(
     shapes: a tree of arrays or `jax.ShapeDtypeStruct`.
     scope, granularity, spec: as for `rank`.
   """
-  _plan(shapes, scope, granularity, (), trees.NAMES, spec)
+  _plan(shapes, scope, Grouping(granularity, spec=spec))
 
 
 # Compiled whole: one operation after the other would take seconds to compile
@@ -156,7 +181,7 @@ def _pools(plan: Plan, sizes: Sequence[int], last: int) -> selection.Pools:
   """Says who competes; `last` is the length of an N:M row."""
   if plan.granularity.rows:
     return selection.Pools(tuple(sizes), last, "rows")
-  kind = "one" if scopes.SCOPES[plan.scope].pooled else "arrays"
+  kind = "one" if plan.scope.pooled else "arrays"
   return selection.pools_of(sizes, kind)
 
 
@@ -168,7 +193,7 @@ def layerwise(ranking: Ranking) -> Ranking:
     ranking,
     density=np.zeros(1, np.float32),
     plan=dataclasses.replace(
-      plan, scope="layerwise", sparsities=(None,) * len(plan.layers)
+      plan, scope=scopes.LAYERWISE, sparsities=(None,) * len(plan.layers)
     ),
     pools=dataclasses.replace(pools, kind=kind),
   )
@@ -200,7 +225,7 @@ def masks_of(ranking: Ranking, marks: jax.Array) -> Masks:
   plan = ranking.plan
   masks: list[Any] = [None] * len(ranking.alive)
   parts = selection.take_apart(ranking.pools, marks)
-  parts = _handed_on(plan.layers, parts, ranking.sizes)
+  parts = _passed_through(plan.layers, parts, ranking.sizes)
   for layer, part in zip(plan.layers, parts, strict=True):
     for leaf, cut in plan.granularity.expand(layer, part).items():
       masks[leaf] = cut if masks[leaf] is None else masks[leaf] & cut
@@ -211,7 +236,7 @@ def masks_of(ranking: Ranking, marks: jax.Array) -> Masks:
   return jax.tree.unflatten(plan.treedef, masks)
 
 
-def _handed_on(layers, parts, sizes) -> list[jax.Array]:
+def _passed_through(layers, parts, sizes) -> list[jax.Array]:
   """Gives a layer that a network lacks the units of the one before.
 
   What reads the missing layer's outputs in a parent reads theirs.
@@ -231,7 +256,7 @@ def kept_groups(ranking: Ranking, sparsity: float | Array) -> jax.Array:
   if plan.granularity.rows:
     scope = scopes.pool_shares
   else:
-    scope = scopes.SCOPES[plan.scope].kept
+    scope = plan.scope.kept
   kept = jnp.reshape(scope(sizes, ranking.density, sparsity), -1)
   if any(own is not None for own in plan.sparsities):
     ends = np.cumsum(ranking.pools.counts)[:-1]
@@ -250,8 +275,9 @@ def kept_groups(ranking: Ranking, sparsity: float | Array) -> jax.Array:
   return kept
 
 
-def _plan(tree, scope, granularity, exclude, names, spec) -> Plan:
+def _plan(tree: Params, scope: Scope, grouping: Grouping) -> Plan:
   """Checks everything that does not depend on values, and fixes it."""
+  granularity, exclude, names, spec = grouping
   for what, given in (("exclude", exclude), ("names", names)):
     if isinstance(given, str):
       raise ValueError(f"{what} is a text, {given!r}; write [{given!r}]")
@@ -274,7 +300,7 @@ def _plan(tree, scope, granularity, exclude, names, spec) -> Plan:
     if not any(trees.in_layer(path, layer) for layer in exclude)
   ]
   chosen, args = shapes.parse(granularity)
-  scopes.check(scope, chosen.rows)
+  sharing = scopes.find(scope, chosen.rows)
   cut = shapes.Tree(
     paths,
     [np.shape(x) for _, x in named],
@@ -290,8 +316,7 @@ def _plan(tree, scope, granularity, exclude, names, spec) -> Plan:
   own: Sequence[float | None] = [None] * len(layers)
   if isinstance(scope, Mapping):
     own = _own_sparsities(scope, layers, paths)
-    scope = "layerwise"
-  return Plan(jax.tree.structure(tree), chosen, layers, scope, tuple(own))
+  return Plan(jax.tree.structure(tree), chosen, layers, sharing, tuple(own))
 
 
 def _check_spec(named, spec: architectures.Spec) -> None:
@@ -350,13 +375,13 @@ def _entries(plan: Plan, leaves, within, masks):
 
 
 def _densities(plan: Plan, exists) -> list:
-  """The density of each layer, for the only scope that asks for it."""
-  if plan.scope != "erk":
+  """The density of each layer, for a scope that reads it."""
+  if not plan.scope.reads_density:
     return [np.zeros((), np.float32)]
-  return [_erk_density(layer, exists) for layer in plan.layers]
+  return [_density(layer, exists) for layer in plan.layers]
 
 
-def _erk_density(layer: shapes.Layer, exists) -> Any:
+def _density(layer: shapes.Layer, exists) -> Any:
   """(Sum of dimensions) / (their product) of what exists of a layer.
 
   Kernels of four axes are convolutions; others are matrices from all input

@@ -1,24 +1,30 @@
 """When weights are removed: at once, in rounds, gradually, or again and again.
 
-Every schedule is a plain loop over two functions it is given: `cut(params,
+Every schedule is a plain loop over functions it is given: `cut(params,
 sparsity, masks) -> masks` (`prune` with everything but these three bound) and
-`train(params, masks, steps) -> params`. Both work on one tree or on a stack of
+`train(params, masks, steps) -> params`. They work on one tree or on a stack of
 networks (`cut` then fills every mask to its leaf's shape: a scalar mask of each
-network fits no leaf of the stack), and both may be compiled: a schedule calls
-`cut` between steps, never inside one, so a training step costs what it costs
-without pruning.
+network fits no leaf of the stack), and may be compiled: a schedule calls `cut`
+between steps, never inside one, so a training step costs what it costs without
+pruning.
 """
 
 from collections.abc import Callable
-import difflib
+import dataclasses
 import math
 from typing import NamedTuple
 
+from minarch_jax import names, registries
+from minarch_jax.pruning import dynamic
 from minarch_jax.pruning.masks import apply_masks
 from minarch_jax.types import Array, Masks, Params
 
-Cut = Callable[[Params, float | Array, Masks | None], Masks]
+Sparsity = float | Array  # one number, or one for each network of a stack
+Cut = Callable[[Params, Sparsity, Masks | None], Masks]
 Train = Callable[[Params, Masks, int], Params]
+Move = Callable[[Params, Masks, Array], dynamic.Moved]
+# (sparsity, rounds) -> the sparsities cut at, the last one that asked for.
+Levels = Callable[[Sparsity, int], list[Sparsity]]
 
 
 class Pruned(NamedTuple):
@@ -29,16 +35,19 @@ class Pruned(NamedTuple):
   steps: int
 
 
-Schedule = Callable[[Params, float, Cut, Train, int, int], Pruned]
+def at_once(sparsity: Sparsity, rounds: int) -> list[Sparsity]:
+  """Lists the one sparsity asked for, however many rounds there are."""
+  del rounds
+  return [sparsity]
 
 
-def geometric(sparsity: float, rounds: int) -> list[float]:
+def geometric(sparsity: Sparsity, rounds: int) -> list[Sparsity]:
   """Lists sparsities whose kept fractions fall by one factor per round."""
   kept = [(1 - sparsity) ** (i / rounds) for i in range(1, rounds)]
   return [1 - fraction for fraction in kept] + [sparsity]
 
 
-def cubic(sparsity: float, rounds: int) -> list[float]:
+def cubic(sparsity: Sparsity, rounds: int) -> list[Sparsity]:
   """Lists s (1 - (1 - t)^3) at t = 1/rounds, 2/rounds, ..., 1.
 
   Fast while much is redundant, slow at the end (Zhu & Gupta 2017, arXiv
@@ -48,91 +57,100 @@ def cubic(sparsity: float, rounds: int) -> list[float]:
   return [sparsity * (1 - (1 - t) ** 3) for t in times] + [sparsity]
 
 
-def oneshot(
-  params: Params,
-  sparsity: float,
-  cut: Cut,
-  train: Train,
-  steps: int,
-  rounds: int,
-) -> Pruned:
-  """Cuts once and does not train."""
-  del train, steps, rounds
-  masks = cut(params, sparsity, None)
-  return Pruned(apply_masks(params, masks), masks, 0)
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+  """Prunes along a list of sparsities, training after each cut.
 
+  >>> cut = lambda params, sparsity, masks: ma.prune(
+  ...   params, sparsity, masks=masks)
+  >>> found = ma.iterative(params, 0.9, cut, train, steps=30, rounds=3)
+  >>> found.steps, round(float(ma.sparsity(found.masks)), 2)
+  (30, 0.9)
 
-def finetune(
-  params: Params,
-  sparsity: float,
-  cut: Cut,
-  train: Train,
-  steps: int,
-  rounds: int,
-) -> Pruned:
-  """Cuts once, then trains."""
-  del rounds
-  return _in_rounds(params, [sparsity], cut, train, steps)
-
-
-def iterative(
-  params: Params,
-  sparsity: float,
-  cut: Cut,
-  train: Train,
-  steps: int,
-  rounds: int,
-) -> Pruned:
-  """Cuts and trains in turn, the kept fraction falling geometrically.
-
-  Han et al. 2015 (arXiv 1506.02626); the steps are shared by the rounds.
+  Attributes:
+    levels: lists the sparsities.
+    trains: whether anything is trained; all steps are spent then, in shares
+      that differ by one at most.
   """
-  levels = geometric(sparsity, rounds)
-  return _in_rounds(params, levels, cut, train, steps)
+
+  levels: Levels
+  trains: bool = True
+
+  def __call__(
+    self,
+    params: Params,
+    sparsity: Sparsity,
+    cut: Cut,
+    train: Train,
+    steps: int,
+    rounds: int,
+  ) -> Pruned:
+    """Prunes `params` to a sparsity; see the module for `cut` and `train`."""
+    masks, levels = None, self.levels(sparsity, rounds)
+    for i, level in enumerate(levels):
+      masks = cut(params, level, masks)
+      params = apply_masks(params, masks)
+      if self.trains:
+        share = steps * (i + 1) // len(levels) - steps * i // len(levels)
+        params = train(params, masks, share)
+    return Pruned(params, masks, steps if self.trains else 0)
 
 
-def gradual(
-  params: Params,
-  sparsity: float,
-  cut: Cut,
-  train: Train,
-  steps: int,
-  rounds: int,
-) -> Pruned:
-  """Cuts during training along `cubic`; meant for many rounds of few steps."""
-  return _in_rounds(params, cubic(sparsity, rounds), cut, train, steps)
-
-
-SCHEDULES: dict[str, Schedule] = {
-  "oneshot": oneshot,
-  "finetune": finetune,
-  "iterative": iterative,
-  "gradual": gradual,
-}
+oneshot = Schedule(at_once, trains=False)
+finetune = Schedule(at_once)
+# Han et al. 2015 (arXiv 1506.02626).
+iterative = Schedule(geometric)
+# For many rounds of few steps.
+gradual = Schedule(cubic)
+SCHEDULES = registries.SCHEDULES
 
 
 def check(name: str, rounds: int, steps: int) -> None:
   """Raises ValueError for an unknown schedule or more rounds than steps."""
-  if name not in SCHEDULES:
-    near = difflib.get_close_matches(str(name), SCHEDULES, 1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise ValueError(
-      f"schedule {name!r} is not one of {', '.join(SCHEDULES)}{hint}"
-    )
-  if rounds < 1 or (name in ("iterative", "gradual") and rounds > steps):
+  schedule = names.find("schedule", name, SCHEDULES)
+  in_rounds = (
+    isinstance(schedule, Schedule) and len(schedule.levels(0.5, 2)) > 1
+  )
+  if rounds < 1 or (in_rounds and rounds > steps):
     raise ValueError(
       f"schedule {name!r}: {rounds} rounds do not fit {steps} training steps; "
       "take at least one step per round"
     )
 
 
-def _in_rounds(params, levels, cut, train, steps) -> Pruned:
-  """Spends exactly `steps`, in shares that differ by one at most."""
-  masks = None
-  for i, level in enumerate(levels):
-    masks = cut(params, level, masks)
-    share = steps * (i + 1) // len(levels) - steps * i // len(levels)
-    params = train(apply_masks(params, masks), masks, share)
+def dynamic_sparse(
+  params: Params,
+  sparsity: Sparsity,
+  cut: Cut,
+  train: Train,
+  move: Move,
+  steps: int,
+  rounds: int,
+) -> Pruned:
+  """Cuts once, then trains while connections move, fewer in every round.
+
+  >>> cut = lambda params, sparsity, masks: ma.prune(params, sparsity)
+  >>> move = lambda params, masks, fraction: ma.rigl(
+  ...   params, masks, fraction, jax.grad(loss)(params, batch))
+  >>> found = ma.dynamic_sparse(
+  ...   params, 0.8, cut, train, move, steps=30, rounds=3)
+  >>> found.steps, round(float(ma.sparsity(found.masks)), 2)
+  (30, 0.8)
+
+  Args:
+    params, sparsity, cut, train, steps: as for a Schedule.
+    move: `move(params, masks, fraction) -> Moved`, as `rigl` and
+      `sparse_evolution` with the rest bound.
+    rounds: the steps are shared by so many; connections move between two.
+  """
+  masks = cut(params, sparsity, None)
+  params = apply_masks(params, masks)
+  for i in range(rounds):
+    share = steps * (i + 1) // rounds - steps * i // rounds
+    params = train(params, masks, share)
+    if i + 1 < rounds:
+      fraction = dynamic.moving_fraction(i + 1, rounds)
+      params, masks = move(params, masks, fraction)
   return Pruned(params, masks, steps)
 
 
@@ -156,6 +174,12 @@ def lottery(
   rewind_steps: int = 0,
 ) -> list[Ticket]:
   """Finds lottery tickets: train, prune, rewind, repeat.
+
+  >>> cut = lambda params, sparsity, masks: ma.prune(
+  ...   params, sparsity, masks=masks)
+  >>> tickets = ma.lottery(params, cut, train, steps=30, rounds=2)
+  >>> [round(float(ma.sparsity(ticket.masks)), 2) for ticket in tickets]
+  [0.0, 0.2, 0.36]
 
   Iterative magnitude pruning with rewinding to the initialisation (Frankle &
   Carbin 2019, arXiv 1803.03635) or, with `rewind_steps` > 0, to an early point

@@ -1,13 +1,13 @@
 """How much is removed where: the allocation of a sparsity over layers."""
 
 from collections.abc import Callable, Mapping
-import difflib
 from typing import NamedTuple
 
 import jax
 from jax import lax
 import jax.numpy as jnp
 
+from minarch_jax import names, registries
 from minarch_jax.pruning import counting, selection
 from minarch_jax.types import Array
 
@@ -17,11 +17,13 @@ class Scope(NamedTuple):
 
   `kept(sizes, density, sparsity)` maps the number of groups of each layer
   (int32 [L]), their relative density (float32 [L]) and a sparsity to the number
-  of groups kept (int32 [L]).
+  of groups kept (int32 [L]). If it reads the density, N of M, which is the same
+  everywhere, cannot follow it.
   """
 
   kept: Callable[[Array, Array, float | Array], Array]
   pooled: bool = False
+  reads_density: bool = False
 
 
 def _global(sizes, density, sparsity):
@@ -77,28 +79,36 @@ def _spread(sizes, density, total):
   return low + jnp.clip(total - jnp.sum(low) - before, 0, steps)
 
 
-SCOPES: dict[str, Scope] = {
-  "global": Scope(_global, pooled=True),
-  "layerwise": Scope(_layerwise),
-  "erk": Scope(_erk),
-}
+GLOBAL = Scope(_global, pooled=True)
+LAYERWISE = Scope(_layerwise)
+ERK = Scope(_erk, reads_density=True)
+SCOPES = registries.SCOPES
 
 
-def check(scope: str | Mapping[str, float], rows: bool) -> None:
-  """Raises ValueError for an unknown scope, or one that N:M cannot follow."""
+def find(scope: str | Mapping[str, float], rows: bool) -> Scope:
+  """Looks a scope up; a dictionary of sparsities is layer-wise.
+
+  Args:
+    scope: a name, or a dictionary from layers to sparsities.
+    rows: whether the groups are those of N of M.
+
+  Raises:
+    ValueError: an unknown scope, or one that N of M cannot follow.
+  """
   if isinstance(scope, Mapping):
     for sparsity in scope.values():
       counting.check(sparsity)
-    return
+    return LAYERWISE
   if scope not in SCOPES:
-    near = difflib.get_close_matches(str(scope), SCOPES, 1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
     raise ValueError(
       f"scope {scope!r} is not one of {', '.join(SCOPES)}, or a dictionary "
-      f"from layers to sparsities{hint}"
+      f"from layers to sparsities{names.nearest(scope, SCOPES)}"
     )
-  if rows and scope == "erk":
+  found = SCOPES[scope]
+  found = found if isinstance(found, Scope) else Scope(found)
+  if rows and found.reads_density:
     raise ValueError(
-      "scope 'erk' gives each layer its own density, but N of M keeps the same "
-      "everywhere; use scope 'layerwise'"
+      f"scope {scope!r} gives each layer its own density, but N of M keeps the "
+      "same everywhere; use scope 'layerwise'"
     )
+  return found

@@ -1,7 +1,7 @@
 """Which layers can be pruned, and whether seeds agree on the weights."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,13 +28,19 @@ class Sensitivity(NamedTuple):
   values: jax.Array
 
 
-def sensitivity(
+def layer_sensitivity(
   params: Params,
   ranking: rankings.Ranking,
   sparsities: Sequence[float],
   evaluate: Callable[[Params], Array],
 ) -> Sensitivity:
   """Prunes one layer at a time and evaluates: `curves` with their names.
+
+  >>> ranking = ma.rank(jax.tree.map(abs, params))
+  >>> found = ma.layer_sensitivity(
+  ...   params, ranking, (0.0, 0.9), lambda p: loss(p, batch))
+  >>> found.layers, found.values.shape
+  (('hidden_0/kernel', 'output/kernel'), (2, 2))
 
   Args:
     params, ranking, evaluate: as for `curves`.
@@ -82,19 +88,6 @@ def curves(
   )
   values = jax.lax.map(at, cells)
   return values.reshape(count, len(grid), *values.shape[1:])
-
-
-def table(found: Sensitivity) -> list[dict[str, Any]]:
-  """Lists layer, sparsity and value of every cell: the rows of a heat map.
-
-  Values with further axes, as of seeds, stay arrays.
-  """
-  values = np.asarray(found.values)
-  return [
-    {"layer": layer, "sparsity": sparsity, "value": values[i, j]}
-    for i, layer in enumerate(found.layers)
-    for j, sparsity in enumerate(found.sparsities)
-  ]
 
 
 def alone(

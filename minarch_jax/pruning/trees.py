@@ -1,17 +1,15 @@
 """Names of leaves and layers, and the checks a user's tree must pass."""
 
 from collections.abc import Iterable, Sequence
-import difflib
 from typing import Any
 
 import jax
 import numpy as np
 
+from minarch_jax import names as naming
 from minarch_jax.types import Params, QTensor
 
 Path = tuple[str, ...]
-
-NAMES = ("kernel", "embedding")
 
 
 def named_leaves(tree: Params) -> list[tuple[Path, Any]]:
@@ -42,7 +40,9 @@ def _entry(key: Any) -> str:
   return str(key)
 
 
-def prunable(path: Path, leaf: Any, names: Sequence[str] = NAMES) -> bool:
+def prunable(
+  path: Path, leaf: Any, names: Sequence[str] = naming.WEIGHTS
+) -> bool:
   """Says whether a leaf is pruned: kernels and embeddings, by default.
 
   Scalar leaves never are: a scalar mask means "not pruned".
@@ -69,11 +69,9 @@ def check_layers(what: str, named: Iterable[str], paths: Sequence[Path]):
   for layer in named:
     if not any(in_layer(path, layer) for path in paths):
       known = layer_names(paths)
-      near = difflib.get_close_matches(layer, known, 1)
-      hint = f"; did you mean {near[0]!r}?" if near else ""
       raise ValueError(
         f"{what} names layer {layer!r}, which does not exist; layers that can "
-        f"be pruned: {', '.join(known)}{hint}"
+        f"be pruned: {', '.join(known)}{naming.nearest(layer, known)}"
       )
 
 

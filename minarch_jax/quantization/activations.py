@@ -18,16 +18,13 @@ from minarch_jax.quantization import arithmetic, formats
 from minarch_jax.quantization import calibration as calibrations
 
 Apply = Callable[..., jax.Array]  # apply(params, x, tap=tap) -> logits
-Tap = Callable[[str, jax.Array], jax.Array]
 Ranges = dict[str, calibrations.Range]  # by layer; float32 scalars (low, high)
-
-# Widths of activations mean the asymmetric integers: after a ReLU the negative
-# codes of a symmetric one would never be used.
-_ASYMMETRIC = {b: f"uint{b}" for b in (8, 6, 5, 4, 3, 2)}
 
 
 def activation_format(bits: formats.Bits) -> formats.Format:
   """Returns the format of activations: widths are asymmetric integers.
+
+  After a ReLU the negative codes of a symmetric one would never be used.
 
   Raises:
     ValueError: neither a width nor a name; "binary" and "ternary", whose
@@ -37,7 +34,8 @@ def activation_format(bits: formats.Bits) -> formats.Format:
     return formats.traced_integer(jnp.clip(bits, 2, 8), symmetric=False)
   name = formats.name_of(bits)
   if str(bits) != name:  # a plain width
-    name = _ASYMMETRIC.get(formats.FORMATS[name].bits, name)
+    asymmetric = formats.widths(symmetric=False)
+    name = asymmetric.get(formats.FORMATS[name].bits, name)
   if formats.FORMATS[name].calibration != "absmax":
     raise ValueError(
       f"activation bits {bits!r} ({name}) are a format of weights; use 2 or "
@@ -56,14 +54,7 @@ def inputs(
   """
   if x.shape[0] == 0:
     raise ValueError("cannot calibrate on an empty batch; pass some images")
-  seen: dict[str, jax.Array] = {}
-
-  def record(name, y):
-    seen[name] = y
-    return y
-
-  apply(params, x, tap=record)
-  return seen
+  return types.record_inputs(apply, params, x)[1]
 
 
 def calibrate(
@@ -72,9 +63,14 @@ def calibrate(
   x: types.Array,
   bits: formats.Bits = 8,
   *,
-  calibration: str | calibrations.Calibration = "absmax",
+  calibration: calibrations.Rule = "absmax",
 ) -> Ranges:
   """Measures the range of every layer's input on a calibration batch.
+
+  >>> ranges = ma.calibrate_activations(model.apply, params, x)
+  >>> logits = model.apply(params, x, tap=ma.activation_tap(ranges, bits=8))
+  >>> sorted(ranges)
+  ['hidden_0/kernel', 'output/kernel']
 
   Args:
     apply: `apply(params, x, tap=tap)` of one network.
@@ -116,10 +112,10 @@ def merge(first: Ranges, second: Ranges) -> Ranges:
 def range_of(
   y: jax.Array,
   format: formats.Format,
-  rule: calibrations.Calibration = calibrations.absmax,
+  rule: calibrations.Calibration = calibrations.ABSMAX,
 ) -> calibrations.Range:
   """Calibrates one layer's input: float32 scalars (low, high)."""
-  low, high = rule(y.astype(jnp.float32).reshape(1, -1), None, format)
+  low, high = rule.find(y.astype(jnp.float32).reshape(1, -1), None, format)
   return low.reshape(()), high.reshape(())
 
 
@@ -133,7 +129,7 @@ def round_to_range(
   return arithmetic.round_trip(x, *span, format).astype(y.dtype)
 
 
-def make_tap(ranges: Ranges, bits: formats.Bits) -> Tap:
+def make_tap(ranges: Ranges, bits: formats.Bits) -> types.Tap:
   """Makes the tap that rounds every layer's input to its format.
 
   Args:

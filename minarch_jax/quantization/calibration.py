@@ -6,19 +6,40 @@ A narrower range has finer steps and clips more. Each function sees blocks
 """
 
 from collections.abc import Callable
-import difflib
+import dataclasses
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from minarch_jax import names, registries
 from minarch_jax.quantization import arithmetic, formats
 
 Range = tuple[jax.Array, jax.Array]
 # (blocks, within, format) -> range. `within` is a boolean array like blocks,
 # False where an entry does not exist (padding), or None when all exist;
 # entries outside are zero.
-Calibration = Callable[[jax.Array, jax.Array | None, formats.Format], Range]
+FindRange = Callable[[jax.Array, jax.Array | None, formats.Format], Range]
+
+
+@dataclasses.dataclass(frozen=True)
+class Calibration:
+  """A way to choose the range.
+
+  Attributes:
+    find: `find(blocks, within, format) -> (low, high)`.
+    masked: whether it counts the numbers of a block, and so must not see
+      padding as numbers.
+    clips: whether numbers beyond the range are clipped; a scale by mean
+      magnitude stands for numbers on both sides of it.
+  """
+
+  find: FindRange
+  masked: bool = False
+  clips: bool = True
+
+
+Rule = str | Calibration | FindRange | None  # None = the format's own
 
 
 def absmax(
@@ -32,7 +53,7 @@ def absmax(
   return low, jnp.maximum(jnp.max(blocks, 1, keepdims=True), 0.0)
 
 
-def make_percentile(percent: float) -> Calibration:
+def make_percentile(percent: float) -> FindRange:
   """Makes a calibration that clips the largest 100 - percent % of numbers.
 
   Asymmetric formats lose that share at each end.
@@ -195,33 +216,25 @@ def _divergence(mass, centers, low, high, format) -> jax.Array:
   return jnp.sum(jnp.where(p > 0, p * jnp.log(jnp.maximum(p, 1e-30) / q), 0.0))
 
 
-CALIBRATIONS: dict[str, Calibration] = {
-  "absmax": absmax,
-  "percentile": make_percentile(99.9),
-  "mse": mse,
-  "kl": kl,
-  "mean": mean_magnitude,
-}
-
-# Those that count the numbers of a block, and so must not see padding.
-MASKED = ("percentile", "kl")
+ABSMAX = Calibration(absmax)
+PERCENTILE = Calibration(make_percentile(99.9), masked=True)
+MSE = Calibration(mse)
+KL = Calibration(kl, masked=True)
+MEAN = Calibration(mean_magnitude, clips=False)
+CALIBRATIONS = registries.CALIBRATIONS
 
 
-def resolve(
-  calibration: str | Calibration | None, format: formats.Format
-) -> Calibration:
-  """Returns the calibration of that name; None = the format's own.
+def resolve(rule: Rule, format: formats.Format) -> Calibration:
+  """Returns the calibration that a name, or a function, stands for.
 
   Raises:
     ValueError: unknown name, with the nearest known one.
   """
-  if callable(calibration):
-    return calibration
-  name = format.calibration if calibration is None else calibration
-  if name not in CALIBRATIONS:
-    near = difflib.get_close_matches(str(name), CALIBRATIONS, 1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise ValueError(
-      f"calibration {name!r} is not one of {', '.join(CALIBRATIONS)}{hint}"
-    )
-  return CALIBRATIONS[name]
+  if rule is None:
+    rule = format.calibration
+  found = rule
+  if isinstance(rule, str):
+    found = names.find("calibration", rule, CALIBRATIONS)
+  # Of a function nothing is known: it is told what exists.
+  whole = isinstance(found, Calibration)
+  return found if whole else Calibration(found, masked=True)

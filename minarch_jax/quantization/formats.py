@@ -6,14 +6,13 @@ scale ("steps") to codes and back. int8, nf4 and float8 differ in nothing else.
 
 from collections.abc import Callable
 import dataclasses
-import difflib
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from minarch_jax import types
+from minarch_jax import names, registries, types
 
 Bits = Any  # 8, "int8", "nf4", or a traced integer width
 
@@ -37,6 +36,9 @@ class Format:
     symmetric: whether code 0 stands for 0; otherwise a zero point does.
     calibration: the calibration used when none is named.
     packs_zero: whether a raw code exists for the real number 0.
+    integer: whether codes are the integers low..high themselves.
+    width: the plain number of bits that means this format; of weights where it
+      is symmetric, of activations where it is not.
   """
 
   bits: Any
@@ -51,6 +53,8 @@ class Format:
   symmetric: bool = True
   calibration: str = "absmax"
   packs_zero: bool = True
+  integer: bool = False
+  width: int | None = None
 
 
 def _to_float(codes):
@@ -63,9 +67,7 @@ def _range(bits: Any, symmetric: bool) -> tuple[Any, Any]:
   return (1 - half if symmetric else -half), half - 1
 
 
-def _integer(
-  bits: int, *, symmetric: bool = True, calibration: str = "absmax"
-) -> Format:
+def _integer(bits: int, *, symmetric: bool = True, **options: Any) -> Format:
   low, high = map(float, _range(bits, symmetric))
   offset = 1 << (bits - 1)
   return Format(
@@ -79,7 +81,8 @@ def _integer(
     lambda codes: (codes.astype(jnp.int32) + offset).astype(jnp.uint8),
     lambda raw: (raw.astype(jnp.int32) - offset).astype(jnp.int8),
     symmetric=symmetric,
-    calibration=calibration,
+    integer=True,
+    **{"width": bits} | options,
   )
 
 
@@ -118,6 +121,7 @@ def _binary() -> Format:
     lambda raw: 2 * raw.astype(jnp.int8) - 1,
     calibration="mean",
     packs_zero=False,
+    width=1,
   )
 
 
@@ -189,44 +193,35 @@ def _float(dtype: Any, *, scaled: bool = False) -> Format:
   )
 
 
-# "float32" is the neutral element: weights as trained. The signed integers are
-# symmetric, the unsigned ones asymmetric (with a zero point). Two symmetric
-# bits have the three levels -1, 0, 1; "ternary" is the same with a scale by
-# mean magnitude.
-FORMATS: dict[str, Format] = {
-  "float32": _float(jnp.float32),
-  "bfloat16": _float(jnp.bfloat16),
-  "float16": _float(jnp.float16),
-  "float8_e4m3": _float(jnp.float8_e4m3fn, scaled=True),
-  "float8_e5m2": _float(jnp.float8_e5m2, scaled=True),
-  "int8": _integer(8),
-  "int6": _integer(6),
-  "int5": _integer(5),
-  "int4": _integer(4),
-  "int3": _integer(3),
-  "int2": _integer(2),
-  "uint8": _integer(8, symmetric=False),
-  "uint6": _integer(6, symmetric=False),
-  "uint5": _integer(5, symmetric=False),
-  "uint4": _integer(4, symmetric=False),
-  "uint3": _integer(3, symmetric=False),
-  "uint2": _integer(2, symmetric=False),
-  "nf4": _table(NF4_LEVELS, 4),
-  "ternary": _integer(2, calibration="mean"),
-  "binary": _binary(),
-}
+# float32 is the neutral element: weights as trained.
+FLOAT32 = dataclasses.replace(_float(jnp.float32), width=32)
+BFLOAT16 = _float(jnp.bfloat16)
+FLOAT16 = _float(jnp.float16)
+FLOAT8_E4M3 = _float(jnp.float8_e4m3fn, scaled=True)
+FLOAT8_E5M2 = _float(jnp.float8_e5m2, scaled=True)
+# The signed integers are symmetric, the unsigned ones have a zero point.
+INT8, INT6, INT5 = _integer(8), _integer(6), _integer(5)
+INT4, INT3, INT2 = _integer(4), _integer(3), _integer(2)
+UINT8 = _integer(8, symmetric=False)
+UINT6 = _integer(6, symmetric=False)
+UINT5 = _integer(5, symmetric=False)
+UINT4 = _integer(4, symmetric=False)
+UINT3 = _integer(3, symmetric=False)
+UINT2 = _integer(2, symmetric=False)
+NF4 = _table(NF4_LEVELS, 4)
+# The three levels of two symmetric bits, with a scale by mean magnitude.
+TERNARY = _integer(2, calibration="mean", width=None)
+BINARY = _binary()
+FORMATS = registries.FORMATS
 
-# A plain number of bits means the symmetric integer format.
-WIDTHS: dict[int, str] = {
-  32: "float32",
-  8: "int8",
-  6: "int6",
-  5: "int5",
-  4: "int4",
-  3: "int3",
-  2: "int2",
-  1: "binary",
-}
+
+def widths(symmetric: bool = True) -> dict[int, str]:
+  """Says which format each plain number of bits means."""
+  return {
+    format.width: name
+    for name, format in FORMATS.items()
+    if format.width is not None and format.symmetric == symmetric
+  }
 
 
 def name_of(bits: Bits) -> str:
@@ -235,17 +230,14 @@ def name_of(bits: Bits) -> str:
   Raises:
     ValueError: neither a known width nor a known name.
   """
+  if isinstance(bits, str) and bits in FORMATS:
+    return bits
   number = isinstance(bits, int | np.integer) and not isinstance(bits, bool)
-  if number and int(bits) in WIDTHS:
-    return WIDTHS[int(bits)]
-  if isinstance(bits, str):
-    if bits in FORMATS:
-      return bits
-    if bits.isdecimal() and int(bits) in WIDTHS:
-      return WIDTHS[int(bits)]
-  near = difflib.get_close_matches(str(bits), FORMATS, 1)
-  hint = f"; did you mean {near[0]!r}?" if near else ""
+  known = widths()
+  if number or (isinstance(bits, str) and bits.isdecimal()):
+    if int(bits) in known:
+      return known[int(bits)]
   raise ValueError(
-    f"bits {bits!r} is not one of {', '.join(map(str, WIDTHS))} or "
-    f"{', '.join(FORMATS)}{hint}"
+    f"bits {bits!r} is not one of {', '.join(map(str, known))} or "
+    f"{', '.join(FORMATS)}{names.nearest(bits, FORMATS)}"
   )

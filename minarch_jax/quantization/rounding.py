@@ -57,21 +57,21 @@ def make_rounder(roundings: Sequence[Rounding]) -> Rounder:
   """
   if not roundings:
     raise ValueError("no roundings; name at least one")
-  for rounding in roundings:
-    calibrations.resolve(rounding.calibration, format_of(rounding))
+  rules = [calibrations.resolve(r.calibration, format_of(r)) for r in roundings]
 
   def rounder(params, index, bits, within=None):
-    def branch(rounding):
+    def branch(rounding, rule):
       # To the other calibrations a 0 outside is no number: they need no work.
-      masks = within if rounding.calibration in calibrations.MASKED else None
+      masks = within if rule.masked else None
       return lambda tree: trees.fake_quantize(
         tree,
         bits if rounding.format == "int" else rounding.format,
         rounding.granularity,
-        calibration=rounding.calibration,
+        calibration=rule,
         within=masks,
       )
 
-    return jax.lax.switch(index, list(map(branch, roundings)), params)
+    branches = list(map(branch, roundings, rules))
+    return jax.lax.switch(index, branches, params)
 
   return rounder

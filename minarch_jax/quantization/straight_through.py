@@ -12,7 +12,7 @@ so the optimizer, masks and the training loop need not know of it.
 import jax
 import jax.numpy as jnp
 
-from minarch_jax import types
+from minarch_jax import names, types
 from minarch_jax.quantization import activations, formats, tensors, trees
 from minarch_jax.quantization import calibration as calibrations
 
@@ -34,11 +34,15 @@ def straight_through(
   bits: trees.TreeBits,
   granularity: str = "channel",
   *,
-  calibration: str | calibrations.Calibration | None = None,
+  calibration: calibrations.Rule = None,
   within: types.Masks | None = None,
-  choose: trees.Choose = trees.is_weight,
+  choose: trees.Choose = names.is_weight,
 ) -> types.Params:
   """Rounds weights as `fake_quantize` does, with the clipped gradient.
+
+  >>> def rounded_loss(params):
+  ...   return loss(ma.straight_through(params, bits=2), batch)
+  >>> grads = jax.grad(rounded_loss)(params)
 
   The gradient is 1 inside the calibrated range and 0 where a weight is
   clipped (Bengio et al. 2013, arXiv 1308.3432; clipped as in Courbariaux et
@@ -60,10 +64,14 @@ def straight_through(
   return trees.map_weights(change, params, bits, granularity, within, choose)
 
 
-def make_tap(
+def straight_through_tap(
   bits: formats.Bits, ranges: activations.Ranges | None = None
-) -> activations.Tap:
+) -> types.Tap:
   """Makes the tap that rounds activations with the clipped gradient.
+
+  >>> tap = ma.straight_through_tap(bits=4)
+  >>> model.apply(params, x, tap=tap).shape
+  (9, 3)
 
   Args:
     bits: a width or format name.

@@ -36,7 +36,7 @@ def calibrate(
   x: types.Array,
   layout: layouts.Layout,
   format: formats.Format,
-  calibration: str | calibrations.Calibration | None,
+  calibration: calibrations.Rule,
   within: types.Array | None,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
   """Returns the blocks of x and the (low, high) that each is coded over."""
@@ -45,7 +45,7 @@ def calibrate(
   if existing is not None:
     blocks = jnp.where(existing, blocks, 0.0)
   rule = calibrations.resolve(calibration, format)
-  return blocks, *rule(blocks, existing, format)
+  return blocks, *rule.find(blocks, existing, format)
 
 
 def resolve_format(bits: formats.Bits) -> formats.Format:
@@ -55,14 +55,12 @@ def resolve_format(bits: formats.Bits) -> formats.Format:
   return formats.FORMATS[formats.name_of(bits)]
 
 
-# Compiled whole: one operation after the other takes a second in a notebook.
-@functools.partial(jax.jit, static_argnames=("name", "layout", "calibration"))
 def quantize_tensor(
   x: types.Array,
   name: str,
   layout: layouts.Layout,
   *,
-  calibration: str | calibrations.Calibration | None = None,
+  calibration: calibrations.Rule = None,
   within: types.Array | None = None,
 ) -> types.QTensor:
   """Quantizes one float array to the named format.
@@ -77,11 +75,20 @@ def quantize_tensor(
   Returns:
     A QTensor of x's shape.
   """
-  format, coding = formats.FORMATS[name], Coding(name, layout)
+  format = formats.FORMATS[name]
+  rule = calibrations.resolve(calibration, format)
+  return _quantize(x, within, Coding(name, layout), format, rule)
+
+
+# Compiled whole: one operation after the other takes a second in a notebook.
+# What names stand for is resolved outside, so that a name registered anew does
+# not find the program of the old one.
+@functools.partial(jax.jit, static_argnames=("coding", "format", "rule"))
+def _quantize(x, within, coding, format, rule) -> types.QTensor:
   if not format.scaled:
     codes = format.encode(jnp.asarray(x, jnp.float32))
     return types.QTensor(codes, None, None, format.bits, coding)
-  blocks, low, high = calibrate(x, layout, format, calibration, within)
+  blocks, low, high = calibrate(x, coding.blocks, format, rule, within)
   scale, zero_point = arithmetic.step_size(low, high, format)
   codes = arithmetic.encode(blocks, scale, zero_point, format)
   return pack_blocks(codes, scale, zero_point, coding, x.shape)
@@ -125,10 +132,14 @@ def check_one(where: str, q: types.QTensor) -> None:
     )
 
 
-@jax.jit
 def dequantize_tensor(q: types.QTensor) -> jax.Array:
   """Returns the real numbers a QTensor stands for, float32."""
-  format, layout = formats.FORMATS[q.layout.format], q.layout.blocks
+  return _dequantize(q, formats.FORMATS[q.layout.format])
+
+
+@functools.partial(jax.jit, static_argnames="format")
+def _dequantize(q, format) -> jax.Array:
+  layout = q.layout.blocks
   if not format.scaled:
     return format.decode(q.values)
   shape = q.values.shape
@@ -147,7 +158,7 @@ def fake_quantize_tensor(
   bits: formats.Bits,
   layout: layouts.Layout,
   *,
-  calibration: str | calibrations.Calibration | None = None,
+  calibration: calibrations.Rule = None,
   within: types.Array | None = None,
 ) -> jax.Array:
   """Rounds x to the numbers its quantized form would stand for.
@@ -162,27 +173,32 @@ def fake_quantize_tensor(
   Returns:
     float32, bit for bit dequantize_tensor(quantize_tensor(x, ...)).
   """
-  rounds = _fake if isinstance(bits, jax.Array) else _fake_static
-  return rounds(x, bits, layout=layout, calibration=calibration, within=within)
-
-
-def _fake_quantize(x, bits, *, layout, calibration, within):
+  if isinstance(bits, jax.Array):
+    rule = calibrations.resolve(calibration, formats.INT8)
+    return _fake_traced(x, bits, within, layout, rule)
   format = resolve_format(bits)
+  rule = calibrations.resolve(calibration, format)
+  return _fake(x, within, layout, format, rule)
+
+
+@functools.partial(jax.jit, static_argnames=("layout", "format", "rule"))
+def _fake(x, within, layout, format, rule) -> jax.Array:
   if not format.scaled:
     return format.decode(format.encode(jnp.asarray(x, jnp.float32)))
+  return _rounded(jnp.asarray(x), within, layout, format, rule)
+
+
+@functools.partial(jax.jit, static_argnames=("layout", "rule"))
+def _fake_traced(x, bits, within, layout, rule) -> jax.Array:
   x = jnp.asarray(x)
-  blocks, low, high = calibrate(x, layout, format, calibration, within)
+  rounded = _rounded(x, within, layout, resolve_format(bits), rule)
+  return jnp.where(bits >= 32, x, rounded)
+
+
+def _rounded(x, within, layout, format, rule) -> jax.Array:
+  blocks, low, high = calibrate(x, layout, format, rule, within)
   rounded = arithmetic.round_trip(blocks, low, high, format)
-  rounded = layouts.from_blocks(rounded, layout, x.shape)
-  if isinstance(bits, jax.Array):
-    return jnp.where(bits >= 32, x, rounded)
-  return rounded
-
-
-_fake = jax.jit(_fake_quantize, static_argnames=("layout", "calibration"))
-_fake_static = jax.jit(
-  _fake_quantize, static_argnames=("bits", "layout", "calibration")
-)
+  return layouts.from_blocks(rounded, layout, x.shape)
 
 
 def unclipped_tensor(
@@ -190,21 +206,15 @@ def unclipped_tensor(
   bits: formats.Bits,
   layout: layouts.Layout,
   *,
-  calibration: str | calibrations.Calibration | None = None,
+  calibration: calibrations.Rule = None,
   within: types.Array | None = None,
 ) -> jax.Array:
-  """Marks the entries that the calibrated range does not clip.
-
-  A scale by mean magnitude stands for numbers on both sides of it: it clips
-  nothing.
-  """
+  """Marks the entries that the calibrated range does not clip."""
   format = resolve_format(bits)
-  by_mean = calibration == "mean" or (
-    calibration is None and format.calibration == "mean"
-  )
-  if not format.scaled or by_mean:
+  rule = calibrations.resolve(calibration, format)
+  if not format.scaled or not rule.clips:
     return jnp.ones(x.shape, bool)
-  blocks, low, high = calibrate(x, layout, format, calibration, within)
+  blocks, low, high = calibrate(x, layout, format, rule, within)
   return layouts.from_blocks(
     (blocks >= low) & (blocks <= high), layout, x.shape
   )

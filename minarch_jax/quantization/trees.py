@@ -4,7 +4,6 @@ All functions are for ONE tree; `jax.vmap` maps them over seeds and members.
 """
 
 from collections.abc import Callable, Mapping
-import difflib
 from typing import Any
 
 import jax
@@ -12,6 +11,7 @@ import jax.core
 import jax.numpy as jnp
 import numpy as np
 
+from minarch_jax import names as naming
 from minarch_jax import types
 from minarch_jax.quantization import calibration as calibrations
 from minarch_jax.quantization import formats, layouts, tensors
@@ -22,12 +22,7 @@ Choose = Callable[[Path], bool]  # whether the leaf at a path is quantized
 TreeBits = formats.Bits | Mapping[str, formats.Bits]
 
 
-def is_weight(path: Path) -> bool:
-  """Chooses kernels and embeddings, and leaves biases and norms alone."""
-  return path[-1] in ("kernel", "embedding")
-
-
-def _names(keys: tuple) -> Path:
+def _path(keys: tuple) -> Path:
   return tuple(str(getattr(key, "key", key)) for key in keys)
 
 
@@ -38,7 +33,7 @@ def is_qtensor(leaf: Any) -> bool:
 def paths_and_leaves(tree: types.Params) -> list[tuple[Path, Any]]:
   """Lists (path, leaf); a QTensor is one leaf."""
   found, _ = jax.tree.flatten_with_path(tree, is_leaf=is_qtensor)
-  return [(_names(keys), leaf) for keys, leaf in found]
+  return [(_path(keys), leaf) for keys, leaf in found]
 
 
 def leaves_with_names(tree: types.Params) -> list[tuple[str, Any]]:
@@ -55,14 +50,16 @@ def replace_leaves(
   return treedef.unflatten([leaves.get(name, leaf) for name, leaf in pairs])
 
 
-def weight_names(params: types.Params, choose: Choose = is_weight) -> list[str]:
+def weight_names(
+  params: types.Params, choose: Choose = naming.is_weight
+) -> list[str]:
   """Lists the leaves that quantization touches, as "path/to/leaf"."""
   paths = [path for path, _ in paths_and_leaves(params)]
   return ["/".join(path) for path in paths if choose(path)]
 
 
 def bits_by_leaf(
-  params: types.Params, bits: TreeBits, choose: Choose = is_weight
+  params: types.Params, bits: TreeBits, choose: Choose = naming.is_weight
 ) -> dict[str, formats.Bits]:
   """Gives each quantized leaf its width or format.
 
@@ -81,11 +78,9 @@ def bits_by_leaf(
     bits = dict.fromkeys(names, bits)
   for name in bits:
     if name not in names:
-      near = difflib.get_close_matches(name, names, 1)
-      hint = f"; did you mean {near[0]!r}?" if near else ""
       raise ValueError(
         f"bits name {name!r}, which is not a quantized leaf; they are "
-        f"{', '.join(names)}{hint}"
+        f"{', '.join(names)}{naming.nearest(name, names)}"
       )
   for name in names:
     if name not in bits:
@@ -135,7 +130,7 @@ def map_weights(
   found, treedef = jax.tree.flatten_with_path(params, is_leaf=is_qtensor)
   changed = []
   for (keys, leaf), mask in zip(found, masks, strict=True):
-    path = _names(keys)
+    path = _path(keys)
     name = "/".join(path)
     if name in by_leaf:
       _check(name, leaf)
@@ -175,9 +170,9 @@ def quantize(
   bits: TreeBits,
   granularity: str = "channel",
   *,
-  calibration: str | calibrations.Calibration | None = None,
+  calibration: calibrations.Rule = None,
   within: types.Masks | None = None,
-  choose: Choose = is_weight,
+  choose: Choose = naming.is_weight,
 ) -> types.Params:
   """Replaces the weights of a parameter tree by QTensors.
 
@@ -249,9 +244,9 @@ def fake_quantize(
   bits: TreeBits,
   granularity: str = "channel",
   *,
-  calibration: str | calibrations.Calibration | None = None,
+  calibration: calibrations.Rule = None,
   within: types.Masks | None = None,
-  choose: Choose = is_weight,
+  choose: Choose = naming.is_weight,
 ) -> types.Params:
   """Rounds weights to what `dequantize(quantize(...))` gives, bit for bit.
 

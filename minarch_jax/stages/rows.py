@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 
 from minarch_jax import quantization, records
-from minarch_jax.architectures import Architecture, Spec
+from minarch_jax.architectures import Architecture
 from minarch_jax.compression import running
 from minarch_jax.compression.grid import Cell, Precision, Retraining
 from minarch_jax.compression.programs import Outcome
@@ -16,7 +16,7 @@ from minarch_jax.compression.running import Compressed
 from minarch_jax.engine.packs import Trained
 from minarch_jax.engine.planning import Pack
 from minarch_jax.engine.session import Session
-from minarch_jax.quantization import layouts, Rounding
+from minarch_jax.quantization import cost
 
 
 def identity(
@@ -158,17 +158,12 @@ def oneshot(
   cells: Sequence[Cell],
 ) -> list[pl.DataFrame]:
   """Makes the rows of the one-shot grid."""
-  steps = session.work.num_steps
-  return [
-    compressed(
-      session,
-      run_id,
-      Graded(
-        a, pack.seeds, cells, _member(session, pack, found.oneshot, i, a), steps
-      ),
-    )
-    for i, a in enumerate(pack.architectures)
-  ]
+  steps, frames = session.work.num_steps, []
+  for i, a in enumerate(pack.architectures):
+    outcome = _member(session, pack, found.oneshot, i, a)
+    graded = Graded(a, pack.seeds, cells, outcome, steps)
+    frames.append(compressed(session, run_id, graded))
+  return frames
 
 
 def retrained(
@@ -252,8 +247,8 @@ def compressed(session: Session, run_id: str, graded: Graded) -> pl.DataFrame:
   sizes = np.array([np.prod(spec.shape(leaf)) for leaf in spec.leaves])
   weights = np.array([leaf.is_weight for leaf in spec.leaves])
   kernels = np.array([leaf.is_kernel for leaf in spec.leaves])
-  positions = np.array([leaf.positions for leaf in spec.leaves])
-  attention = spec.macs - int((sizes * positions * kernels).sum())
+  leaves = [(leaf.path, spec.shape(leaf)) for leaf in spec.leaves]
+  counts = {leaf.name: nonzeros[..., i] for i, leaf in enumerate(spec.leaves)}
   pruned = _before_rounding(cells, nonzeros)
   columns: Mapping[str, Any] = {
     "seed": np.repeat(np.asarray(graded.seeds, np.int64), len(cells)),
@@ -262,9 +257,9 @@ def compressed(session: Session, run_id: str, graded: Graded) -> pl.DataFrame:
     "dead_layers": (pruned[..., kernels] == 0).sum(-1).ravel(),
     "val_accuracy": outcome.validation.ravel() / len(dataset.validation.y),
     "test_accuracy": outcome.test.ravel() / len(dataset.test.y),
-    "bytes": stored_bytes(spec, nonzeros, bits, roundings).ravel(),
+    "bytes": quantization.grid_bytes(leaves, nonzeros, bits, roundings).ravel(),
     "nonzeros": nonzeros.sum(-1).ravel(),
-    "macs": (nonzeros * positions * kernels).sum(-1).ravel() + attention,
+    "macs": cost.macs(spec, counts).ravel(),
   }
   for name, values in _settings(cells).items():
     columns[name] = np.tile(values, len(graded.seeds))
@@ -311,58 +306,3 @@ def _before_rounding(cells: Sequence[Cell], nonzeros: np.ndarray) -> np.ndarray:
   }
   index = [neighbour[cell.rule, cell.sparsity] for cell in cells]
   return nonzeros[:, index]
-
-
-def stored_bytes(
-  spec: Spec,
-  nonzeros: np.ndarray,
-  bits: np.ndarray,
-  roundings: Sequence[Rounding],
-) -> np.ndarray:
-  """Counts the bytes of stored networks, `quantization.storage_bytes` at once.
-
-  Args:
-    spec: the network.
-    nonzeros: int [..., cells, leaves].
-    bits: int [cells].
-    roundings: that of each cell.
-
-  Returns:
-    int64 [..., cells].
-  """
-  total = np.zeros(nonzeros.shape[:-1], np.int64)
-  per_channel = np.array([each.granularity == "channel" for each in roundings])
-  kinds = [quantization.format_of(each) for each in roundings]
-  per_scale = np.array([4 if kind.symmetric else 5 for kind in kinds])
-  packs_zero = np.array([kind.packs_zero for kind in kinds])
-  scaled = has_scales(bits, roundings)
-  for i, leaf in enumerate(spec.leaves):
-    shape = spec.shape(leaf)
-    size = int(np.prod(shape))
-    if not leaf.is_weight:
-      total += 4 * size
-      continue
-    scales = {
-      granularity: int(
-        np.prod(
-          layouts.scale_shape(
-            layouts.make_layout(granularity, leaf.path, shape), shape
-          )
-        )
-      )
-      for granularity in ("channel", "tensor")
-    }
-    dense = -(-size * bits // 8)
-    bitmap = -(-size // 8) + -(-nonzeros[..., i] * bits // 8)
-    # Where no code stands for 0, a single 0 calls for a bitmap.
-    dense = np.where(packs_zero | (nonzeros[..., i] == size), dense, bitmap)
-    total += np.minimum(dense, bitmap)
-    count = np.where(per_channel, scales["channel"], scales["tensor"])
-    total += np.where(scaled, per_scale * count, 0)
-  return total
-
-
-def has_scales(bits: np.ndarray, roundings: Sequence[Rounding]) -> np.ndarray:
-  """Says in which cells a scale is stored with the weights."""
-  scaled = [quantization.format_of(each).scaled for each in roundings]
-  return np.array(scaled) & (bits < 32)

@@ -1,1 +1,0 @@
-"""What is retrained of a compressed pack, and the rows its results make."""

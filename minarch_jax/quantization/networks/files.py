@@ -1,0 +1,264 @@
+"""One file for one quantized (and pruned) model, exact and atomic.
+
+The container is safetensors: eight bytes with the header's length, a JSON
+header, then the tensors end to end. Weights that are quantized or sparse are
+byte tensors under "path/to/leaf:part" (codes, bitmap, scale, zero_point), and
+the header's metadata says how to read them; all else is a plain F32 tensor.
+"""
+
+import json
+import math
+import os
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from minarch_jax import names, types
+from minarch_jax.quantization import (
+  formats,
+  layouts,
+  packing,
+  storage,
+  tensors,
+  trees,
+)
+
+_DTYPES = {"F32": np.dtype("<f4"), "U8": np.dtype("u1"), "I8": np.dtype("i1")}
+_KIND = "minarch_jax.quantization.1"
+
+
+def _encode(leaf: Any) -> tuple[dict[str, np.ndarray], Any]:
+  """Turns a weight into byte arrays by part, and what describes them."""
+  plain = not trees.is_qtensor(leaf)
+  if plain:
+    coding, values = tensors.Coding("float32", layouts.Layout(())), leaf
+  else:
+    coding, values = leaf.layout, leaf.values
+  format = formats.FORMATS[coding.format]
+  codes = np.asarray(values).reshape(-1)
+  kept = np.asarray(_nonzero(codes, leaf, format))
+  bitmap = storage.uses_bitmap(
+    codes.size, int(kept.sum()), format.bits, format.packs_zero
+  )
+  if plain and not bitmap:
+    return {"": np.asarray(leaf, np.float32)}, None
+  parts = {}
+  if bitmap:
+    parts[":bitmap"] = packing.pack(kept, 1)
+    codes = codes[kept]
+  parts[":codes"] = packing.pack(format.to_raw(codes), format.bits)
+  if format.scaled:
+    parts[":scale"] = leaf.scale
+  if not format.symmetric:
+    parts[":zero_point"] = leaf.zero_point
+  described = {
+    "format": coding.format,
+    "shape": list(values.shape),
+    "inputs": list(coding.blocks.inputs),
+    "group": coding.blocks.group,
+    "bitmap": bitmap,
+  }
+  return {part: np.asarray(value) for part, value in parts.items()}, described
+
+
+def _nonzero(codes: types.Array, leaf: Any, format: formats.Format) -> Any:
+  """Marks the codes that stand for a number other than 0."""
+  if format.symmetric:
+    return format.decode(codes) != 0
+  zeros = jnp.broadcast_to(_per_value(leaf), leaf.values.shape)
+  return codes != zeros.reshape(-1)
+
+
+def _per_value(leaf: types.QTensor) -> jax.Array:
+  """The zero point of every value."""
+  layout, shape = leaf.layout.blocks, leaf.values.shape
+  blocks = layouts.to_blocks(leaf.values, layout).shape
+  zeros = layouts.scale_to_blocks(leaf.zero_point, layout, shape)
+  return layouts.from_blocks(jnp.broadcast_to(zeros, blocks), layout, shape)
+
+
+def _decode(parts: dict[str, np.ndarray], described: dict[str, Any]) -> Any:
+  """Inverts `_encode`."""
+  name, shape = described["format"], tuple(described["shape"])
+  format, size = formats.FORMATS[name], math.prod(shape)
+  layout = layouts.Layout(tuple(described["inputs"]), described["group"])
+  scale = jnp.asarray(parts[":scale"]) if format.scaled else None
+  zero_point = None
+  if not format.symmetric:
+    zero_point = jnp.asarray(parts[":zero_point"])
+  count, kept = size, None
+  if described["bitmap"]:
+    kept = np.asarray(packing.unpack(parts[":bitmap"], 1, size)) > 0
+    count = int(kept.sum())
+  raw = packing.unpack(parts[":codes"], format.bits, count)
+  codes = np.asarray(format.from_raw(np.asarray(raw)))
+  if kept is not None:
+    zeros = np.full(size, format.encode(jnp.zeros(())))
+    if zero_point is not None:
+      empty = types.QTensor(
+        zeros.reshape(shape), scale, zero_point, 0, tensors.Coding(name, layout)
+      )
+      zeros = np.array(_per_value(empty)).reshape(-1)
+    zeros[kept] = codes
+    codes = zeros
+  codes = jnp.asarray(codes.reshape(shape))
+  if name == "float32":
+    return codes
+  coding = tensors.Coding(name, layout)
+  return types.QTensor(codes, scale, zero_point, format.bits, coding)
+
+
+def _collect(
+  params: types.Params, choose: trees.Choose
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+  """Returns all arrays by key, and how the encoded leaves are to be read."""
+  arrays, described = {}, {}
+  for path, leaf in trees.paths_and_leaves(params):
+    name = "/".join(path)
+    if any("/" in part or ":" in part for part in path):
+      raise ValueError(f"{path}: names with '/' or ':' cannot be stored")
+    if not trees.is_qtensor(leaf) and leaf.dtype != np.float32:
+      raise ValueError(
+        f"{name}: cannot store {leaf.dtype}; convert it to float32 or "
+        "quantize it"
+      )
+    if trees.is_qtensor(leaf) or choose(path):
+      parts, how = _encode(leaf)
+    else:
+      parts, how = {"": np.asarray(leaf)}, None
+    if how:
+      described[name] = how
+    arrays |= {name + part: value for part, value in parts.items()}
+  return arrays, described
+
+
+def _header(
+  arrays: dict[str, np.ndarray], order: list[str], metadata: dict[str, str]
+) -> bytes:
+  """Writes the header: each tensor's type, shape and place in the payload."""
+  codes = {dtype: code for code, dtype in _DTYPES.items()}
+  header: dict[str, Any] = {"__metadata__": metadata}
+  start = 0
+  for key in order:
+    array = arrays[key]
+    header[key] = {
+      "dtype": codes[array.dtype],
+      "shape": list(array.shape),
+      "data_offsets": [start, start + array.nbytes],
+    }
+    start += array.nbytes
+  text = json.dumps(header).encode()
+  text += b" " * (-len(text) % 8)
+  return len(text).to_bytes(8, "little") + text
+
+
+def save_model(
+  path: str,
+  params: types.Params,
+  *,
+  note: str = "",
+  choose: trees.Choose = names.is_weight,
+) -> int:
+  """Writes one model to one file, which appears whole or not at all.
+
+  >>> quantized = ma.quantize(params, 4)
+  >>> ma.save_model("model.safetensors", quantized, note="dnn:6")
+  192
+  >>> back = ma.load_model("model.safetensors")
+  >>> jax.tree.structure(back) == jax.tree.structure(quantized)
+  True
+
+  Args:
+    path: the file, by custom "*.safetensors"; its folder must exist.
+    params: nested dicts with QTensor or float32 leaves, of ONE network.
+    note: free text for the header, for example the architecture.
+    choose: which float leaves are weights, stored sparse where that is
+      smaller.
+
+  Returns:
+    Bytes of payload: `storage_bytes` of the same model. The file is larger by
+    its header.
+
+  Raises:
+    ValueError: a leaf that is neither a QTensor nor float32, or a name with
+      "/" or ":".
+  """
+  arrays, described = _collect(params, choose)
+  # Wider types first, so that each tensor lies on a multiple of its type.
+  order = sorted(arrays, key=lambda key: (-arrays[key].itemsize, key))
+  metadata = {
+    "kind": _KIND,
+    "note": note,
+    "quantized": json.dumps(described, sort_keys=True),
+  }
+  payload = [arrays[key].tobytes() for key in order]
+  _write(path, [_header(arrays, order, metadata), *payload])
+  return sum(map(len, payload))
+
+
+def _write(path: str, chunks: list[bytes]) -> None:
+  temporary = f"{path}.{os.getpid()}.tmp"
+  try:
+    with open(temporary, "wb") as file:
+      file.writelines(chunks)
+      file.flush()
+      os.fsync(file.fileno())
+    os.replace(temporary, path)
+  except BaseException:
+    if os.path.exists(temporary):
+      os.remove(temporary)
+    raise
+
+
+def _read(path: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+  """Returns the header's metadata and every tensor of a file."""
+  with open(path, "rb") as file:
+    data = file.read()
+  try:
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    metadata = header.pop("__metadata__")
+    if metadata["kind"] != _KIND:
+      raise ValueError(f"kind {metadata['kind']!r}")
+    payload = memoryview(data)[8 + length :]
+    arrays, end = {}, 0
+    for key, entry in header.items():
+      start, stop = entry["data_offsets"]
+      end = max(end, stop)
+      array = np.frombuffer(payload[start:stop], _DTYPES[entry["dtype"]])
+      arrays[key] = array.reshape(entry["shape"])
+    if end != len(payload):
+      raise ValueError(f"{len(payload)} bytes of payload instead of {end}")
+  except (ValueError, KeyError, TypeError, AttributeError) as error:
+    raise ValueError(
+      f"{path} is not a whole model file of this library ({error}); write it "
+      "with ma.save_model"
+    ) from None
+  return metadata, arrays
+
+
+def load_model(path: str) -> types.Params:
+  """Reads what `save_model` wrote: the same tree, bit for bit.
+
+  Raises:
+    ValueError: not such a file, or not all of it.
+  """
+  metadata, arrays = _read(path)
+  described = json.loads(metadata["quantized"])
+  parts: dict[str, dict[str, np.ndarray]] = {}
+  for key, array in arrays.items():
+    name, colon, part = key.partition(":")
+    parts.setdefault(name, {})[colon + part] = array
+  tree: dict[str, Any] = {}
+  for name in sorted(parts):
+    *above, last = name.split("/")
+    branch = tree
+    for step in above:
+      branch = branch.setdefault(step, {})
+    if name in described:
+      branch[last] = _decode(parts[name], described[name])
+    else:
+      branch[last] = jnp.asarray(parts[name][""])
+  return tree

@@ -1,0 +1,272 @@
+"""The experiments as a user starts them: errors, and a study end to end."""
+
+import dataclasses
+import os
+import pathlib
+import subprocess
+import sys
+
+import polars as pl
+import polars.testing
+import pytest
+
+import minarch_jax as ma
+from minarch_jax import records
+from minarch_jax.config import Config
+
+ROOT = pathlib.Path(__file__).parents[2]
+FILES = sorted(path.stem for path in (ROOT / "experiments").glob("*.py"))
+ENVIRONMENT = os.environ | {
+  "JAX_PLATFORMS": "cpu",
+  "PYTHONPATH": str(ROOT),
+  "PYTHONWARNINGS": "error::RuntimeWarning",
+}
+
+
+def start(folder, *words):
+  return subprocess.Popen(
+    [sys.executable, *words],
+    cwd=folder,
+    env=ENVIRONMENT,
+    stdin=subprocess.DEVNULL,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+
+
+def finish(child):
+  stdout, stderr = child.communicate(timeout=600)
+  return child.returncode, stdout, stderr
+
+
+# --- what a user typed wrong -------------------------------------------------
+
+# Binary, flag, and what the message must hold.
+TYPOS = [
+  ("study", "--dataset=mnits", ["--dataset=mnits", "'mnist'"]),
+  ("study", "--families=dnn,cmn", ["--families=cmn", "dnn, cnn, vit", "'cnn'"]),
+  ("study", "--sparsities=1.5", ["--sparsities=1.5", "below 1"]),
+  ("study", "--bits=0", ["--bits=0", "32, 8, 7"]),
+  ("study", "--grid=papr", ["--grid=papr", "'paper'"]),
+  ("study", "--granularities=elment", ["=elment", "'element'", "nm:M"]),
+  ("prune", "--granularities=nm:4", ["nm:4 does not fit", "multiple of 4"]),
+  ("study", "--out=/proc/results", ["--out=/proc/results", "/proc"]),
+  ("study", "--data_dir=nowhere", ["nowhere"]),
+  ("study", "--architectures=dnn:3,dn:3", ["'dn:3'", "'dnn'"]),
+  ("study", "--num_seed=3", ["num_seed", "num_seeds"]),
+  ("study", "--num_seeds=x", ["num_seeds", "x"]),
+  ("study", "--batch_size=5000", ["--batch_size=5000", "digits"]),
+  ("study", "digits", ["'digits'", "--name=value"]),
+  ("sweep", "--optimizer=adm", ["--optimizer=adm", "'adam'"]),
+  ("prune", "--criteria=magnitud", ["--criteria=magnitud", "'magnitude'"]),
+  ("quantize", "--bits=8,5.5", ["--bits=8,5.5", "integers"]),
+  ("convergence", "--eps_sigma=-1", ["--eps_sigma=-1", "below 0"]),
+  ("convergence", "--out=nowhere", ["nowhere", "python -m experiments"]),
+  ("report", "--out=nowhere", ["nowhere", "python -m experiments"]),
+  ("sensitivity", "--out=nowhere", ["nowhere", "python -m experiments"]),
+]
+
+
+@pytest.fixture(scope="module")
+def mistakes(tmp_path_factory):
+  """Outcome of every wrong command line; two run at a time."""
+  folder = tmp_path_factory.mktemp("mistakes")
+  outcomes = {}
+  for first in range(0, len(TYPOS), 2):
+    children = {
+      (binary, flag): start(folder, "-m", f"experiments.{binary}", flag)
+      for binary, flag, _ in TYPOS[first : first + 2]
+    }
+    outcomes |= {key: finish(child) for key, child in children.items()}
+  return folder, outcomes
+
+
+@pytest.mark.parametrize("binary, flag, parts", TYPOS)
+def test_a_typo_ends_with_one_message(mistakes, binary, flag, parts):
+  folder, outcomes = mistakes
+  code, stdout, stderr = outcomes[binary, flag]
+  assert code not in (0, None)
+  for part in parts:
+    assert part in stderr
+  assert "Traceback" not in stderr and not stdout
+  lines = [line for line in stderr.splitlines() if line.strip()]
+  # Wrong flags of absl's own come with its hint of --help below.
+  assert len(lines) == 1 or lines[0].startswith("FATAL Flags parsing error")
+  assert not list(folder.iterdir())
+
+
+STAGE = """
+from experiments import common
+from minarch_jax import config
+config.define_flags("out")
+def stage(settings):
+  {body}
+common.run(stage, trains=False)
+"""
+
+
+@pytest.mark.parametrize(
+  "body, message",
+  [
+    ("raise KeyboardInterrupt", "the same command goes on"),
+    ("raise OSError(28, 'No space left on device')", "No space left on device"),
+    ("raise config.ConfigError('--x=1 is wrong')", "error: --x=1 is wrong"),
+  ],
+)
+def test_the_end_of_a_stage_is_a_message(tmp_path, body, message):
+  child = start(tmp_path, "-c", STAGE.format(body=body))
+  code, stdout, stderr = finish(child)
+  assert code == 1 and message in stderr
+  assert "Traceback" not in stderr and not stdout
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_help_shows_how_to_start_it(name):
+  """The command in a docstring names the module it stands in."""
+  text = (ROOT / "experiments" / f"{name}.py").read_text()
+  if name not in ("__init__", "common"):
+    assert f"python -m experiments.{name}" in text.split('"""')[1]
+    assert 'if __name__ == "__main__":' in text
+
+
+@pytest.mark.parametrize("name", ["study", "minimal", "report"])
+def test_help_explains_every_flag(tmp_path, name):
+  child = start(tmp_path, "-m", f"experiments.{name}", "--help")
+  _, stdout, _ = finish(child)
+  text = " ".join(stdout.split())
+  source = (ROOT / "experiments" / f"{name}.py").read_text()
+  for field in dataclasses.fields(Config):
+    if f'"{field.name}"' in source or "define_flags()" in source:
+      first = field.metadata["help"].split()[:3]
+      assert f"--{field.name}: {' '.join(first)}" in text or (
+        f"--[no]{field.name}: {' '.join(first)}" in text
+      )
+
+
+# --- end to end --------------------------------------------------------------
+
+FLAGS = (
+  "--dataset=synthetic:easy",
+  "--architectures=dnn:3,cnn:2,dnn:8",
+  "--num_seeds=2",
+  "--num_epochs=2",
+  "--sparsities=0.5",
+  "--scopes=global",
+  "--quant_granularities=channel",
+  "--finetune=all",
+  "--finetune_share=0.5",
+  "--num_bootstrap=100",
+)
+
+
+@pytest.fixture(scope="module")
+def command(request):
+  cache = request.config.cache.mkdir("experiments")
+  cached = f"--compilation_cache_dir={cache}"
+
+  def command(folder, name, *flags, out="out"):
+    words = ("-m", f"experiments.{name}", f"--out={out}")
+    if name in ("study", "sweep", "prune", "quantize"):
+      words += (*FLAGS, cached)
+    words += flags
+    code, stdout, stderr = finish(start(folder, *words))
+    assert code == 0, stderr
+    assert "Traceback" not in stderr
+    return stdout
+
+  return command
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, command):
+  folder = tmp_path_factory.mktemp("study")
+  return folder, command(folder, "study")
+
+
+def tables(folder):
+  return ma.read_records(str(folder))
+
+
+def written(folder):
+  return {
+    path.relative_to(folder): path.stat().st_mtime_ns
+    for path in folder.rglob("*")
+    if path.is_file() and "report" not in path.parts
+  }
+
+
+def test_a_study_leaves_its_files_and_says_where(finished):
+  folder, stdout = finished
+  out = folder / "out"
+  assert [path.name for path in folder.iterdir()] == ["out"]
+  assert (out / "report" / "index.html").stat().st_size > 10_000
+  assert list((out / "report" / "figures").glob("*.svg"))
+  names = {path.name for path in (out / "report" / "tables").iterdir()}
+  assert names >= {
+    *("regimes.csv", "minimal_parameters.csv", "pruning_phases.csv"),
+    *("quantization.csv", "claims.csv", "guidance.csv"),
+  }
+  found = tables(out)
+  assert len(found.networks) == 6 and len(found.curves) == 12
+  assert records.read_json(str(out / "study.json"))["config"]["num_seeds"] == 2
+  for where in ("out/records", "out/report/index.html"):
+    assert where in stdout
+  assert not list(out.rglob("*.tmp"))
+
+
+def test_the_same_again_only_writes_the_report(finished, command):
+  folder, _ = finished
+  before = written(folder / "out")
+  command(folder, "study")
+  assert written(folder / "out") == before
+
+
+def test_stages_on_their_own_make_the_same_tables(finished, command, tmp_path):
+  """Of some of its networks: the rest must not matter to them."""
+  some = "--architectures=dnn:3,dnn:8"
+  command(tmp_path, "sweep", some)
+  found = tables(tmp_path / "out")
+  dnns = pl.col("architecture").str.starts_with("dnn")
+  expected = [table.filter(dnns) for table in tables(finished[0] / "out")]
+  for one, other in zip(found[:2], expected[:2], strict=True):
+    assert len(one)
+    pl.testing.assert_frame_equal(
+      one.drop("seconds", strict=False),
+      other.drop("seconds", strict=False),
+      check_exact=True,
+    )
+  assert found.compression.is_empty()
+  command(tmp_path, "prune", some)
+  command(tmp_path, "quantize", some)
+  found, expected = tables(tmp_path / "out").compression, expected[2]
+  keys = expected.select(
+    *("architecture", "seed", "schedule", "criterion", "sparsity", "bits")
+  )
+  # Bits are crossed with sparsity only where both stages run together.
+  assert len(found.join(keys, on=keys.columns, how="anti")) == 0
+  pl.testing.assert_frame_equal(
+    found,
+    expected.join(found, on=keys.columns, how="semi", maintain_order="left"),
+    check_exact=True,
+  )
+  assert set(found["bits"]) == {32, 8, 4}
+  assert set(found["schedule"]) == {"oneshot", "finetune"}
+
+
+@pytest.mark.parametrize(
+  "name, part",
+  [("convergence", "minimal parameters"), ("report", "index.html")],
+)
+def test_analyses_run_on_what_a_study_left(finished, command, name, part):
+  folder, _ = finished
+  before = written(folder / "out")
+  stdout = command(folder, name, "--num_bootstrap=100")
+  assert part in stdout and "dnn" in stdout
+  assert written(folder / "out") == before
+
+
+def test_a_dry_run_prints_the_plan_and_writes_nothing(command, tmp_path):
+  stdout = command(tmp_path, "study", "--dry_run")
+  assert "3 architectures x 2 seeds on synthetic:easy" in stdout
+  assert not list(tmp_path.iterdir())

@@ -1,0 +1,221 @@
+"""The notebook: clean as committed, public names only, and it runs."""
+
+import ast
+import copy
+import json
+import os
+import pathlib
+import re
+import sys
+
+import jax
+import nbclient
+import nbformat
+import pytest
+
+import minarch_jax as ma
+
+ROOT = str(pathlib.Path(__file__).parents[2])
+FOLDER = os.path.join("experiments", "notebooks")
+PATH = os.path.join(ROOT, FOLDER, "first_steps.ipynb")
+SIZE = 'GRID = "small"'  # the line that sets the amount of work
+
+KERNEL = "this-interpreter"
+STRICT = "import warnings; warnings.simplefilter('error')"
+
+# Runs after the last cell and prints what the test judges.
+PROBE = """
+import json
+
+again = population.networks.join(
+  records.networks, on=["architecture", "seed"], suffix="_study"
+)
+mean = sparsities.filter(sparsity=0.6).group_by("criterion").agg(
+  pl.col("accuracy").mean()
+)
+print(json.dumps({
+  "grid": len(grid),
+  "seeds": NUM_SEEDS,
+  "epochs": NUM_EPOCHS,
+  "best": sizes["accuracy"].max(),
+  "sparsity": float(ma.sparsity(masks)),
+  "still_zero": bool(still_zero),
+  "scored": accuracy.tolist(),
+  "at_60": dict(mean.iter_rows()),
+  "damage": {
+    name: float((scores["32 bits"] - score).mean())
+    for name, score in scores.items()
+  },
+  "before": [architecture.num_params(*shape), architecture.macs(*shape)],
+  "after": [smaller.num_params(*shape), smaller.macs(*shape)],
+  "leaves": sum(leaf.size for leaf in jax.tree.leaves(small_params)),
+  "moved": float(jnp.abs(before - after).max()),
+  "tables": {name: len(frame) for name, frame in records._asdict().items()},
+  "both": len(again),
+  "equal": bool((again["val_accuracy"] == again["val_accuracy_study"]).all()),
+  "regimes": sorted(ma.regimes(records)["architecture"]),
+  "minimal": ma.minimal_parameters(records)["family"].to_list(),
+  "verdicts": dict(ma.claims(records).select("claim", "verdict").iter_rows()),
+}))
+"""
+
+
+@pytest.fixture(scope="module")
+def committed():
+  return nbformat.read(PATH, as_version=nbformat.NO_CONVERT)
+
+
+def code_of(notebook) -> list[str]:
+  return [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def test_the_committed_file_is_valid_and_its_outputs_are_stripped(committed):
+  nbformat.validate(committed)
+  assert (committed.nbformat, committed.nbformat_minor) == (4, 5)
+  ids = [cell.id for cell in committed.cells]
+  assert len(set(ids)) == len(ids)
+  for cell in committed.cells:
+    assert not cell.metadata, cell.id
+    if cell.cell_type == "code":
+      assert cell.outputs == [] and cell.execution_count is None, cell.id
+
+
+def test_every_name_of_the_package_is_public(committed):
+  used = set()
+  for source in code_of(committed):
+    for node in ast.walk(ast.parse(source)):
+      if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+        used |= {node.attr} if node.value.id == "ma" else set()
+  for cell in committed.cells:
+    if cell.cell_type == "markdown":
+      used |= set(re.findall(r"`ma\.(\w+)", cell.source))
+  assert {"train", "prune", "quantize", "compact", "claims"} <= used
+  assert used <= set(ma.__all__)
+  assert all(callable(getattr(ma, name)) for name in used)
+
+
+def test_pruning_takes_the_three_lines_it_should(committed):
+  lines = "\n".join(code_of(committed)).splitlines()
+  start = lines.index("masks = ma.prune(params, 0.6)")
+  assert lines[start + 1 : start + 3] == [
+    "params = ma.apply_masks(params, masks)",
+    "tx = ma.masked(tx, masks)",
+  ]
+
+
+def write_kernel(folder: str, caches: str) -> None:
+  """Describes a kernel of this interpreter, whether one is installed or not."""
+  paths = [ROOT, os.environ.get("PYTHONPATH")]
+  description = {
+    "argv": [sys.executable, "-m", "ipykernel_launcher"]
+    + ["-f", "{connection_file}"],
+    "display_name": "this interpreter",
+    "language": "python",
+    "env": {
+      "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+      "IPYTHONDIR": os.path.join(folder, "ipython"),
+      "JAX_PLATFORMS": "cpu",
+      "JAX_COMPILATION_CACHE_DIR": os.path.join(caches, "programs"),
+      "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+      "XDG_CACHE_HOME": caches,
+    },
+  }
+  os.makedirs(os.path.join(folder, "kernels", KERNEL))
+  path = os.path.join(folder, "kernels", KERNEL, "kernel.json")
+  with open(path, "w") as file:
+    json.dump(description, file)
+
+
+@pytest.fixture(scope="module")
+def executed(committed, tmp_path_factory, request):
+  """The notebook after a run at its tiny size, where no study was made."""
+  folder = tmp_path_factory.mktemp("notebook")
+  where = folder / FOLDER
+  where.mkdir(parents=True)
+  version = f"{jax.__version__}-py{sys.version_info.minor}"
+  caches = request.config.cache.mkdir(f"notebook-{version}")
+  write_kernel(str(folder), str(caches))
+  notebook = copy.deepcopy(committed)
+  for cell in notebook.cells:
+    cell.source = cell.source.replace(SIZE, 'GRID = "tiny"')
+  notebook.cells.insert(0, nbformat.v4.new_code_cell(STRICT))
+  notebook.cells.append(nbformat.v4.new_code_cell(PROBE))
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setenv("JUPYTER_PATH", str(folder))
+    patch.setenv("JUPYTER_RUNTIME_DIR", str(folder / "runtime"))
+    client = nbclient.NotebookClient(
+      notebook,
+      kernel_name=KERNEL,
+      resources={"metadata": {"path": str(where)}},
+      timeout=300,
+      allow_errors=True,
+    )
+    return client.execute()
+
+
+@pytest.fixture(scope="module")
+def facts(executed):
+  return json.loads(executed.cells[-1].outputs[0].text)
+
+
+def test_one_variable_sets_the_amount_of_work(committed):
+  assert "\n".join(code_of(committed)).count(SIZE) == 1
+
+
+def test_no_cell_fails_or_warns(executed):
+  for cell in executed.cells:
+    if cell.cell_type == "code":
+      assert cell.execution_count, f"{cell.id} did not run"
+    for output in cell.get("outputs", []):
+      assert output.output_type != "error", f"{cell.id}: {output.evalue}"
+      assert "Warning" not in output.get("text", ""), cell.id
+
+
+def test_charts_are_drawn_without_a_network(executed):
+  drawn = {
+    cell.id
+    for cell in executed.cells
+    for output in cell.get("outputs", [])
+    if output.get("data", {}).get("image/svg+xml", "").startswith("<svg")
+  }
+  assert drawn == {"chart-curves", "prune-all"}
+
+
+def test_the_population_learns_and_is_the_studys(facts):
+  assert facts["best"] > 0.7
+  networks = facts["grid"] * facts["seeds"]
+  assert facts["tables"]["networks"] == facts["both"] == networks
+  assert facts["tables"]["curves"] == networks * facts["epochs"]
+  assert facts["equal"]
+
+
+def test_pruning_keeps_its_promises(facts):
+  assert facts["sparsity"] == pytest.approx(0.6, abs=1e-3)
+  assert facts["still_zero"]
+  dense, pruned, dense_retrained, pruned_retrained = facts["scored"]
+  assert pruned <= dense <= dense_retrained
+  assert pruned < pruned_retrained
+  assert facts["at_60"]["magnitude"] > facts["at_60"]["random"] + 0.1
+
+
+def test_damage_is_small_at_8_bits_and_large_when_pruned_too(facts):
+  damage = facts["damage"]
+  assert damage["32 bits"] == 0
+  assert abs(damage["8 bits"]) < 0.02
+  assert damage["4 bits"] < damage["60 % pruned, 4 bits"]
+
+
+def test_the_compacted_network_is_smaller_and_says_the_same(facts):
+  assert facts["moved"] < 1e-5
+  assert facts["leaves"] == facts["after"][0] < facts["before"][0]
+  assert facts["after"][1] < facts["before"][1]
+
+
+def test_records_are_analysed(facts):
+  names = [str(a) for a in ma.grid("tiny", "dnn", (8, 8, 1), 10)]
+  assert facts["regimes"] == sorted(names)
+  assert facts["minimal"] == ["dnn"]
+  known = {"supported", "contradicted", "undecided"}
+  assert list(facts["verdicts"]) == [f"C{i}" for i in range(1, 9)]
+  assert set(facts["verdicts"].values()) <= known
+  assert facts["verdicts"]["C8"] == "undecided"
