@@ -142,6 +142,19 @@ class Config:
     low=1e-9,
     role="retraining",
   )
+  schedules: tuple[str, ...] = _field(
+    ("finetune",),
+    "How pruned networks are trained on, all for the same steps: cut once "
+    "(finetune), cut and trained in rounds (iterative, gradual), or with "
+    "connections that move between rounds (rigl, set).",
+    choices=registries.RETRAINING,
+  )
+  retraining_rounds: int = _field(
+    5,
+    "Rounds of the schedules that have several.",
+    low=2,
+    role="retraining",
+  )
   finetune: str = _field(
     "representatives",
     "Which architectures are retrained: per family one per depth at the "
@@ -173,7 +186,8 @@ class Config:
     ("absmax",),
     "How weights are rounded: symmetric integers of --bits over their whole "
     "range (absmax); on dense networks also over a narrower one (percentile, "
-    "mse, kl), asymmetric integers (uint) and other number formats.",
+    "mse, kl), fitted to the whole network on training images (gptq), "
+    "asymmetric integers (uint) and other number formats.",
     choices=registries.QUANTIZERS,
   )
   quant_granularities: tuple[str, ...] = _field(

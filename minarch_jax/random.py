@@ -29,6 +29,7 @@ class Purpose(enum.IntEnum):
   INIT = 0  # initial weights
   PRUNE = 1  # criteria that draw
   AGAIN = 2  # new weights and shuffled masks, the controls of pruning
+  MOVE = 4  # connections that grow at random
   PROBE = 3  # the start of a probe's power iteration
 
 

@@ -135,6 +135,15 @@ SCHEDULES = Registry(
   gradual="minarch_jax.pruning.schedules:gradual",
 )
 
+# How connections move while a pruned network trains: a `pruning.dynamic.Move`.
+MOVES = Registry(
+  rigl="minarch_jax.pruning.dynamic:RIGL",
+  set="minarch_jax.pruning.dynamic:SET",
+)
+
+# How a study trains what it has pruned.
+RETRAINING = Joined(SCHEDULES, MOVES, without=("oneshot",))
+
 # --- quantization ------------------------------------------------------------
 
 # Which numbers exist: a `quantization.formats.Format`.
@@ -170,11 +179,16 @@ CALIBRATIONS = Registry(
   mean="minarch_jax.quantization.calibration:MEAN",
 )
 
-# How a study rounds weights: calibrations of symmetric integers, at each of
-# --bits, and formats of their own width; not what --bits says already.
+# What rounds a whole network to symmetric integers, looking at images: called
+# as `quantization.networks.gptq.gptq`.
+METHODS = Registry(gptq="minarch_jax.quantization.networks.gptq:gptq")
+
+# How a study rounds weights: calibrations of symmetric integers and methods, at
+# each of --bits, and formats of their own width; not what --bits says already.
 QUANTIZERS = Joined(
   CALIBRATIONS,
   FORMATS,
+  METHODS,
   without=(
     *("mean", "float32"),
     *("int8", "int6", "int5", "int4", "int3", "int2"),

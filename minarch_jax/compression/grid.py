@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import itertools
 from typing import NamedTuple
 
-from minarch_jax import quantization, records
+from minarch_jax import quantization, records, registries
 from minarch_jax.architectures import Architecture
 from minarch_jax.config import Config
 from minarch_jax.quantization import Rounding
@@ -47,14 +47,23 @@ class Cell(NamedTuple):
 class Retraining(NamedTuple):
   """One network pruned and trained on.
 
-  `control` names what is done to the found mask or the weights under it, a key
-  of `CONTROLS`; `records.NONE` where the pruned network itself trains on.
+  Attributes:
+    architecture, rule, sparsity: what is pruned, how and how far.
+    schedule: a name of `registries.RETRAINING`.
+    control: what is done to the found mask or the weights under it, a key of
+      `CONTROLS`; NONE where the pruned network itself trains on.
   """
 
   architecture: Architecture
   rule: Rule
   sparsity: float
+  schedule: str = "finetune"
   control: str = records.NONE
+
+  @property
+  def kind(self) -> tuple[Rule, str, str]:
+    """What retrainings share that may take the slots of one pack."""
+    return self.rule, self.schedule, self.control
 
 
 # Whether a control trains from new weights, and so for all the steps that the
@@ -85,13 +94,19 @@ def roundings_of(config: Config) -> tuple[Rounding, ...]:
   return (
     *(Rounding("int", granularity) for granularity in granularities),
     *(
-      Rounding("int", granularities[0], name)
-      if name in quantization.CALIBRATIONS
-      else Rounding(name, granularities[0])
+      _rounding(name, granularities[0])
       for name in config.quantizers
       if name != "absmax"
     ),
   )
+
+
+def _rounding(quantizer: str, granularity: str) -> Rounding:
+  if quantizer in registries.METHODS:
+    return Rounding("int", granularity, method=quantizer)
+  if quantizer in registries.CALIBRATIONS:
+    return Rounding("int", granularity, quantizer)
+  return Rounding(quantizer, granularity)
 
 
 def _narrow(config: Config, rounding: Rounding) -> list[Precision]:
@@ -138,11 +153,18 @@ def cells_of(config: Config, prune: bool, quantize: bool) -> list[Cell]:
 def retrainings_of(
   config: Config, chosen: Sequence[Architecture]
 ) -> list[Retraining]:
-  """Lists what is retrained: every criterion in the first scope."""
+  """Lists what is retrained.
+
+  Every criterion in the first scope by the first schedule, and the main rule by
+  the others; sparsity 0 is the control of equal steps.
+  """
+  main, *rules = [r for r in rules_of(config) if r.scope == config.scopes[0]]
+  first, *schedules = config.schedules
+  ways = [(main, first), *((rule, first) for rule in rules)]
+  ways += [(main, schedule) for schedule in schedules]
   return [
-    Retraining(architecture, rule, sparsity)
-    for rule in rules_of(config)
-    if rule.scope == config.scopes[0]
+    Retraining(architecture, rule, sparsity, schedule)
+    for rule, schedule in ways
     for architecture in chosen
     for sparsity in sorted({0.0, *config.sparsities})
   ]
@@ -154,7 +176,7 @@ def controls_of(
   """Lists the controls that keep the mask or the weights of the first rule."""
   main = rules_of(config)[0]
   return [
-    Retraining(architecture, main, sparsity, control)
+    Retraining(architecture, main, sparsity, control=control)
     for control in config.controls
     if control in CONTROLS
     for architecture in compared

@@ -9,14 +9,21 @@ bits are its neutral values, not special cases.
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from minarch_jax import models, pruning, quantization, random, types
+from minarch_jax import (
+  models,
+  pruning,
+  quantization,
+  random,
+  registries,
+  types,
+)
 from minarch_jax.architectures import Spec
 from minarch_jax.compression.grid import Rule
 from minarch_jax.engine import evaluation
@@ -52,9 +59,10 @@ def make_rank(
     rules: each ranks once; rules of one criterion share its scores.
 
   Returns:
-    `rank(params, seed, sizes, levels, batch) -> one Cuts per rule`; levels
-    float32 [K] are the sparsities cut at, and `batch` is what data-dependent
-    criteria may look at.
+    `rank(params, masks, seed, sizes, levels, batch) -> one Cuts per rule`;
+    masks (1 = there, full) say what was not pruned before, levels float32 [K]
+    are the sparsities cut at, and `batch` is what data-dependent criteria may
+    look at.
   """
   criteria = {
     rule.criterion: criteria_lib.find(rule.criterion) for rule in rules
@@ -62,7 +70,12 @@ def make_rank(
   needs = {need for each in criteria.values() for need in each.needs}
 
   def rank(
-    params: Params, seed: Array, sizes: Sizes, levels: Array, batch: Batch
+    params: Params,
+    masks: Masks,
+    seed: Array,
+    sizes: Sizes,
+    levels: Array,
+    batch: Batch,
   ):
     def apply(params, x, **hooks):
       return model.apply(params, x, sizes, **hooks)
@@ -93,6 +106,7 @@ def make_rank(
           scores[rule.criterion],
           rule.scope,
           within,
+          masks=masks,
           granularity=rule.granularity,
           pool=criteria[rule.criterion].pool,
           spec=spec,
@@ -180,8 +194,8 @@ def _make_ranking(
 ) -> Callable:
   rank = make_rank(network.model, network.spec, rules)
 
-  def function(params, seed, sizes, levels, data):
-    return rank(params, seed, sizes, levels, _leading(data, images))
+  def function(params, masks, seed, sizes, levels, data):
+    return rank(params, masks, seed, sizes, levels, _leading(data, images))
 
   return function
 
@@ -190,6 +204,7 @@ RANK = Program(
   _make_ranking,
   {
     "params": "network",
+    "masks": "network",
     "seed": "seed",
     "sizes": "member",
     "levels": "shared",  # sparsities cut at
@@ -256,3 +271,84 @@ CONTROL = Program(
     "exists": "network",
   },
 )
+
+
+def _make_move(*, network: Network, move: str, images: int) -> Callable:
+  """Moves connections of the leaves that are pruned; the rest stay as they are.
+
+  The gradient is that of the loss on leading training images.
+  """
+  chosen, model = registries.MOVES[move], network.model
+
+  def function(params, masks, exists, seed, member, round, data):
+    fraction, sizes = member
+    batch = _leading(data, images)
+
+    def loss(params):
+      logits = model.apply(params, batch.x, sizes)
+      return evaluation.losses(logits, batch.y)[0].mean()
+
+    grads = jax.grad(loss)(params) if chosen.needs_gradient else None
+    key = random.key_for(seed, random.Purpose.MOVE)
+    key = jax.random.fold_in(key, round)
+    free = [leaf.path for leaf in network.spec.leaves if leaf.is_weight]
+
+    def movable(path, mask):
+      names = tuple(entry.key for entry in path)
+      return mask if names in free else jnp.ones((), bool)
+
+    moved = chosen.update(
+      params,
+      jax.tree_util.tree_map_with_path(movable, masks),
+      fraction,
+      key,
+      grads,
+      exists,
+    )
+    after = jax.tree.map(
+      lambda new, old: new if jnp.ndim(new) else old, moved.masks, masks
+    )
+    return moved.params, after
+
+  return function
+
+
+MOVE = Program(
+  _make_move,
+  {
+    "params": "network",
+    "masks": "network",
+    "exists": "network",
+    "seed": "seed",
+    "member": "member",  # share of the connections that move, and true sizes
+    "round": "shared",
+    "data": "shared",
+  },
+)
+
+
+def _make_whole(
+  *, network: Network, settings: tuple[tuple[int, Rounding], ...], images: int
+) -> Callable:
+  """Rounds one network as a whole at every setting of (bits, rounding)."""
+  model = network.model
+
+  def apply(params, x, **hooks):
+    sizes: Any = None  # the model knows its own
+    return model.apply(params, x, sizes, **hooks)
+
+  def function(params, data):
+    x = _leading(data, images).x
+    return tuple(
+      quantization.dequantize(
+        registries.METHODS[rounding.method](
+          apply, params, x, bits, rounding.granularity
+        )
+      )
+      for bits, rounding in settings
+    )
+
+  return function
+
+
+WHOLE = Program(_make_whole, {"params": "network", "data": "shared"})

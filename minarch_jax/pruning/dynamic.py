@@ -4,7 +4,7 @@ An update drops the weakest connections of every layer and grows as many
 elsewhere. It is a function between training steps, never inside one.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -125,3 +125,30 @@ def moving_fraction(
   """Returns initial / 2 * (1 + cos(pi step / num_steps)): RigL's decay."""
   progress = jnp.clip(jnp.asarray(step) / num_steps, 0, 1)
   return initial / 2 * (1 + jnp.cos(jnp.pi * progress))
+
+
+class Move(NamedTuple):
+  """A way to move connections, as an entry of `registries.MOVES`.
+
+  Attributes:
+    update: `update(params, masks, fraction, key, grads, within) -> Moved`, all
+      of one network; `grads` is None unless asked for.
+    needs_gradient: whether it reads the gradient of the loss.
+  """
+
+  update: Callable[..., Moved]
+  needs_gradient: bool = False
+
+
+def _rigl(params, masks, fraction, key, grads, within) -> Moved:
+  del key
+  return rigl(params, masks, fraction, grads, within=within)
+
+
+def _set(params, masks, fraction, key, grads, within) -> Moved:
+  del grads
+  return sparse_evolution(params, masks, fraction, key, within=within)
+
+
+RIGL = Move(_rigl, needs_gradient=True)
+SET = Move(_set)

@@ -13,6 +13,8 @@ from minarch_jax import types
 from minarch_jax.quantization import calibration as calibrations
 from minarch_jax.quantization import formats, trees
 
+NEAREST = "nearest"
+
 
 class Rounding(NamedTuple):
   """One column of a grid.
@@ -22,15 +24,21 @@ class Rounding(NamedTuple):
       a name of FORMATS, whose width is its own.
     granularity: "tensor", "channel" or "group:G".
     calibration: a name of CALIBRATIONS; None = the format's own.
+    method: "nearest", or a name of `registries.METHODS`, which moves weights
+      so that what is rounded to the same numbers fits the whole network.
   """
 
   format: str = "int"
   granularity: str = "channel"
   calibration: str | None = None
+  method: str = NEAREST
 
   @property
   def quantizer(self) -> str:
-    """Its name in tables: the format, or the calibration of integers."""
+    """Its name in tables: the method, the format, or the calibration of
+    integers."""
+    if self.method != NEAREST:
+      return self.method
     if self.format != "int":
       return self.format
     return self.calibration or "absmax"

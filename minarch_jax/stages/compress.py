@@ -11,7 +11,7 @@ import polars as pl
 from minarch_jax import pruning, records
 from minarch_jax.architectures import Architecture
 from minarch_jax.compression import grid as grids
-from minarch_jax.compression import running
+from minarch_jax.compression import retraining, running
 from minarch_jax.compression.grid import Cell, Precision
 from minarch_jax.config import Config, ConfigError, RETRAINING
 from minarch_jax.engine import packs
@@ -165,7 +165,7 @@ def _small_dense(
     for architecture in compared
     for sparsity in session.config.compared_sparsities
   ]
-  more = running.retraining_rates(session)
+  more = retraining.retraining_rates(session)
   steps = session.work.num_steps + more.size
   rows = []
   for first in range(0, len(tasks), pack.slots):

@@ -9,7 +9,7 @@ import polars as pl
 
 from minarch_jax import quantization, records
 from minarch_jax.architectures import Architecture
-from minarch_jax.compression import running
+from minarch_jax.compression import retraining, scoring
 from minarch_jax.compression.grid import Cell, Precision, Retraining
 from minarch_jax.compression.programs import Outcome
 from minarch_jax.compression.running import Compressed
@@ -136,7 +136,7 @@ class Graded(NamedTuple):
     cells: among those of each (rule, sparsity) there is one of 32 bits.
     outcome: arrays [S, cells, ...].
     steps: training steps the networks have seen.
-    schedule: oneshot or finetune.
+    schedule: a name of `registries.SCHEDULES` or `registries.MOVES`.
     control: what was done to the found mask or the weights under it, if
       anything.
   """
@@ -177,13 +177,17 @@ def retrained(
   """Makes the rows of retraining; none where nothing was retrained."""
   if found.retrained is None:
     return []
-  steps = session.work.num_steps + math.prod(running.retraining_steps(session))
+  steps = session.work.num_steps + math.prod(
+    retraining.retraining_steps(session)
+  )
   frames = []
-  for i, (architecture, rule, sparsity, control) in enumerate(retrainings):
-    cells = [Cell(rule, sparsity, precision) for precision in precisions]
-    outcome = _member(session, pack, found.retrained, i, architecture)
+  for i, each in enumerate(retrainings):
+    cells = [Cell(each.rule, each.sparsity, p) for p in precisions]
+    outcome = _member(session, pack, found.retrained, i, each.architecture)
     graded = Graded(
-      *(architecture, pack.seeds, cells, outcome, steps, "finetune", control)
+      *(each.architecture, pack.seeds, cells, outcome, steps),
+      each.schedule,
+      each.control,
     )
     frames.append(compressed(session, run_id, graded))
   return frames
@@ -234,7 +238,7 @@ def _member(
   architecture: Architecture,
 ) -> Outcome:
   own, parent = (a.spec(session.problem) for a in (architecture, pack.parent))
-  return running.of_member(outcome, index, own, parent)
+  return scoring.of_member(outcome, index, own, parent)
 
 
 def compressed(session: Session, run_id: str, graded: Graded) -> pl.DataFrame:

@@ -12,7 +12,7 @@ import polars as pl
 from minarch_jax import pruning, records
 from minarch_jax.architectures import Architecture, Spec
 from minarch_jax.compression import grid as grids
-from minarch_jax.compression import running
+from minarch_jax.compression import scoring
 from minarch_jax.engine import evaluation, packs
 from minarch_jax.engine import session as sessions
 from minarch_jax.engine.planning import Pack
@@ -192,7 +192,7 @@ def _measured(session: Session, out: str, pack: Pack) -> Measured:
   params = store.load_params(out, recipe, pack.architectures, pack.seeds)
   sparsities = sparsities_of(session)
   (rule,) = grids.rules_of(session.config)
-  ranked = running.rank(session, pack, params, [rule], sparsities)
+  ranked = scoring.rank(session, pack, params, [rule], sparsities)
   placed, cuts = ranked.placed, ranked.cuts[rule]
   found = placed.run(
     SENSITIVITY,
