@@ -83,7 +83,7 @@ TABLES: dict[str, Analysis] = {
   "convergence_phases": lambda a: convergence.convergence_phases(
     a.records, a.config
   ),
-  "pruning_phases": lambda a: pruning.phases_of(a["drops"], a.config),
+  "pruning_phases": lambda a: pruning.phase_table(a["drops"], a.config),
   "redundancy": lambda a: pruning.redundancy_by_depth(
     a.records, a.config, phases=a["pruning_phases"]
   ),
@@ -130,7 +130,7 @@ def claims(
 ) -> pl.DataFrame:
   """Judges the eight claims on these records.
 
-  report/method.md says what each claim means and how it is tested. A verdict
+  report/method.md#claims says what each means and how it is tested. A verdict
   is `supported` or `contradicted` only when the whole interval lies on that
   side of what the claim says; else `undecided`, and the note says how many
   seeds would decide it, or what else is missing.

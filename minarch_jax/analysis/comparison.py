@@ -3,12 +3,12 @@
 import numpy as np
 import polars as pl
 
+from minarch_jax import names
 from minarch_jax.analysis import statistics, tables
 from minarch_jax.config import Config
 
-METRICS = (
-  *("val_accuracy", "test_accuracy", "val_loss", "train_loss", "seconds"),
-)
+ACCURACIES = ("val_accuracy", "test_accuracy")
+METRICS = (*ACCURACIES, "val_loss", "train_loss", "seconds")
 
 
 def compare(
@@ -42,7 +42,10 @@ def compare(
     ValueError: unknown metric, or the records share no network.
   """
   if metric not in METRICS:
-    raise ValueError(f"metric {metric!r} is not one of {', '.join(METRICS)}")
+    raise ValueError(
+      f"metric {metric!r} is not one of {', '.join(METRICS)}"
+      f"{names.nearest(metric, METRICS)}"
+    )
   keys = ("dataset", "family", "architecture", "params", "seed")
   (a, _), (b, _) = tables.one_recipe(records_a), tables.one_recipe(records_b)
   pairs = (
@@ -61,7 +64,7 @@ def compare(
   by = ("dataset", "family", "architecture", "params")
   groups, _, matrix = tables.seed_matrix(pairs, by, "difference")
   means = pairs.group_by(by).agg(pl.col("a", "b").mean())
-  margin = config.equivalence_margin if "accuracy" in metric else np.nan
+  margin = config.equivalence_margin if metric in ACCURACIES else np.nan
   mean, low, high, n = statistics.mean_interval(matrix, config.confidence)
   _, _, deviation = statistics.moments(matrix)
   p = np.where(n > 1, statistics.two_sided_p(mean, deviation, n), np.nan)

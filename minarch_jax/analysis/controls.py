@@ -16,7 +16,7 @@ from minarch_jax.analysis import pruning, statistics, tables
 from minarch_jax.config import Config
 
 # The control `random` is the criterion of that name: records hold it as one.
-CONTROLS = ("small_dense", "reinit", "shuffled", "random")
+CONTROLS = ("small_dense", "reinit", "shuffled", tables.RANDOM)
 BETTER, WORSE, UNDECIDED = "pruning better", "control better", "undecided"
 GROUP = ("dataset", "family", "control", *pruning.SETTING, "sparsity")
 
@@ -84,16 +84,14 @@ def paired(records: tables.Records, config: Config) -> pl.DataFrame:
   """
   records, _ = tables.one_recipe(records)
   rows = records.compression.filter(
-    (pl.col("bits") == 32)
-    & (pl.col("activation_bits") == 32)
-    & (pl.col("sparsity") > 0)
+    tables.AS_TRAINED & (pl.col("sparsity") > 0)
   ).join(
     pruning.learned(records, config).select(tables.NETWORK),
     on=tables.NETWORK,
     how="semi",
   )
   real = tables.under(rows)
-  pruned = real.filter(pl.col("criterion") != "random").select(
+  pruned = real.filter(tables.RANKED).select(
     *tables.NETWORK,
     "family",
     *pruning.SETTING,
@@ -111,8 +109,8 @@ def _controls(
   rows: pl.DataFrame, real: pl.DataFrame
 ) -> Iterator[tuple[str, pl.DataFrame]]:
   for name in CONTROLS:
-    if name == "random":
-      yield name, real.filter(pl.col("criterion") == "random")
+    if name == tables.RANDOM:
+      yield name, real.filter(~tables.RANKED)
     else:
       yield name, tables.under(rows, name)
 

@@ -22,6 +22,8 @@ def convergence_phases(
 ) -> pl.DataFrame:
   """Measures the lengths of the four phases of every architecture's curves.
 
+  The definitions: report/method.md#convergence-phases.
+
   The phases of a curve partition its epochs: `chance` until validation
   accuracy leaves chance, `rapid` until `rapid_gain` of the final gain over
   1 / C, `refinement` until within `saturation_margin` of the best,
@@ -34,11 +36,11 @@ def convergence_phases(
     chance is all `chance` and says nothing of the later phases.
   """
   records, _ = tables.one_recipe(records)
-  who = records.networks.select(
+  described = records.networks.select(
     *tables.NETWORK, "family", "depth", "params", "num_classes"
   )
   lengths = curve_phases(records, config).join(
-    who, on=tables.NETWORK, how="inner", maintain_order="left"
+    described, on=tables.NETWORK, how="inner", maintain_order="left"
   )
   groups, _, _ = tables.seed_matrix(lengths, tables.ARCHITECTURE, "epochs")
   counts = lengths.group_by(tables.ARCHITECTURE).agg(
@@ -135,9 +137,9 @@ def change_points(
   """
   final, best = accuracy[:, -1], accuracy.max(1)
   levels = (
-    floor - 1e-9,
-    chance + config.rapid_gain * (final - chance) - 1e-9,
-    best - config.saturation_margin - 1e-9,
+    floor - tables.TIE,
+    chance + config.rapid_gain * (final - chance) - tables.TIE,
+    best - config.saturation_margin - tables.TIE,
   )
   epochs = accuracy.shape[1]
   ends = []

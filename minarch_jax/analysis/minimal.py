@@ -10,7 +10,6 @@ from minarch_jax.analysis.outcomes import known_outcomes
 from minarch_jax.config import Config
 
 Array = np.ndarray
-TIE = 1e-9  # differences of accuracy that are rounding
 
 
 class Grid(NamedTuple):
@@ -71,6 +70,8 @@ def minimal_parameters(
   outcomes: pl.DataFrame | None = None,
 ) -> pl.DataFrame:
   """Estimates P_min and P_learn of every (data set, family).
+
+  The definitions: report/method.md#minimal-parameters.
 
   P_min is the size of the smallest architecture from which on the frontier
   stays within `eps_accuracy` of the plateau with a seed standard deviation of
@@ -269,12 +270,12 @@ def judge(
   plateau = fitted[:, -1]
   if target is None:
     noise = monotone.isotonic(spread, trust, increasing=False)
-    bad = (fitted < plateau[:, None] - config.eps_accuracy - TIE) | (
-      noise > config.eps_sigma**2 + TIE
+    bad = (fitted < plateau[:, None] - config.eps_accuracy - tables.TIE) | (
+      noise > config.eps_sigma**2 + tables.TIE
     )
-    bad |= (plateau < family.floor - TIE)[:, None]
+    bad |= (plateau < family.floor - tables.TIE)[:, None]
   else:
-    bad = fitted < target - TIE
+    bad = fitted < target - tables.TIE
   padded = np.concatenate([[-np.inf], size, [np.inf]])
   last = np.where(bad.any(1), len(size) - np.argmax(bad[:, ::-1], 1), 0)
   return Fit(size, padded[last], padded[last + 1], plateau, probabilities)
@@ -300,7 +301,7 @@ def replicates(family: Grid, config: Config, target: float | None) -> Fit:
   parts = []
   for begin in range(0, num, size):
     chunk = counts[begin : begin + size]
-    weight = np.maximum(chunk @ present.T, TIE)
+    weight = np.maximum(chunk @ present.T, tables.TIE)
     shift = chunk @ filled.T / weight
     variance = chunk @ (filled**2).T / weight - shift**2
     # The plug-in variance of n seeds falls short by (n - 1) / n, twice: once
@@ -337,10 +338,10 @@ def shape_residuals(family: Grid, mean: Array, config: Config) -> Array:
   """
   zero = np.zeros(1)
   fit = monotone.isotonic(mean[None], 1.0)[0]
-  top = fit >= fit[-1] - config.eps_accuracy - TIE
+  top = fit >= fit[-1] - config.eps_accuracy - tables.TIE
   residual = (mean - fit)[top]
   freedom = top.sum() - len(np.unique(fit[top]))
-  if freedom < 1 or np.ptp(residual) < TIE:
+  if freedom < 1 or np.ptp(residual) < tables.TIE:
     return zero
   centred = family.accuracy[top] - mean[top][:, None]
   with np.errstate(invalid="ignore"):

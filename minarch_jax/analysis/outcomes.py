@@ -8,7 +8,7 @@ from minarch_jax.config import Config
 
 
 def outcomes(records: tables.Records, config: Config) -> pl.DataFrame:
-  """Judges every network by METHOD.md's definitions.
+  """Judges every network (report/method.md#failed-seeds, #regimes).
 
   Returns:
     The rows of `networks` with
@@ -53,7 +53,7 @@ def chance_thresholds(networks: pl.DataFrame, config: Config) -> pl.DataFrame:
 def judged(rows: pl.DataFrame, config: Config) -> pl.DataFrame:
   """Adds (or replaces) chance, floor, stuck, failed and overfits."""
   sets = chance_thresholds(rows, config)
-  at_chance = pl.col("val_accuracy") < pl.col("floor") - 1e-9
+  at_chance = pl.col("val_accuracy") < pl.col("floor") - tables.TIE
   return (
     rows.drop("chance", "floor", strict=False)
     .join(
@@ -68,6 +68,16 @@ def judged(rows: pl.DataFrame, config: Config) -> pl.DataFrame:
       overfits=(pl.col("rise") > config.overfit_rise) & pl.col("falls"),
     )
   )
+
+
+def judged_without_curves(
+  networks: pl.DataFrame, config: Config
+) -> pl.DataFrame:
+  """Judges networks by their final rows alone: overfitting is not known."""
+  unknown = networks.with_columns(
+    rise=pl.lit(None, pl.Float64), falls=pl.lit(None, pl.Boolean)
+  )
+  return judged(unknown, config)
 
 
 def loss_rises(curves: pl.DataFrame) -> pl.DataFrame:

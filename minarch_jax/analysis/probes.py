@@ -101,20 +101,20 @@ def medians(probes: pl.DataFrame) -> pl.DataFrame:
     dataset, family, architecture, step, probe, value, above (share of seeds
     above `limit`, sharpness only).
   """
-  who = ["dataset", "family", "architecture", "step"]
+  by = ["dataset", "family", "architecture", "step"]
   largest = probes.with_columns(pl.col(PROBES).fill_null(np.inf))
   sizes = pl.col("params").cast(pl.Float64)
   long = largest.with_columns(params=sizes).unpivot(
     on=[*PROBES, "params"],
-    index=[*who, "seed", "limit"],
+    index=[*by, "seed", "limit"],
     variable_name="probe",
   )
   over = (pl.col("value") > pl.col("limit")).mean()
   return (
-    long.group_by(*who, "probe")
+    long.group_by(*by, "probe")
     .agg(value=pl.col("value").median(), above=over)
     .with_columns(above=pl.when(probe="sharpness").then("above"))
-    .sort(*who, "probe")
+    .sort(*by, "probe")
   )
 
 

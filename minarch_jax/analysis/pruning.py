@@ -7,7 +7,7 @@ import polars as pl
 
 from minarch_jax import records as records_lib
 from minarch_jax.analysis import statistics, tables
-from minarch_jax.analysis.outcomes import judged
+from minarch_jax.analysis.outcomes import judged_without_curves
 from minarch_jax.config import Config
 
 Array = np.ndarray
@@ -42,6 +42,8 @@ def pruning_phases(
 ) -> pl.DataFrame:
   """Finds where pruning stops being free and where accuracy collapses.
 
+  The definitions: report/method.md#pruning-phases.
+
   A sparsity is free when the mean drop against the same seed at sparsity 0
   (equally retrained, where the schedule retrains) is shown to be below
   `free_margin`: one-sided t-test over seeds at `confidence`, in order of
@@ -66,10 +68,10 @@ def pruning_phases(
     mean drop reaches the margin), collapse_at (null = never in the grid), and
     intervals; a null collapse_high means beyond the grid.
   """
-  return phases_of(pruning_drops(records, config, control=control), config)
+  return phase_table(pruning_drops(records, config, control=control), config)
 
 
-def phases_of(drops: Drops, config: Config) -> pl.DataFrame:
+def phase_table(drops: Drops, config: Config) -> pl.DataFrame:
   """The table of `pruning_phases`, from its drops."""
   columns = {name: [] for name in _COLUMNS}
   size = max(
@@ -117,12 +119,7 @@ _COLUMNS = (
 def learned(records: tables.Records, config: Config) -> pl.DataFrame:
   """The networks that did not fail: keys, chance and label-free facts."""
   return (
-    judged(
-      records.networks.with_columns(
-        rise=pl.lit(None, pl.Float64), falls=pl.lit(None, pl.Boolean)
-      ),
-      config,
-    )
+    judged_without_curves(records.networks, config)
     .filter(~pl.col("failed"))
     .select(*tables.NETWORK, "chance")
   )
@@ -133,9 +130,7 @@ def pruning_drops(
 ) -> Drops:
   """Arranges the 32-bit compression rows as drops against sparsity 0."""
   records, _ = tables.one_recipe(records)
-  whole = records.compression.filter(
-    (pl.col("bits") == 32) & (pl.col("activation_bits") == 32)
-  )
+  whole = records.compression.filter(tables.AS_TRAINED)
   networks = learned(records, config)
   real, rows = (
     tables.under(whole, name).join(networks, on=tables.NETWORK, how="inner")
@@ -203,15 +198,14 @@ def phases(
   along = np.swapaxes(drop, 1, 2)
   n, mean, deviation = statistics.moments(along)
   seeds = (~np.isnan(dense)).sum(1)
-  level = _moved(dense) - chance[:, None]
+  level = _filled(dense) - chance[:, None]
   p = statistics.one_sided_p(mean, deviation, n, config.free_margin)
   shown = (p < 1 - config.confidence) | (sparsities == 0)
   free, _ = bracket(sparsities, shown, n > 0)
   margin = np.full(mean.shape[:1], config.free_margin)
-  last, after = bracket(sparsities, mean <= margin[:, None] + 1e-9, n > 0)
+  last, after = bracket(sparsities, mean <= margin[:, None] + tables.TIE, n > 0)
   lost = config.collapse_share * level.mean(1)
-  alive, collapse = bracket(sparsities, mean <= lost[:, None] + 1e-9, n > 0)
-  del alive
+  _, collapse = bracket(sparsities, mean <= lost[:, None] + tables.TIE, n > 0)
   result = {
     "n_seeds": seeds,
     "redundancy": np.where(seeds > 1, free, np.nan),
@@ -258,7 +252,7 @@ def interpolated(
   return np.where(np.isinf(after) | ~np.isfinite(inside), last, inside)
 
 
-def _moved(dense: Array) -> Array:
+def _filled(dense: Array) -> Array:
   """Fills missing seeds by the mean, so that averages ignore them."""
   _, mean, _ = statistics.moments(dense)
   return np.where(np.isnan(dense), mean[:, None], dense)
@@ -285,17 +279,19 @@ def _intervals(
   factor = np.sqrt(n / np.maximum(n - 1, 1))
   shift = np.tensordot(centred, counts, (2, 1)) / weight
   means = mean[..., None] + factor[..., None] * shift
-  dense = _moved(dense)
+  dense = _filled(dense)
   level = dense.mean(1)[:, None] - chance[:, None]
   means = np.swapaxes(means, 1, 2)
   there = np.broadcast_to((n > 0)[:, None], means.shape)
   tail = (1 - config.confidence) / 2
-  last, after = bracket(sparsities, means <= config.free_margin + 1e-9, there)
+  last, after = bracket(
+    sparsities, means <= config.free_margin + tables.TIE, there
+  )
   spread = statistics.within(last, np.where(np.isinf(after), 1.0, after), rng)
   low = statistics.quantile(spread, probabilities, tail)
   high = statistics.quantile(spread, probabilities, 1 - tail)
   lost = (config.collapse_share * level)[..., None]
-  last, after = bracket(sparsities, means <= lost + 1e-9, there)
+  last, after = bracket(sparsities, means <= lost + tables.TIE, there)
   spread = statistics.within(last, after, rng)
   low_end = statistics.quantile(spread, probabilities, tail)
   high_end = statistics.quantile(after, probabilities, 1 - tail)

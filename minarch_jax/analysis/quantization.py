@@ -14,9 +14,8 @@ from minarch_jax.config import Config
 
 FORMAT = ("bits", "quant_granularity", "quantizer", "activation_bits")
 
-_WHOLE = (pl.col("bits") == 32) & tables.COMPUTED
 # What is rounded, each kind of rows apart from the others.
-WEIGHTS = tables.COMPUTED & tables.INTEGER & ~_WHOLE
+WEIGHTS = tables.COMPUTED & tables.INTEGER & ~tables.AS_TRAINED
 ACTIVATIONS = ~tables.COMPUTED & tables.INTEGER
 QUANTIZERS = tables.COMPUTED & ~tables.INTEGER
 
@@ -52,7 +51,9 @@ def paired_damage(
   )
   keys = ("run_id", *tables.ARCHITECTURE, "seed", *by)
   dense = (
-    rows.filter(_WHOLE).group_by(keys).agg(dense=pl.col("val_accuracy").mean())
+    rows.filter(tables.AS_TRAINED)
+    .group_by(keys)
+    .agg(dense=pl.col("val_accuracy").mean())
   )
   return (
     rows.filter(rounded)

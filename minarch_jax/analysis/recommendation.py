@@ -1,12 +1,13 @@
 """Guidance: the smallest stable configurations that records support."""
 
-import difflib
+from collections.abc import Mapping
 
 import numpy as np
 import polars as pl
 
+from minarch_jax import names
 from minarch_jax.analysis import statistics, tables
-from minarch_jax.analysis.regimes import regimes, THRESHOLDS
+from minarch_jax.analysis.regimes import regimes, STABLE, THRESHOLDS
 from minarch_jax.config import Config
 from minarch_jax.records import SCHEMAS
 
@@ -15,7 +16,8 @@ SETTING = (
   *("criterion", "scope", "granularity", "schedule", "sparsity"),
   *("bits", "activation_bits", "quantizer", "quant_granularity"),
 )
-COSTS = ("bytes", "nonzeros", "macs")
+BUDGETS = {"max_bytes": "bytes", "max_params": "nonzeros", "max_macs": "macs"}
+COSTS = tuple(BUDGETS.values())
 SHOWN = (
   *("rank", "architecture", "criterion", "scope", "schedule", "sparsity"),
   *("bits", "quant_granularity", *COSTS, "n_seeds"),
@@ -31,13 +33,13 @@ def recommend(
   dataset: str | None = None,
   target_accuracy: float | None = None,
   tolerance: float | None = None,
-  max_bytes: int | None = None,
-  max_params: int | None = None,
-  max_macs: int | None = None,
   limit: int = 10,
   outcomes: pl.DataFrame | None = None,
+  **budgets: int | None,
 ) -> pl.DataFrame:
   """Ranks the compact stable configurations of one data set.
+
+  The rules: report/method.md#guidance.
 
   A configuration is an architecture with its pruning and quantization
   setting. It is offered only if its architecture is not unstable and one more
@@ -55,11 +57,12 @@ def recommend(
     target_accuracy: accuracy that a new seed must reach on unseen images, or
     tolerance: how far it may stay below the best stable architecture's mean.
       With a budget and neither of them, the most accurate that fit.
-    max_bytes: largest model size in bytes.
-    max_params: largest number of weights that are not zero.
-    max_macs: largest number of multiply-accumulates per image.
     limit: rows returned.
     outcomes: as in `regimes`.
+    **budgets: the most a configuration may cost; None = no limit.
+      max_bytes: model size in bytes.
+      max_params: number of weights that are not zero.
+      max_macs: multiply-accumulates per image.
 
   Returns:
     Configurations with rank (by bytes, then weights, then MACs; by the lower
@@ -72,10 +75,11 @@ def recommend(
   Raises:
     ValueError: the records do not support any recommendation; says why and
       what would help.
+    TypeError: a budget that is not one of `BUDGETS`.
   """
+  limits = _limits(budgets)
   records, _ = tables.one_recipe(records)
   dataset = _chosen(records, dataset)
-  budgets = _budgets(bytes=max_bytes, nonzeros=max_params, macs=max_macs)
   _check_accuracy(target_accuracy=target_accuracy, tolerance=tolerance)
   own = tables.Records(
     *(t.filter(pl.col("dataset") == dataset) for t in records)
@@ -85,13 +89,13 @@ def recommend(
   stable = _stable(regimes(own, config, outcomes=outcomes))
   best = stable.row(0, named=True)
   target = target_accuracy
-  if target is None and (tolerance is not None or not budgets):
+  if target is None and (tolerance is not None or not limits):
     allowed = config.eps_accuracy if tolerance is None else tolerance
     target = best["mean_accuracy"] - allowed
   frame = _predictable(configurations(own, stable, config), dataset)
   low = "accuracy_low" if target_accuracy is None else "unseen_low"
   offered = _reaching(frame, target, low, dataset)
-  fitting = _within(offered, budgets, dataset)
+  fitting = _within(offered, limits, dataset)
   order = [*COSTS, "accuracy", *SETTING]
   descending = [name == "accuracy" for name in order]
   if target is None:
@@ -243,11 +247,9 @@ def _chosen(records: tables.Records, dataset: str | None) -> str:
   if dataset is None and len(known) == 1:
     return known[0]
   if dataset is None or dataset not in known:
-    near = difflib.get_close_matches(str(dataset), known, 1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
     raise ValueError(
       f"data set {dataset!r} is not in these records; name one of "
-      f"{', '.join(known)}{hint}"
+      f"{', '.join(known)}{names.nearest(dataset, known)}"
     )
   return dataset
 
@@ -263,17 +265,24 @@ def _check_accuracy(**given: float | None) -> None:
       raise ValueError(f"{name}={value} is not in [0, 1]; 1 stands for 100 %")
 
 
-def _budgets(**most: int | None) -> dict[str, int]:
-  given = {name: value for name, value in most.items() if value is not None}
-  for name, value in given.items():
-    if value <= 0:
-      raise ValueError(f"the budget of {name} is {value}; give a positive one")
+def _limits(asked: Mapping[str, int | None]) -> dict[str, int]:
+  """The limits that were given, by the column that they limit."""
+  given = {}
+  for name, value in asked.items():
+    if name not in BUDGETS:
+      raise TypeError(
+        f"recommend() has no argument {name!r}{names.nearest(name, BUDGETS)}"
+      )
+    if value is not None and value <= 0:
+      raise ValueError(f"{name}={value} leaves nothing; give a positive budget")
+    if value is not None:
+      given[BUDGETS[name]] = value
   return given
 
 
 def _stable(labels: pl.DataFrame) -> pl.DataFrame:
   """The architectures that are not unstable, the most accurate first."""
-  stable = labels.filter(pl.col("label") != "unstable")
+  stable = labels.filter(STABLE)
   if not len(stable):
     raise ValueError(
       f"no architecture of {labels['dataset'][0]} is stable in these records "
@@ -298,7 +307,7 @@ def _reaching(
 ) -> pl.DataFrame:
   if target is None:
     return frame
-  offered = frame.filter(pl.col(low) >= target - 1e-9)
+  offered = frame.filter(pl.col(low) >= target - tables.TIE)
   if not len(offered):
     top = frame.sort(low, descending=True).row(0, named=True)
     raise ValueError(
@@ -311,10 +320,10 @@ def _reaching(
 
 
 def _within(
-  offered: pl.DataFrame, budgets: dict[str, int], dataset: str
+  offered: pl.DataFrame, limits: dict[str, int], dataset: str
 ) -> pl.DataFrame:
   fitting = offered
-  for name, most in budgets.items():
+  for name, most in limits.items():
     fitting = fitting.filter(pl.col(name) <= most)
   if not len(fitting):
     least = offered.sort(COSTS).row(0, named=True)

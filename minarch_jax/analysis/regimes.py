@@ -11,6 +11,7 @@ from minarch_jax.analysis.outcomes import judged, known_outcomes
 from minarch_jax.config import Config
 
 LABELS = ("unstable", "learning", "overfitting")
+STABLE = pl.col("label") != "unstable"
 THRESHOLDS = (
   "eps_sigma",
   "max_failed",
@@ -31,9 +32,9 @@ def regimes(
 
   The probabilities are over seeds, with Wilson intervals: a seed is unstable
   when it failed, overfitting when its validation loss rose, learning
-  otherwise. The label is METHOD.md's: it also calls unstable what varies too
-  much over seeds. `label_halved` and `label_doubled` use every threshold of
-  the label halved and doubled.
+  otherwise. The label (report/method.md#regimes) also calls unstable what
+  varies too much over seeds. `label_halved` and `label_doubled` use every
+  threshold of the label halved and doubled.
 
   Args:
     records: the tables.
@@ -144,8 +145,7 @@ def regime_boundaries(
   labels = label(known_outcomes(records, config, outcomes), config)
   rows = []
   for key, group in labels.sort(by).group_by(by, maintain_order=True):
-    who = dict(zip(by, key, strict=True))
-    stable = (group["label"] != "unstable").to_numpy()
+    stable = group.select(STABLE).to_series().to_numpy()
     seeds = group["n_seeds"].to_numpy().astype(float)
     over = group["n_overfitting"].to_numpy().astype(float)
     x = np.log10(group["params"].to_numpy())
@@ -158,7 +158,7 @@ def regime_boundaries(
       )
       rows.append(
         {
-          **who,
+          **dict(zip(by, key, strict=True)),
           "boundary": name,
           **monotone.located(*place, x[used]),
           "n_architectures": int(used.sum()),

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from minarch_jax.analysis import minimal, statistics, tables
-from minarch_jax.analysis.outcomes import judged
+from minarch_jax.analysis.outcomes import judged_without_curves
 from minarch_jax.config import Config
 
 FIRST_SEEDS = 2  # the fewest that have a standard deviation
@@ -71,79 +71,149 @@ def next_trainings(
       are not candidates.
   """
   _check(networks, candidates, relative_width)
+  known = _known(networks, candidates, config, max_trainings)
+  if known.counts[known.order[-1]] < min(FIRST_SEEDS, config.num_seeds):
+    return _begin(known)
+  unconfirmed = _unconfirmed(known)
+  if known.width <= relative_width and not unconfirmed:
+    return _step(known, {}, f"the interval is narrower than {relative_width:g}")
+  # First a bracket of neighbouring sizes, then an end below it that is surely
+  # too small: only then does the bootstrap say which sizes need more seeds.
+  return _bisect(known) or _reach_below(known) or _add_seeds(known, unconfirmed)
+
+
+class _Known(NamedTuple):
+  """What a search goes by.
+
+  Attributes:
+    order: candidates by size.
+    candidates: their parameter counts.
+    seeds: seeds trained of each.
+    grid: the trained ones, as P_min is estimated from them.
+    found: the row of `minimal_parameters` on them.
+    config: thresholds and seeds.
+    max_trainings: most networks to train in all; None = no limit.
+  """
+
+  order: list[str]
+  candidates: Mapping[str, int]
+  seeds: Mapping[str, set[int]]
+  grid: minimal.Grid
+  found: dict[str, Any]
+  config: Config
+  max_trainings: int | None
+
+  @property
+  def counts(self) -> dict[str, int]:
+    return {name: len(held) for name, held in self.seeds.items()}
+
+  @property
+  def width(self) -> float:
+    return _width(self.found)
+
+
+def _known(
+  networks: pl.DataFrame,
+  candidates: Mapping[str, int],
+  config: Config,
+  max_trainings: int | None,
+) -> _Known:
   order = sorted(candidates, key=lambda name: (candidates[name], name))
-  rows = judged(
-    networks.with_columns(
-      rise=pl.lit(None, pl.Float64), falls=pl.lit(None, pl.Boolean)
-    ),
-    config,
-  )
   seeds: dict[str, set[int]] = {name: set() for name in order}
-  for name, seed in rows.select("architecture", "seed").iter_rows():
+  for name, seed in networks.select("architecture", "seed").iter_rows():
     seeds[name].add(seed)
-  counts = {name: len(held) for name, held in seeds.items()}
-  grid = minimal.grid(rows, config)
+  grid = minimal.grid(judged_without_curves(networks, config), config)
   found = minimal.p_min(grid, config)
-  width = _width(found)
+  return _Known(order, candidates, seeds, grid, found, config, max_trainings)
 
-  def step(names, number, reason, after=0):
+
+def _step(
+  known: _Known, wanted: Mapping[str, int], reason: str, after: int = 0
+) -> Step:
+  """Asks for the missing seeds of architectures.
+
+  Args:
+    known: what was trained.
+    wanted: how many seeds each architecture shall have in all.
+    reason: why these.
+    after: about how many trainings will follow, at most.
+  """
+  config, trained = known.config, sum(known.counts.values())
+  trainings = []
+  for name, number in wanted.items():
+    missing = [s for s in config.seeds if s not in known.seeds[name]]
+    count = max(0, min(number, config.num_seeds) - known.counts[name])
+    trainings += [(name, seed) for seed in missing[:count]]
+  limit = known.max_trainings
+  if limit is not None and trained + len(trainings) > limit:
     trainings = []
-    for name in names:
-      missing = [seed for seed in config.seeds if seed not in seeds[name]]
-      wanted = max(0, min(number(name), config.num_seeds) - counts[name])
-      trainings += [(name, seed) for seed in missing[:wanted]]
-    if max_trainings is not None and len(rows) + len(trainings) > max_trainings:
-      trainings = []
-      reason = f"the next round would exceed {max_trainings} trainings"
-    left = max(len(trainings), after) if trainings else 0
-    return Step(trainings, not trainings, reason, found, width, len(rows), left)
-
-  def first(_):
-    return FIRST_SEEDS
-
-  def another(name):
-    return counts[name] + 1
-
-  top, middle = order[-1], order[(len(order) - 1) // 2]
-  if counts[top] < min(FIRST_SEEDS, config.num_seeds):
-    after = FIRST_SEEDS * (2 + _bisections(len(order))) + CONFIRMED
-    return step(
-      dict.fromkeys((top, middle)), first, "plateau and middle", after
-    )
-  confirm = [
-    name
-    for name in sorted({*_ends(order, found, candidates), top})
-    if counts[name] < min(FIRST_SEEDS + 1, config.num_seeds)
-  ]
-  if width <= relative_width and not confirm:
-    return step([], first, f"the interval is narrower than {relative_width:g}")
-  inside = _untrained(order, counts, found, candidates)
-  if inside:
-    sizes = np.log([candidates[name] for name in inside])
-    ends = np.log(_bracket(order, found, candidates))
-    nearest = inside[int(np.argmin(np.abs(sizes - ends.mean())))]
-    return step(
-      [nearest],
-      first,
-      f"bisection, untrained sizes left: {len(inside)}",
-      FIRST_SEEDS * _bisections(len(inside)) + CONFIRMED,
-    )
-  anchor = _anchor(order, counts, found, candidates)
-  if anchor:
-    return step([anchor], first, "no trained size is surely too small")
-  fit = minimal.replicates(grid, config, None)
-  open_ = _straddled(grid, fit, config)
-  left = sum(max(0, config.num_seeds - counts[n]) for n in {*open_, top})
-  if confirm:
-    return step(confirm, another, "a third seed at the boundary", left)
-  if len(open_) <= 2:
-    return step([], first, "the interval is one step of the grid")
-  more = [name for name in {*open_, top} if counts[name] < config.num_seeds]
-  if not more:
-    return step([], first, "every size in the interval has all its seeds")
-  return step(
-    sorted(more), another, f"the interval straddles {len(open_)} sizes", left
+    reason = f"the next round would exceed {limit} trainings"
+  left = max(len(trainings), after) if trainings else 0
+  return Step(
+    trainings, not trainings, reason, known.found, known.width, trained, left
   )
+
+
+def _begin(known: _Known) -> Step:
+  order = known.order
+  names = (order[-1], order[(len(order) - 1) // 2])
+  after = FIRST_SEEDS * (2 + _bisections(len(order))) + CONFIRMED
+  wanted = dict.fromkeys(names, FIRST_SEEDS)
+  return _step(known, wanted, "plateau and middle", after)
+
+
+def _unconfirmed(known: _Known) -> list[str]:
+  """The plateau and the ends of the bracket, where they lack a third seed."""
+  needed = min(FIRST_SEEDS + 1, known.config.num_seeds)
+  names = sorted({*_ends(known), known.order[-1]})
+  return [name for name in names if known.counts[name] < needed]
+
+
+def _bisect(known: _Known) -> Step | None:
+  inside = _untrained(known)
+  if not inside:
+    return None
+  sizes = np.log([known.candidates[name] for name in inside])
+  ends = np.log(_bracket(known))
+  nearest = inside[int(np.argmin(np.abs(sizes - ends.mean())))]
+  return _step(
+    known,
+    {nearest: FIRST_SEEDS},
+    f"bisection, untrained sizes left: {len(inside)}",
+    FIRST_SEEDS * _bisections(len(inside)) + CONFIRMED,
+  )
+
+
+def _reach_below(known: _Known) -> Step | None:
+  name = _anchor(known)
+  if name is None:
+    return None
+  return _step(
+    known, {name: FIRST_SEEDS}, "no trained size is surely too small"
+  )
+
+
+def _add_seeds(known: _Known, unconfirmed: list[str]) -> Step:
+  """Adds a seed wherever the interval of P_min is not decided yet."""
+  fit = minimal.replicates(known.grid, known.config, None)
+  open_ = _straddled(known.grid, fit, known.config)
+  counts, most = known.counts, known.config.num_seeds
+  names = {*open_, known.order[-1]}
+  left = sum(max(0, most - counts[name]) for name in names)
+
+  def another(names):
+    return {name: counts[name] + 1 for name in names}
+
+  if unconfirmed:
+    reason = "a third seed at the boundary"
+    return _step(known, another(unconfirmed), reason, left)
+  if len(open_) <= 2:
+    return _step(known, {}, "the interval is one step of the grid")
+  more = sorted(name for name in names if counts[name] < most)
+  if not more:
+    return _step(known, {}, "every size in the interval has all its seeds")
+  reason = f"the interval straddles {len(open_)} sizes"
+  return _step(known, another(more), reason, left)
 
 
 def _bisections(sizes: int) -> int:
@@ -253,9 +323,10 @@ def _width(found: dict[str, Any]) -> float:
   return (high - low) / middle
 
 
-def _bracket(order, found, candidates) -> tuple[float, float]:
+def _bracket(known: _Known) -> tuple[float, float]:
   """Sizes between which the boundary is, half a step beyond an open end."""
-  low, high = candidates[order[0]], candidates[order[-1]]
+  found, sizes = known.found, [known.candidates[n] for n in known.order]
+  low, high = sizes[0], sizes[-1]
   if found["status"] == "above grid":
     return high, high
   return (
@@ -264,32 +335,35 @@ def _bracket(order, found, candidates) -> tuple[float, float]:
   )
 
 
-def _untrained(order, counts, found, candidates) -> list[str]:
+def _untrained(known: _Known) -> list[str]:
   """Untrained candidates inside the bracket, by size."""
+  found, sizes, counts = known.found, known.candidates, known.counts
   if found["status"] in ("above grid", "one seed", "no data"):
     return []
   low = found["p_below"] or 0
-  good = [n for n in order if counts[n] and candidates[n] > low]
-  high = found["p_min"] or candidates[good[0]]
-  return [n for n in order if not counts[n] and low < candidates[n] < high]
+  good = [n for n in known.order if counts[n] and sizes[n] > low]
+  high = found["p_min"] or sizes[good[0]]
+  return [n for n in known.order if not counts[n] and low < sizes[n] < high]
 
 
-def _anchor(order, counts, found, candidates) -> str | None:
+def _anchor(known: _Known) -> str | None:
   """The candidate to try below all trained ones while the interval is open
   there: about half the smallest, to be surely not good enough."""
-  least = min(candidates[name] for name in order if counts[name])
-  below = [name for name in order if candidates[name] < least]
-  if found["p_min_low"] is not None or not below:
+  sizes, counts = known.candidates, known.counts
+  least = min(sizes[name] for name in known.order if counts[name])
+  below = [name for name in known.order if sizes[name] < least]
+  if known.found["p_min_low"] is not None or not below:
     return None
-  return min(below, key=lambda n: (abs(math.log(2 * candidates[n] / least)), n))
+  return min(below, key=lambda n: (abs(math.log(2 * sizes[n] / least)), n))
 
 
-def _ends(order, found, candidates) -> list[str]:
+def _ends(known: _Known) -> list[str]:
   """The architectures at both ends of the bracket."""
+  found, sizes = known.found, known.candidates
   ends = {found["p_below"], found["p_min"]}
   if found["status"] == "below grid":
-    ends.add(candidates[order[0]])
-  return [name for name in order if candidates[name] in ends]
+    ends.add(sizes[known.order[0]])
+  return [name for name in known.order if sizes[name] in ends]
 
 
 def _straddled(

@@ -7,7 +7,7 @@ import polars as pl
 from minarch_jax.analysis import controls as controls_lib
 from minarch_jax.analysis import tables
 from minarch_jax.analysis.claims import findings
-from minarch_jax.analysis.regimes import LABELS
+from minarch_jax.analysis.regimes import LABELS, STABLE
 
 
 class Line(NamedTuple):
@@ -73,10 +73,8 @@ def _size(row: dict[str, Any]) -> str:
 
 def _redundancy(pruned: pl.DataFrame, labels: pl.DataFrame) -> list[str]:
   by = list(tables.ARCHITECTURE)
-  stable = labels.filter(pl.col("label") != "unstable").select(by)
-  rows = pruned.join(stable, on=by, how="semi").filter(
-    pl.col("criterion") != "random"
-  )
+  stable = labels.filter(STABLE).select(by)
+  rows = pruned.join(stable, on=by, how="semi").filter(tables.RANKED)
   lines = []
   for (schedule,), group in (
     rows.drop_nulls("redundancy")

@@ -12,6 +12,7 @@ from minarch_jax.config import Config
 
 Records = records_lib.Records
 DEFAULTS = Config()
+TIE = 1e-9  # differences of accuracy that are rounding
 
 NETWORK = records_lib.NETWORK
 ARCHITECTURE = ("dataset", "family", "architecture", "depth", "params")
@@ -57,7 +58,41 @@ def under(rows: pl.DataFrame, control: str = records_lib.NONE) -> pl.DataFrame:
 # The rows that a plain number of bits speaks of: weights rounded to symmetric
 # integers over their whole range, or as trained, and activations as computed.
 COMPUTED = pl.col("activation_bits") == 32
+AS_TRAINED = (pl.col("bits") == 32) & COMPUTED
 INTEGER = pl.col("quantizer").is_in(["absmax", "none"])
+
+
+RANDOM = "random"  # the criterion that is a control
+RANKED = pl.col("criterion") != RANDOM
+
+# Of several settings that were measured, the first of these speaks for all.
+FIRST = {
+  "criterion": ("magnitude",),
+  "scope": ("global",),
+  "granularity": ("element",),
+  "schedule": ("oneshot",),
+  "quant_granularity": ("channel", "tensor"),
+}
+
+
+def preferred(rows: pl.DataFrame, column: str, then: Sequence[str] = ()) -> str:
+  """Chooses one of the values of a column, which must not be empty.
+
+  The first of `FIRST`, then of `then`, that occurs; else the first in order.
+  """
+  values = rows[column].unique().sort().to_list()
+  order = (*FIRST[column], *then)
+  return next((name for name in order if name in values), values[0])
+
+
+def primary(
+  rows: pl.DataFrame, columns: Sequence[str], then: Sequence[str] = ()
+) -> pl.DataFrame:
+  """Keeps the rows of the preferred value of each column, in turn."""
+  for column in columns:
+    if len(rows):
+      rows = rows.filter(pl.col(column) == preferred(rows, column, then))
+  return rows
 
 
 def plain(rows: pl.DataFrame) -> pl.DataFrame:

@@ -56,7 +56,7 @@ def accuracy(reading: Reading) -> Drawing | None:
     layer=pl.lit("minimal"),
     plateau=theme.to_error(pl.col("plateau")),
   )
-  x = theme.log_x("params", "params (count)", networks["params"].to_list())
+  x = theme.params_x(networks)
   y = theme.accuracy_y("mean", [*seeds["mean"], *means["mean"]])
   light = theme.lightness(len(means))
   layers = [

@@ -67,6 +67,13 @@ def contents(
     entries = (entry for part in parts.values() for entry in part[kind])
     for number, entry in enumerate(entries, 1):
       entry["number"] = number
+  called = dict.fromkeys(registries.FIGURES, "A figure") | {
+    entry["name"]: f"Figure {entry['number']}"
+    for part in parts.values()
+    for entry in part["figures"]
+  }
+  for part in parts.values():
+    part["text"] = part["text"].format_map(called)
   return {
     k: part for k, part in parts.items() if part["figures"] or part["tables"]
   }

@@ -27,7 +27,7 @@ def sparsity(reading: Reading) -> Drawing | None:
     pl.col("depth").cast(pl.String),
     layer=pl.when(pl.col("criterion") == criterion)
     .then(pl.lit("criterion"))
-    .otherwise(pl.lit("random")),
+    .otherwise(pl.lit(tables.RANDOM)),
     note=pl.format(
       "{}, depth {}, sparsity {}: {} %",
       "family",
@@ -36,12 +36,7 @@ def sparsity(reading: Reading) -> Drawing | None:
       (pl.col("mean") * 100).round(1),
     ),
   )
-  x = alt.X(
-    "sparsity:Q",
-    title="sparsity (fraction removed)",
-    axis=alt.Axis(values=[0, 0.2, 0.4, 0.6, 0.8, 1], format="~g"),
-    scale=alt.Scale(domain=[-0.02, 1.02], nice=False),
-  )
+  x = theme.sparsity_x()
   y = theme.accuracy_y("mean", [*means["mean"]])
   depth = theme.colour("depth", theme.depths(rows["depth"].to_list()))
   depth_shape = theme.shape("depth", theme.depths(rows["depth"].to_list()))
@@ -49,7 +44,7 @@ def sparsity(reading: Reading) -> Drawing | None:
     theme.only("criterion")
     .mark_area(opacity=0.15, clip=True)
     .encode(x=x, y="low:Q", y2="high:Q", color=depth),
-    theme.only("random")
+    theme.only(tables.RANDOM)
     .mark_line(strokeWidth=1, strokeDash=[3, 3])
     .encode(x=x, y=y, color=depth),
     theme.only("criterion")
@@ -85,9 +80,9 @@ def redundancy(reading: Reading) -> Drawing | None:
   if phases.is_empty():
     return None
   _, criterion, scope = selection.primary(reading)
-  phases = phases.filter(
-    criterion=criterion, scope=scope, granularity=selection.granularity(phases)
-  ).drop_nulls("redundancy")
+  phases = tables.primary(phases, ("granularity",))
+  phases = phases.filter(criterion=criterion, scope=scope)
+  phases = phases.drop_nulls("redundancy")
   if phases.is_empty():
     return None
   named = theme.depths(phases["depth"].to_list())
@@ -104,7 +99,7 @@ def redundancy(reading: Reading) -> Drawing | None:
       ),
     ),
   )
-  x = theme.log_x("params", "params (count)", phases["params"].to_list())
+  x = theme.params_x(phases)
   y = alt.Y("redundancy:Q", title="redundancy (sparsity)").scale(domain=[0, 1])
   depth = theme.colour("depth", named)
   light = theme.lightness(len(phases))

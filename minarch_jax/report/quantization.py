@@ -4,6 +4,7 @@ import altair as alt
 import polars as pl
 
 from minarch_jax import analysis
+from minarch_jax.analysis import tables
 from minarch_jax.report import reading as reading_lib
 from minarch_jax.report import selection, theme
 from minarch_jax.report.entries import Drawing, Figure
@@ -16,15 +17,9 @@ def damage(reading: Reading) -> Drawing | None:
   table = table.drop_nulls("damage")
   if table.is_empty():
     return None
-  granularity = selection.preferred(
-    table["quant_granularity"].unique().to_list(), ("channel", "tensor")
-  )
-  table = table.filter(quant_granularity=granularity)
-  known = {
-    bits: look
-    for bits, look in theme.BITS.items()
-    if int(bits) in set(table["bits"])
-  }
+  table = tables.primary(table, ("quant_granularity",))
+  granularity = table["quant_granularity"][0]
+  known = theme.precisions(table["bits"].to_list())
   frame = table.with_columns(
     pl.col("bits").cast(pl.String),
     layer=pl.lit("damage"),
@@ -36,7 +31,7 @@ def damage(reading: Reading) -> Drawing | None:
       (pl.col("damage") * 100).round(2),
     ),
   )
-  x = theme.log_x("params", "params (count)", table["params"].to_list())
+  x = theme.params_x(table)
   bits = theme.colour("bits", known)
   zero = frame.select("dataset", "family").unique(maintain_order=True)
   zero = zero.with_columns(damage=0.0, layer=pl.lit("zero"))
@@ -156,11 +151,7 @@ def pareto(reading: Reading) -> Drawing | None:
       (pl.col("mean") * 100).round(1),
     ),
   )
-  known = {
-    bits: look
-    for bits, look in theme.BITS.items()
-    if int(bits) in set(points["bits"])
-  }
+  known = theme.precisions(points["bits"].to_list())
   x = theme.log_x("bytes", "bytes", fronts["bytes"].to_list())
   y = theme.accuracy_y("mean", fronts["mean"].to_list())
   layers = [

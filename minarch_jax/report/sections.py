@@ -4,8 +4,13 @@ from typing import NamedTuple
 
 
 class Section(NamedTuple):
-  """A part of the page: its title, its text, and where method.md defines its
-  terms (the heading's anchor)."""
+  """A part of the page.
+
+  Attributes:
+    title: its heading.
+    text: what it is about; a figure's name in braces becomes its number.
+    method: the heading of method.md that defines its terms, as an anchor.
+  """
 
   title: str
   text: str
@@ -25,7 +30,7 @@ SECTIONS = {
     "P_min is the parameter count from which on every network stays near the "
     "plateau with little variance over seeds; P_learn the count at which seeds "
     "stop failing. Where the grid does not reach below or above, there is no "
-    "number. Figure 1 draws P_min as a line with its interval as a band.",
+    "number. {accuracy} draws P_min as a line with its interval as a band.",
     "minimal-parameters",
   ),
   "convergence": Section(

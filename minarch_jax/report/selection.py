@@ -1,10 +1,10 @@
 """Which compression rows a figure shows, and into which panels they go."""
 
-from collections.abc import Sequence
-
 import polars as pl
 
 from minarch_jax import analysis
+from minarch_jax.analysis import tables
+from minarch_jax.analysis.regimes import STABLE
 from minarch_jax.report.reading import Reading
 
 SCHEDULES = {
@@ -15,11 +15,6 @@ SCHEDULES = {
 }
 
 
-def preferred(values: Sequence[str], order: Sequence[str]) -> str:
-  """The first of `order` that occurs, else the first value that does."""
-  return next((v for v in order if v in values), sorted(values)[0])
-
-
 def primary(reading: Reading) -> tuple[pl.DataFrame, str, str]:
   """Stable networks' rows of the criterion and scope the figures show.
 
@@ -28,26 +23,23 @@ def primary(reading: Reading) -> tuple[pl.DataFrame, str, str]:
   they have no accuracy to lose.
   """
   rows = analysis.plain(analysis.under(reading.records.compression))
-  rows = rows.filter(granularity=granularity(rows))
-  criteria = rows["criterion"].unique().to_list()
-  criterion = preferred(
-    [c for c in criteria if c != "random"] or criteria,
-    ("magnitude", *reading.config.criteria),
-  )
-  scope = preferred(
-    rows["scope"].unique().to_list(), ("global", *reading.config.scopes)
-  )
+  rows = tables.primary(rows, ("granularity",))
+  criterion = chosen_criterion(reading, rows)
+  scope = tables.preferred(rows, "scope", reading.config.scopes)
   labels = reading.tables["regimes"].select("dataset", "architecture", "label")
   rows = rows.filter(
-    pl.col("criterion").is_in([criterion, "random"]), scope=scope
+    pl.col("criterion").is_in([criterion, tables.RANDOM]), scope=scope
   ).join(labels, on=["dataset", "architecture"], how="left")
-  stable = rows.filter(pl.col("label") != "unstable")
+  stable = rows.filter(STABLE)
   return (stable if len(stable) else rows), criterion, scope
 
 
-def granularity(rows: pl.DataFrame) -> str:
-  """The pruning granularity the figures show."""
-  return preferred(rows["granularity"].unique().to_list(), ("element",))
+def chosen_criterion(reading: Reading, rows: pl.DataFrame) -> str:
+  """The criterion that the figures show; random only where it is alone."""
+  ranked = rows.filter(tables.RANKED)
+  return tables.preferred(
+    ranked if len(ranked) else rows, "criterion", reading.config.criteria
+  )
 
 
 def architectures(rows: pl.DataFrame) -> str:
@@ -66,11 +58,12 @@ def architectures(rows: pl.DataFrame) -> str:
 
 def finest(rows: pl.DataFrame) -> pl.DataFrame:
   """Keeps one quantization granularity: per channel where there is one."""
-  granularities = set(rows["quant_granularity"]) - {"none"}
-  if not granularities:
+  whole = pl.col("quant_granularity") == "none"
+  rounded = tables.primary(rows.filter(~whole), ("quant_granularity",))
+  if rounded.is_empty():
     return rows
-  kept = preferred(sorted(granularities), ("channel", "tensor"))
-  return rows.filter(pl.col("quant_granularity").is_in(["none", kept]))
+  kept = rounded["quant_granularity"][0]
+  return rows.filter(whole | (pl.col("quant_granularity") == kept))
 
 
 def in_order(rows: pl.DataFrame) -> list[str]:

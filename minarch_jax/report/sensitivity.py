@@ -10,6 +10,7 @@ import polars as pl
 
 from minarch_jax import records as records_lib
 from minarch_jax.analysis import sensitivity as analysis
+from minarch_jax.analysis import tables
 from minarch_jax.report import reading as reading_lib
 from minarch_jax.report import selection, theme
 from minarch_jax.report.entries import Drawing, Figure
@@ -79,13 +80,8 @@ def sensitivity(reading: Reading) -> Drawing | None:
 
 def _primary(reading: Reading, table: pl.DataFrame) -> pl.DataFrame:
   """Keeps one criterion and granularity."""
-  criteria = table["criterion"].unique().to_list()
-  criterion = selection.preferred(
-    [c for c in criteria if c != "random"] or criteria,
-    ("magnitude", *reading.config.criteria),
-  )
-  table = table.filter(criterion=criterion)
-  return table.filter(granularity=selection.granularity(table))
+  criterion = selection.chosen_criterion(reading, table)
+  return tables.primary(table.filter(criterion=criterion), ("granularity",))
 
 
 def _rule(table: pl.DataFrame) -> str:
@@ -154,12 +150,7 @@ def overlap(reading: Reading) -> Drawing | None:
   where = ["dataset", "family", "sparsity"]
   chance = frame.group_by(where).agg(pl.mean("chance")).sort(where)
   chance = chance.with_columns(layer=pl.lit("chance"))
-  x = alt.X(
-    "sparsity:Q",
-    title=theme.SPARSITY,
-    axis=alt.Axis(values=[0, 0.2, 0.4, 0.6, 0.8, 1], format="~g"),
-    scale=alt.Scale(domain=[-0.02, 1.02], nice=False),
-  )
+  x = theme.sparsity_x()
   least = frame.select(pl.min("overlap", "overlap_low", "chance")).row(0)
   low = max(min(value for value in least if value is not None) / 1.1, 0.01)
   y_scale = alt.Scale(type="log", domain=[low, 1], nice=False, clamp=True)

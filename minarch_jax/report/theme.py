@@ -67,6 +67,11 @@ def depths(values: Sequence[int]) -> Categories:
   }
 
 
+def precisions(values: Sequence[int]) -> Categories:
+  """The looks of the numbers of bits that occur."""
+  return {bits: look for bits, look in BITS.items() if int(bits) in values}
+
+
 def colour(
   field: str, known: Categories, title: str | None = None
 ) -> alt.Color:
@@ -109,6 +114,21 @@ def log_x(field: str, title: str, values: Sequence[float | None]) -> alt.X:
     title=title,
     axis=alt.Axis(values=log_ticks(low, high), format="~s"),
     scale=alt.Scale(type="log", domain=[low, high], nice=False, clamp=True),
+  )
+
+
+def params_x(frame: pl.DataFrame) -> alt.X:
+  """Returns the axis of the parameter counts of a frame."""
+  return log_x("params", "params (count)", frame["params"].to_list())
+
+
+def sparsity_x() -> alt.X:
+  """Returns the axis of sparsity, from 0 to 1."""
+  return alt.X(
+    "sparsity:Q",
+    title=SPARSITY,
+    axis=alt.Axis(values=[0, 0.2, 0.4, 0.6, 0.8, 1], format="~g"),
+    scale=alt.Scale(domain=[-0.02, 1.02], nice=False),
   )
 
 

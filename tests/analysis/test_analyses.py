@@ -1,6 +1,8 @@
 """All analyses together, on records that are whole, extreme or in part."""
 
 import dataclasses
+import importlib
+import pkgutil
 import subprocess
 import sys
 
@@ -9,6 +11,7 @@ import polars as pl
 from polars import testing
 import pytest
 
+import minarch_jax
 from minarch_jax import analysis
 from minarch_jax.config import Config, THRESHOLDS
 from tests.analysis import simulated
@@ -142,3 +145,22 @@ def test_empty_compression_gives_empty_tables():
     analysis.control_differences,
   ):
     assert make(base, CONFIG).is_empty()
+
+
+def test_the_door_gives_functions_also_where_a_module_has_the_name():
+  for found in pkgutil.walk_packages(
+    analysis.__path__, "minarch_jax.analysis."
+  ):
+    importlib.import_module(found.name)
+  for name in analysis.__all__:
+    assert callable(getattr(analysis, name)), name
+  for name, home in minarch_jax._HOME.items():
+    if home == "analysis":
+      assert getattr(minarch_jax, name) is getattr(analysis, name), name
+
+
+def test_an_analysis_runs_once_and_a_wrong_name_is_told(study):
+  found = analysis.Analyses(study, CONFIG)
+  assert found["regimes"] is found["regimes"]
+  with pytest.raises(ValueError, match="did you mean 'regimes'"):
+    found["regime"]

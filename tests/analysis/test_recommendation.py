@@ -83,3 +83,8 @@ def test_unsupported_requests_are_refused(study, options, message):
 def test_guidance_covers_every_data_set(tables):
   assert set(tables["guidance"]["dataset"]) == {"easy", "medium", "hard"}
   assert tables["guidance"]["refused"].null_count() == len(tables["guidance"])
+
+
+def test_a_budget_that_does_not_exist_is_told(study):
+  with pytest.raises(TypeError, match="did you mean 'max_bytes'"):
+    analysis.recommend(study, CONFIG, dataset="easy", max_byte=100)

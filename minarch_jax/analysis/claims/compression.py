@@ -12,15 +12,6 @@ from minarch_jax.analysis.claims.findings import Evidence, Finding
 from minarch_jax.config import Config
 
 
-def _one_shot(pruning: pl.DataFrame) -> pl.DataFrame:
-  rows = findings.primary(pruning)
-  schedules = rows["schedule"].unique().sort().to_list()
-  if schedules:
-    kept = "oneshot" if "oneshot" in schedules else schedules[0]
-    rows = rows.filter(pl.col("schedule") == kept)
-  return rows
-
-
 def depth_resists(found: Evidence, config: Config) -> Finding:
   """C5: redundancy rises with depth, size held fixed.
 
@@ -31,7 +22,7 @@ def depth_resists(found: Evidence, config: Config) -> Finding:
   unit, rests_on = "rank correlation", "pruning_phases: crossing, stable only"
   by = list(tables.ARCHITECTURE)
   rows = (
-    _one_shot(found["pruning_phases"])
+    tables.primary(findings.primary(found["pruning_phases"]), ("schedule",))
     .filter(pl.col("n_seeds") > 1)
     .join(findings.stable(found).select(by), on=by, how="semi")
     .drop_nulls("crossing")
@@ -137,12 +128,8 @@ def _seeds_to_show(
 
 def _hardest_format(damage: pl.DataFrame) -> pl.DataFrame:
   """The rows of the fewest bits, per channel where there is one."""
-  if not len(damage):
-    return damage
   rows = damage.filter(pl.col("bits") == pl.col("bits").min())
-  names = rows["quant_granularity"].unique().sort().to_list()
-  kept = "channel" if "channel" in names else names[0]
-  return rows.filter(pl.col("quant_granularity") == kept)
+  return tables.primary(rows, ("quant_granularity",))
 
 
 def small_suffer(found: Evidence, config: Config) -> Finding:

@@ -6,6 +6,9 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
+from minarch_jax.analysis import tables
+from minarch_jax.analysis.regimes import STABLE
+
 SUPPORTED, CONTRADICTED, UNDECIDED = "supported", "contradicted", "undecided"
 VERDICTS = (SUPPORTED, CONTRADICTED, UNDECIDED)
 
@@ -62,7 +65,7 @@ def num_seeds(found: Evidence) -> int:
 
 
 def stable(found: Evidence) -> pl.DataFrame:
-  return found["regimes"].filter(pl.col("label") != "unstable")
+  return found["regimes"].filter(STABLE)
 
 
 def nothing(unit: str, rests_on: str, note: str) -> Finding:
@@ -71,12 +74,7 @@ def nothing(unit: str, rests_on: str, note: str) -> Finding:
 
 def primary(pruning: pl.DataFrame) -> pl.DataFrame:
   """Magnitude, one scope (global where there is one), element-wise."""
-  rows = pruning.filter(pl.col("criterion") == "magnitude")
+  rows = pruning.filter(pl.col("criterion") == tables.FIRST["criterion"][0])
   if not len(rows):
-    rows = pruning.filter(pl.col("criterion") != "random")
-  for column, first in (("scope", "global"), ("granularity", "element")):
-    values = rows[column].unique().sort().to_list()
-    if values:
-      kept = first if first in values else values[0]
-      rows = rows.filter(pl.col(column) == kept)
-  return rows
+    rows = pruning.filter(tables.RANKED)
+  return tables.primary(rows, ("scope", "granularity"))

@@ -23,17 +23,10 @@ def invariance(found: Evidence, config: Config) -> Finding:
   equivalent for averaging to zero.
   """
   unit, rests_on = "accuracy", "networks: pairs matched in params"
-  by = tables.ARCHITECTURE
-  labels = found["regimes"].sort(by)
-  _, _, accuracy = tables.seed_matrix(found["outcomes"], by, "val_accuracy")
-  contrasts = matching.contrasts(
-    labels,
-    accuracy,
-    config.match_tolerance,
-    config.equivalence_margin,
-    config.confidence,
-  )
-  contrasts = [c for c in contrasts if math.isfinite(c.low)]
+  margin, alpha = config.equivalence_margin, 1 - config.confidence
+  contrasts = [
+    c for c in _contrasts(found, config, alpha) if math.isfinite(c.low)
+  ]
   if not contrasts:
     return findings.nothing(
       unit,
@@ -42,14 +35,7 @@ def invariance(found: Evidence, config: Config) -> Finding:
       f"size within {config.match_tolerance:.0%} and two seeds each; a denser "
       "grid would decide, not more seeds",
     )
-  margin, alpha = config.equivalence_margin, 1 - config.confidence
-  strict = matching.contrasts(
-    labels,
-    accuracy,
-    config.match_tolerance,
-    margin,
-    1 - alpha / len(contrasts),
-  )
+  strict = _contrasts(found, config, alpha / len(contrasts))
   outside = [c.name for c in strict if c.low > margin or c.high < -margin]
   worst = max(
     [c for c in contrasts if c.name in outside] or contrasts,
@@ -57,38 +43,47 @@ def invariance(found: Evidence, config: Config) -> Finding:
   )
   beyond = np.concatenate([c.beyond for c in contrasts])
   differ = int((statistics.adjusted(beyond) < alpha).sum())
-  equivalent = all(
-    c.p_equivalent < alpha and c.excess <= margin for c in contrasts
-  )
-  verdict = (
-    findings.CONTRADICTED
-    if outside or 2 * differ > len(beyond)
-    else findings.SUPPORTED
-    if equivalent
-    else findings.UNDECIDED
-  )
+  verdict = findings.UNDECIDED
+  if outside or 2 * differ > len(beyond):
+    verdict = findings.CONTRADICTED
+  elif all(c.p_equivalent < alpha and c.excess <= margin for c in contrasts):
+    verdict = findings.SUPPORTED
   note = (
     f"largest of {len(contrasts)} contrasts: {worst.name}; {differ} of "
     f"{len(beyond)} pairs differ by more than the margin"
   )
-  if verdict == findings.UNDECIDED and any(
-    c.excess > margin for c in contrasts
-  ):
-    note += "; pairs scatter: a denser grid would decide"
-  elif verdict == findings.UNDECIDED:
-    note += "; " + findings.needed(
-      abs(worst.mean), worst.low, worst.high, margin, findings.num_seeds(found)
+  if verdict == findings.UNDECIDED:
+    scatter = any(c.excess > margin for c in contrasts)
+    note += "; " + (
+      "pairs scatter: a denser grid would decide"
+      if scatter
+      else _seeds_needed(worst, margin, found)
     )
-  return Finding(
-    worst.mean,
-    worst.low,
-    worst.high,
-    len(beyond),
-    verdict,
-    unit,
-    rests_on,
-    note,
+  interval = (worst.mean, worst.low, worst.high)
+  return Finding(*interval, len(beyond), verdict, unit, rests_on, note)
+
+
+def _contrasts(
+  found: Evidence, config: Config, alpha: float
+) -> list[matching.Contrast]:
+  """Every contrast of shape at matched size, with intervals of level
+  1 - alpha."""
+  by = tables.ARCHITECTURE
+  _, _, accuracy = tables.seed_matrix(found["outcomes"], by, "val_accuracy")
+  return matching.contrasts(
+    found["regimes"].sort(by),
+    accuracy,
+    config.match_tolerance,
+    config.equivalence_margin,
+    1 - alpha,
   )
+
+
+def _seeds_needed(
+  worst: matching.Contrast, margin: float, found: Evidence
+) -> str:
+  now = findings.num_seeds(found)
+  return findings.needed(abs(worst.mean), worst.low, worst.high, margin, now)
 
 
 def three_regimes(found: Evidence, config: Config) -> Finding:

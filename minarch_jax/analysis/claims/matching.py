@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 
 from minarch_jax.analysis import statistics
+from minarch_jax.analysis.regimes import STABLE
 
 Array = np.ndarray
 
@@ -108,7 +109,7 @@ def contrasts(
     for dataset in labels["dataset"].unique().sort():
       here = rows.filter(pl.col("dataset") == dataset)
       a, b = here.filter(one), here.filter(other)
-      stable = (here["label"] != "unstable").to_numpy()
+      stable = here.select(STABLE).to_series().to_numpy()
       stable = dict(zip(here["_row"], stable, strict=True))
       for i, j in matched(
         a["params"].to_numpy(), b["params"].to_numpy(), tolerance
