@@ -149,25 +149,25 @@ RETRAINING = Joined(SCHEDULES, MOVES, without=("oneshot",))
 # Which numbers exist: a `quantization.formats.Format`.
 FORMATS = Registry(
   float32="minarch_jax.quantization.formats:FLOAT32",
-  bfloat16="minarch_jax.quantization.formats:BFLOAT16",
-  float16="minarch_jax.quantization.formats:FLOAT16",
-  float8_e4m3="minarch_jax.quantization.formats:FLOAT8_E4M3",
-  float8_e5m2="minarch_jax.quantization.formats:FLOAT8_E5M2",
   int8="minarch_jax.quantization.formats:INT8",
   int6="minarch_jax.quantization.formats:INT6",
   int5="minarch_jax.quantization.formats:INT5",
   int4="minarch_jax.quantization.formats:INT4",
   int3="minarch_jax.quantization.formats:INT3",
   int2="minarch_jax.quantization.formats:INT2",
+  nf4="minarch_jax.quantization.formats:NF4",
+  ternary="minarch_jax.quantization.formats:TERNARY",
+  binary="minarch_jax.quantization.formats:BINARY",
+  float8_e4m3="minarch_jax.quantization.formats:FLOAT8_E4M3",
+  float8_e5m2="minarch_jax.quantization.formats:FLOAT8_E5M2",
+  bfloat16="minarch_jax.quantization.formats:BFLOAT16",
+  float16="minarch_jax.quantization.formats:FLOAT16",
   uint8="minarch_jax.quantization.formats:UINT8",
   uint6="minarch_jax.quantization.formats:UINT6",
   uint5="minarch_jax.quantization.formats:UINT5",
   uint4="minarch_jax.quantization.formats:UINT4",
   uint3="minarch_jax.quantization.formats:UINT3",
   uint2="minarch_jax.quantization.formats:UINT2",
-  nf4="minarch_jax.quantization.formats:NF4",
-  ternary="minarch_jax.quantization.formats:TERNARY",
-  binary="minarch_jax.quantization.formats:BINARY",
 )
 
 # Over which range: a `quantization.calibration.Calibration`, or its function.

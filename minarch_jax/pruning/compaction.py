@@ -1,10 +1,10 @@
 """Turns a pruned network into a smaller dense one with equal outputs.
 
-A unit goes when nothing it says is heard (its outgoing weights are all zero),
-or when it always says the same (its incoming weights are all zero, its output a
-function of its bias): what it says is then added to the next layer's bias. One
-unit per axis always stays. The residual stream of a ViT keeps its width, since
-LayerNorm's statistics depend on it.
+A unit goes when nothing reads it (its outgoing weights are all zero), or when
+its output is constant (its incoming weights are all zero, so only its bias
+counts): what the constant contributes is then added to the next layer's bias.
+One unit per axis always stays. The residual stream of a ViT keeps its width,
+since LayerNorm's statistics depend on it.
 """
 
 import dataclasses
@@ -29,6 +29,11 @@ def compact(
   architecture: Architecture, params: Params, masks: Masks | None = None
 ) -> tuple[Architecture, Params]:
   """Removes units that do not matter: neurons, channels, heads, MLP units.
+
+  >>> masks = ma.prune(params, 0.5, granularity="unit", spec=spec)
+  >>> smaller, few = ma.compact(architecture, params, masks)
+  >>> str(smaller)
+  'dnn:3'
 
   Works for unit masks and for element masks that happen to kill units. Outputs
   are equal up to float32 rounding (1e-5).
@@ -108,7 +113,7 @@ def _cut(flat: Flat, path: tuple[str, ...], axis: int, keep) -> None:
   flat[path] = np.compress(keep, flat[path], axis)
 
 
-def _silent(kernel: np.ndarray, axis: int) -> np.ndarray:
+def _all_zero(kernel: np.ndarray, axis: int) -> np.ndarray:
   """Marks entries of an axis whose weights are all zero."""
   return ~np.any(
     np.moveaxis(kernel, axis, 0).reshape(kernel.shape[axis], -1), 1
@@ -119,8 +124,12 @@ def _silent(kernel: np.ndarray, axis: int) -> np.ndarray:
 
 
 def chain(architecture: Architecture, flat: Flat) -> list[int]:
-  """Removes units of layers NAME_0, NAME_1, ..., output, one after the other:
-  forward what is constant, backward the rest."""
+  """Folds constant units going forward, then cuts unread ones going back.
+
+  Of layers NAME_0, NAME_1, ..., output, one after the other. Forward, since a
+  folded constant can make the next layer's units constant; backward, since a
+  unit that only cut units read is unread.
+  """
   del architecture
   layers = sorted(
     {path[0] for path in flat if path[0] != "output"},
@@ -129,19 +138,19 @@ def chain(architecture: Architecture, flat: Flat) -> list[int]:
   for here, after in zip(layers, layers[1:], strict=False):
     kernel, bias = flat[here, "kernel"], flat[here, "bias"]
     following = flat[after, "kernel"]
-    said = np.maximum(bias, 0)
-    constant = _silent(kernel, -1)
+    output = np.maximum(bias, 0)  # of a unit without inputs, after its ReLU
+    constant = _all_zero(kernel, -1)
     if following.ndim == 4:
       # Zero padding breaks a constant channel off at the edge of the image,
-      # which no bias can say; only a channel of zeros is gone.
-      constant &= said == 0
-    heard = following.sum(axis=tuple(range(following.ndim - 2)))
-    told = said[constant] @ heard[constant]
-    flat[after, "bias"] = flat[after, "bias"] + told
+      # which no bias can express; only a channel of zeros is gone.
+      constant &= output == 0
+    weights = following.sum(axis=tuple(range(following.ndim - 2)))
+    contribution = output[constant] @ weights[constant]
+    flat[after, "bias"] = flat[after, "bias"] + contribution
     following[..., constant, :] = 0
   widths = []
   for here, after in reversed(list(zip(layers, layers[1:], strict=False))):
-    used = ~_silent(flat[after, "kernel"], -2)
+    used = ~_all_zero(flat[after, "kernel"], -2)
     keep = _keep(used)
     if not used.any():
       flat[here, "kernel"][..., 0] = 0
@@ -165,16 +174,16 @@ def transformer(architecture: Architecture, flat: Flat) -> list[int]:
 
 
 def _mlp(block: str, flat: Flat) -> int:
-  """Removes MLP units; a unit without inputs always says gelu(bias)."""
+  """Removes MLP units; the output of one without inputs is gelu(bias)."""
   inner, outer = (block, "mlp", "in"), (block, "mlp", "out")
-  constant = _silent(flat[*inner, "kernel"], 1)
-  said = np.asarray(jax.nn.gelu(flat[*inner, "bias"].astype(np.float32)))
+  constant = _all_zero(flat[*inner, "kernel"], 1)
+  output = np.asarray(jax.nn.gelu(flat[*inner, "bias"].astype(np.float32)))
   kernel = flat[*outer, "kernel"]
   flat[*outer, "bias"] = (
-    flat[*outer, "bias"] + said[constant] @ kernel[constant]
+    flat[*outer, "bias"] + output[constant] @ kernel[constant]
   )
   kernel[constant] = 0
-  keep = _keep(~_silent(kernel, 0))
+  keep = _keep(~_all_zero(kernel, 0))
   _cut(flat, (*inner, "kernel"), 1, keep)
   _cut(flat, (*inner, "bias"), 0, keep)
   _cut(flat, (*outer, "kernel"), 0, keep)
@@ -194,8 +203,9 @@ def _attention(block: str, flat: Flat) -> tuple[int, int]:
 
   values, out = flat[path("value", "kernel")], flat[path("out", "kernel")]
   constant = ~np.any(values, axis=0)  # [heads, head_dim]
-  told = np.einsum("hk,hkd->d", flat[path("value", "bias")] * constant, out)
-  flat[path("out", "bias")] = flat[path("out", "bias")] + told
+  values = flat[path("value", "bias")] * constant
+  contribution = np.einsum("hk,hkd->d", values, out)
+  flat[path("out", "bias")] = flat[path("out", "bias")] + contribution
   out[constant] = 0
   live_values = np.any(out, axis=-1)
   keep = _keep(live_values.any(axis=1))

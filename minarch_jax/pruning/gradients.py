@@ -156,6 +156,11 @@ def movement(context: Context) -> Params:
 def accumulate_movement(total: Params, params: Params, grads: Params) -> Params:
   """Adds one training step to what `movement` reads; starts from zeros.
 
+  >>> total = jax.tree.map(jax.numpy.zeros_like, params)
+  >>> grads = jax.grad(loss)(params, batch)
+  >>> total = ma.accumulate_movement(total, params, grads)
+  >>> masks = ma.prune(params, 0.5, "movement", movement=total)
+
   Args:
     total: sum so far, in the structure of params.
     params: parameters before the step.

@@ -37,6 +37,10 @@ def masked(
 ) -> optax.GradientTransformationExtraArgs:
   """Makes an optimizer keep masked parameters exactly zero.
 
+  >>> masks = ma.prune(params, 0.6)
+  >>> tx = ma.masked(optax.adam(1e-3), masks)
+  >>> state = tx.init(params)
+
   The inner optimizer sees masked gradients and parameters, so global norms,
   moments and weight decay are those of the sparse network; then every update of
   a masked parameter is replaced by minus the parameter. Parameters that were
@@ -94,7 +98,13 @@ def sparsity(masks: Masks, within: Masks | None = None) -> jax.Array:
 def dead_layers(
   masks: Masks, within: Masks | None = None
 ) -> dict[str, jax.Array]:
-  """Says of each pruned leaf whether nothing of it is left: bool scalars."""
+  """Says of each pruned leaf whether nothing of it is left: bool scalars.
+
+  >>> masks = ma.prune(params, 0.0, scope={"output": 0.9})
+  >>> dead = ma.dead_layers(masks)
+  >>> [name for name, gone in dead.items() if gone]
+  []
+  """
   return {
     "/".join(path): (kept == 0) & (size > 0)
     for path, (kept, size) in _counts(masks, within).items()

@@ -5,6 +5,7 @@ from typing import Any
 from jax import lax
 import jax.numpy as jnp
 
+from minarch_jax import architectures
 from minarch_jax.pruning import counting, criteria, ranking
 from minarch_jax.pruning import masks as masking
 from minarch_jax.types import Array, Masks, Params
@@ -84,7 +85,7 @@ def prune(
   return cut(masks, sparsity)
 
 
-def _outputs(spec: Any) -> dict[str, dict[str, int]]:
+def _outputs(spec: architectures.Spec | None) -> dict[str, Any]:
   """What a spec says of the leaves' output axes, for criteria that ask."""
   leaves = () if spec is None else spec.leaves
   return {"outputs": {"/".join(leaf.path): leaf.outputs for leaf in leaves}}

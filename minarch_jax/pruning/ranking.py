@@ -97,6 +97,11 @@ def rank(
 ) -> Ranking:
   """Orders what can be pruned, from the first to go to the last.
 
+  >>> ranking = ma.rank(jax.tree.map(abs, params), scope="layerwise")
+  >>> grid = [ma.masks_at(ranking, sparsity) for sparsity in (0.5, 0.75)]
+  >>> [int(masks["output"]["kernel"].sum()) for masks in grid]
+  [9, 4]
+
   Args:
     scores: importance of each entry, in the structure of the parameters; only
       leaves that are pruned are read.
@@ -151,6 +156,9 @@ def check(
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _order(plan: Plan, pool: str, leaves, within, masks) -> Ranking:
   """Orders the groups of flat trees; see `rank`."""
+  # Two kinds of absence: what does not exist (padding of a member inside its
+  # parent) counts nowhere; what was pruned before counts in the sizes that
+  # sparsities are fractions of, and goes first.
   exists, alive = _entries(plan, leaves, within, masks)
   table, there, sizes = [], [], []
   for layer in plan.layers:
@@ -162,6 +170,7 @@ def _order(plan: Plan, pool: str, leaves, within, masks) -> Ranking:
     sizes.append(jnp.sum(existing.reshape(rows, -1), 1, dtype=jnp.int32))
   densities = _densities(plan, None if within is None else exists)
   if masks is None and within is None:
+    # Scalars: a ranking carries no arrays that say nothing.
     alive = [jnp.ones((), bool) for _ in alive]
   pools = _pools(plan, [part.size for part in table], table[0].shape[-1])
   keys = selection.sort_keys(
@@ -227,6 +236,7 @@ def masks_of(ranking: Ranking, marks: jax.Array) -> Masks:
   parts = selection.take_apart(ranking.pools, marks)
   parts = _passed_through(plan.layers, parts, ranking.sizes)
   for layer, part in zip(plan.layers, parts, strict=True):
+    # A leaf between two unit axes lives where both of its units do.
     for leaf, cut in plan.granularity.expand(layer, part).items():
       masks[leaf] = cut if masks[leaf] is None else masks[leaf] & cut
   masks = [

@@ -66,6 +66,7 @@ class Schedule:
   >>> found = ma.iterative(params, 0.9, cut, train, steps=30, rounds=3)
   >>> found.steps, round(float(ma.sparsity(found.masks)), 2)
   (30, 0.9)
+  >>> slowly = ma.gradual(params, 0.9, cut, train, steps=30, rounds=10)
 
   Attributes:
     levels: lists the sparsities.

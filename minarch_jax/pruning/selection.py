@@ -117,6 +117,8 @@ def keep_largest(keys: Array, kept: Array, pools: Pools) -> jax.Array:
       values = jnp.take(values, np.argmax(_membership(pools), 1))
     return values[:, None]
 
+  # First the largest bound that still leaves enough keys at or above it; then,
+  # among the keys equal to it, the last place from which on enough are left.
   keys, kept = jnp.asarray(keys), jnp.asarray(kept, jnp.int32)
   found, reached = largest(
     lambda bounds: count(keys >= column(bounds)), kept, 1, 2**32 - 2

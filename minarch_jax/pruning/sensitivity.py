@@ -137,6 +137,11 @@ def _combined(operation, a, b):
 def overlaps(masks: Masks, within: Masks | None = None) -> jax.Array:
   """Returns the Jaccard overlap of every pair of S stacked masks: [S, S].
 
+  >>> stacked = jax.tree.map(lambda w: jax.numpy.stack([w, -w, w**3]), params)
+  >>> masks = jax.vmap(lambda p: ma.prune(p, 0.5))(stacked)
+  >>> ma.overlaps(masks).tolist()
+  [[1.0, 1.0, 1.0], [1.0, 1.0, 1.0], [1.0, 1.0, 1.0]]
+
   Args:
     masks: leaves [S, ...]; [S] where a leaf was not pruned.
     within: entries that exist, without the leading axis.

@@ -100,15 +100,6 @@ def calibrate(
   return {name: range_of(y, format, rule) for name, y in seen.items()}
 
 
-def merge(first: Ranges, second: Ranges) -> Ranges:
-  """Joins the ranges of two calibration batches: the wider of each."""
-
-  def wider(a, b):
-    return jnp.minimum(a[0], b[0]), jnp.maximum(a[1], b[1])
-
-  return {name: wider(span, second[name]) for name, span in first.items()}
-
-
 def range_of(
   y: jax.Array,
   format: formats.Format,

@@ -7,6 +7,7 @@ A narrower range has finer steps and clips more. Each function sees blocks
 
 from collections.abc import Callable
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -230,11 +231,10 @@ def resolve(rule: Rule, format: formats.Format) -> Calibration:
   Raises:
     ValueError: unknown name, with the nearest known one.
   """
-  if rule is None:
-    rule = format.calibration
-  found = rule
-  if isinstance(rule, str):
-    found = names.find("calibration", rule, CALIBRATIONS)
-  # Of a function nothing is known: it is told what exists.
-  whole = isinstance(found, Calibration)
-  return found if whole else Calibration(found, masked=True)
+  found: Any = format.calibration if rule is None else rule
+  if isinstance(found, str):
+    found = names.find("calibration", found, CALIBRATIONS)
+  if isinstance(found, Calibration):
+    return found
+  # Of a function nothing is known, so it is given the masks.
+  return Calibration(found, masked=True)

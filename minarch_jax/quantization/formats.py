@@ -67,7 +67,7 @@ def _range(bits: Any, symmetric: bool) -> tuple[Any, Any]:
   return (1 - half if symmetric else -half), half - 1
 
 
-def _integer(bits: int, *, symmetric: bool = True, **options: Any) -> Format:
+def _integer(bits: int, *, symmetric: bool = True) -> Format:
   low, high = map(float, _range(bits, symmetric))
   offset = 1 << (bits - 1)
   return Format(
@@ -82,7 +82,7 @@ def _integer(bits: int, *, symmetric: bool = True, **options: Any) -> Format:
     lambda raw: (raw.astype(jnp.int32) - offset).astype(jnp.int8),
     symmetric=symmetric,
     integer=True,
-    **{"width": bits} | options,
+    width=bits,
   )
 
 
@@ -210,7 +210,7 @@ UINT3 = _integer(3, symmetric=False)
 UINT2 = _integer(2, symmetric=False)
 NF4 = _table(NF4_LEVELS, 4)
 # The three levels of two symmetric bits, with a scale by mean magnitude.
-TERNARY = _integer(2, calibration="mean", width=None)
+TERNARY = dataclasses.replace(INT2, calibration="mean", width=None)
 BINARY = _binary()
 FORMATS = registries.FORMATS
 

@@ -6,6 +6,7 @@ ceil(n * b / 8) bytes, and bitmaps are the case of one bit.
 """
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +16,8 @@ from minarch_jax import types
 _BYTE = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
-def num_bytes(count: int, bits: int) -> int:
-  """Counts the bytes of `count` packed values: ceil(count * bits / 8)."""
+def num_bytes(count: Any, bits: Any) -> Any:
+  """Counts the bytes of packed values: ceil(count * bits / 8), elementwise."""
   return -(-count * bits // 8)
 
 

@@ -101,7 +101,7 @@ def storage_bytes(
   """Counts the bytes of a model once quantized, from shapes alone.
 
   >>> ma.storage_bytes(params, 32), ma.storage_bytes(params, 4)
-  (488, 192)
+  (492, 129)
 
   Args:
     params: arrays or shapes (`jax.ShapeDtypeStruct`) of one network.

@@ -176,6 +176,11 @@ def quantize(
 ) -> types.Params:
   """Replaces the weights of a parameter tree by QTensors.
 
+  >>> quantized = ma.quantize(params, 4)
+  >>> quantized["output"]["kernel"].values.dtype, params["output"]["bias"].dtype
+  (dtype('int8'), dtype('float32'))
+  >>> rounded = ma.dequantize(quantized)
+
   Symmetric integers by default: scale = max|w| / (2**(bits-1) - 1), codes
   within +-(2**(bits-1) - 1), and a weight of exactly 0 stays exactly 0.
 

@@ -305,7 +305,9 @@ def test_several_members_are_marked_and_scaled_as_one_by_one(family):
   parent = architectures.parent([parse(PADDED[text]) for text in texts])
   spec = parent.spec(Problem(SHAPE, CLASSES))
   depth = None if family == "cnn" else parent.depth
-  each = [parse(text).sizes(Problem(SHAPE, CLASSES), depth) for text in texts]
+  each = [
+    parse(text).sizes(Problem(Problem(SHAPE, CLASSES), depth)) for text in texts
+  ]
   stacked = {axis: np.array([s[axis] for s in each]) for axis in each[0]}
   masks = models.width_masks(spec, stacked)
   _, cut = models.coordinates(spec)

@@ -1,6 +1,7 @@
 """Criteria: laws over the registry, then each against its own equation."""
 
 import functools
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from minarch_jax import architectures, models, pruning
+from minarch_jax import architectures, models, pruning, registries
 from minarch_jax.architectures import Problem
 from minarch_jax.pruning import gradients
 from minarch_jax.types import Batch, record_inputs
@@ -129,6 +130,33 @@ def test_every_criterion_prunes(name):
   assert pruning.count(elements) == round(0.4 * (16 * 6 + 30 + 15))
   kept = [units[f"hidden_{i}"]["bias"].sum() for i in range(2)]
   assert sum(kept) == round(0.4 * 11)
+
+
+def first_goes_last(context):
+  """A toy: importance falls with the place in the leaf."""
+  return jax.tree.map(
+    lambda w: -jnp.arange(w.size, dtype=jnp.float32).reshape(w.shape),
+    context.params,
+  )
+
+
+@pytest.mark.parametrize(
+  "entry",
+  [
+    pruning.Criterion(first_goes_last, pool="mean"),
+    first_goes_last,
+    f"{__name__}:first_goes_last",
+  ],
+  ids=["criterion", "function", "text"],
+)
+def test_a_criterion_is_its_registry_line(entry):
+  params = {"kernel": np.ones(10, np.float32)}
+  with mock.patch.dict(registries.CRITERIA, toy=entry):
+    assert "toy" in pruning.CRITERIA and "toy" in registries.TRAINED_CRITERIA
+    kept = pruning.prune(params, 0.7, "toy")["kernel"]
+  assert kept.tolist() == [True] * 3 + [False] * 7
+  with pytest.raises(ValueError, match="criterion 'toy' is not one of"):
+    pruning.prune(params, 0.7, "toy")
 
 
 @pytest.mark.parametrize(

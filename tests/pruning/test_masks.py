@@ -255,7 +255,11 @@ def test_a_layer_alone_is_a_scope_that_names_it(name, granularity):
   )
   params = models.pad(own, spec, parent)
   masks = functools.partial(
-    *(models.width_masks, parent, architecture.sizes(Problem(*shape), 3))
+    *(
+      models.width_masks,
+      parent,
+      architecture.sizes(Problem(Problem(*shape), 3)),
+    )
   )
   options = {"granularity": granularity, "spec": parent}
   options["within"] = jax.device_get(jax.jit(masks)())

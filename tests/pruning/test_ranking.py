@@ -1,15 +1,16 @@
 """Laws of ranking and cutting, over the scopes and granularities."""
 
 import functools
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from minarch_jax import architectures, models, pruning
+from minarch_jax import architectures, models, pruning, registries
 from minarch_jax.architectures import Problem
-from minarch_jax.pruning import positions, selection
+from minarch_jax.pruning import positions, scopes, selection
 
 SHAPE, CLASSES = (4, 4, 1), 3
 SPARSITIES = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 0.95)
@@ -201,6 +202,22 @@ def test_a_network_in_a_parent_is_pruned_as_alone(text, scope, cut, tied):
 
   for masks in jax.device_get(both):
     jax.tree.map(compare, masks, within, alone)
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["scope", "function"])
+def test_a_scope_is_its_registry_line(whole):
+  """Re-registered under its name, it does not find the old one's program."""
+  params = {n: {"kernel": np.arange(8.0)} for n in ("a", "b")}
+  for kept in (1, 3):
+
+    def same(sizes, density, sparsity, kept=kept):
+      return jnp.full_like(sizes, kept)
+
+    entry = scopes.Scope(same) if whole else same
+    with mock.patch.dict(registries.SCOPES, same=entry):
+      masks = pruning.prune(params, 0.5, scope="same")
+    counts = [int(masks[name]["kernel"].sum()) for name in params]
+    assert counts == [kept, kept]
 
 
 def test_eager_traced_and_mapped_agree():

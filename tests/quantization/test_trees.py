@@ -1,6 +1,8 @@
 """Laws of quantization over every format, granularity and calibration."""
 
+import dataclasses
 import functools
+from unittest import mock
 
 from flax import traverse_util
 import jax
@@ -19,6 +21,7 @@ from minarch_jax import (
 from minarch_jax.architectures import Problem
 from minarch_jax.quantization import calibration as calibrations
 from minarch_jax.quantization import formats, layouts, rounding, trees
+from minarch_jax.quantization.networks import files
 
 FORMATS = list(quantization.FORMATS)
 INTEGERS = [bits for bits in formats.widths() if 2 <= bits <= 8]
@@ -115,7 +118,44 @@ def test_traced_bits_equal_static(granularity):
 def test_quantizers_of_a_study_are_known_and_have_one_meaning():
   assert not set(CALIBRATIONS) & set(FORMATS)
   assert set(config.QUANTIZERS) < {*CALIBRATIONS, *FORMATS}
-  assert set(config.QUANTIZERS) == set(registries.QUANTIZERS)
+  assert config.QUANTIZERS == tuple(registries.QUANTIZERS)
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["entry", "function"])
+def test_a_calibration_is_its_registry_line(whole):
+  """Re-registered under its name, it does not find the old one's program."""
+  params = {"kernel": np.linspace(-1, 1, 9, dtype=np.float32)[:, None]}
+  for limit in (0.5, 0.25):
+
+    def fixed(blocks, within, format, limit=limit):
+      high = jnp.full_like(blocks[:, :1], limit)
+      return -high, high
+
+    entry = calibrations.Calibration(fixed) if whole else fixed
+    with mock.patch.dict(registries.CALIBRATIONS, fixed=entry):
+      assert "fixed" in registries.QUANTIZERS
+      q = quantization.quantize(params, 4, calibration="fixed")
+      rounds = rounding.make_rounder(
+        [rounding.Rounding("int", "channel", "fixed")]
+      )(params, 0, 4)
+    assert np.abs(quantization.dequantize(q)["kernel"]).max() == limit
+    assert np.abs(rounds["kernel"]).max() == limit
+
+
+def test_a_format_is_its_registry_line(tmp_path):
+  """Widths, files and bytes included."""
+  levels = np.array([-1.0, 0.0, 0.5, 1.0], np.float32)
+  toy = dataclasses.replace(formats._table(levels, 2), width=7)
+  params = {"kernel": np.linspace(-1, 1, 9, dtype=np.float32)[:, None]}
+  with mock.patch.dict(registries.FORMATS, toy=toy):
+    assert "toy" in registries.QUANTIZERS and formats.name_of(7) == "toy"
+    q = quantization.quantize(params, 7)
+    path = str(tmp_path / "toy.safetensors")
+    size = files.save_model(path, q)
+    assert size == quantization.storage_bytes(params, "toy") == 3 + 4
+    assert_equal(files.load_model(path), q)
+    rounded = quantization.dequantize(q)["kernel"]
+  assert set(np.unique(rounded)) == set(levels)
 
 
 def test_rounder_holds_every_format_in_one_program():

@@ -165,7 +165,7 @@ def save_model(
 
   >>> quantized = ma.quantize(params, 4)
   >>> ma.save_model("model.safetensors", quantized, note="dnn:6")
-  192
+  129
   >>> back = ma.load_model("model.safetensors")
   >>> jax.tree.structure(back) == jax.tree.structure(quantized)
   True
@@ -241,6 +241,12 @@ def _read(path: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 
 def load_model(path: str) -> types.Params:
   """Reads what `save_model` wrote: the same tree, bit for bit.
+
+  >>> ma.save_model("dense.safetensors", params)
+  492
+  >>> back = ma.load_model("dense.safetensors")
+  >>> model.apply(back, x).shape
+  (9, 3)
 
   Raises:
     ValueError: not such a file, or not all of it.

@@ -167,6 +167,7 @@ def gptq(
     if not formats.FORMATS[by_leaf[name]].scaled:
       done[name] = rounded[name]
       continue
+    # The layers before, rounded already; those after are still as trained.
     now = trees.dequantize(trees.replace_leaves(params, done))
     y = activations.inputs(apply, now, x)[name]
     w = done[name]

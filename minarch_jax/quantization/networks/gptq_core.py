@@ -57,9 +57,3 @@ def round_rows(
     return w - later[:, None] * error[None], result.at[i].set(row)
 
   return jax.lax.fori_loop(0, w.shape[0], step, (w, w))[1]
-
-
-def output_error(w: jax.Array, q: jax.Array, hessian: jax.Array) -> jax.Array:
-  """Squared error of a layer's outputs, the trace of (W-Q)^T H (W-Q)."""
-  difference = w - q
-  return jnp.sum(difference * (hessian @ difference))

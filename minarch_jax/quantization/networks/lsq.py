@@ -1,10 +1,12 @@
 """Learned step size quantization (Esser et al. 2020, arXiv 1902.08153).
 
 The scale of each channel is trained together with the weights. Steps are a
-dict beside the parameters, so the trained tree is a pair:
+dict beside the parameters, so what is trained is a pair:
 
-  trained = {"params": params, "steps": lsq.init_steps(params, bits=2)}
-  rounded = lsq.quantize(trained["params"], trained["steps"], bits=2)
+>>> pair = (params, ma.lsq.init_steps(params, bits=2))
+>>> grads = jax.grad(
+...   lambda pair: loss(ma.lsq.quantize(*pair, bits=2), batch))(pair)
+>>> stored = ma.lsq.to_qtensors(*pair, bits=2)
 """
 
 import functools

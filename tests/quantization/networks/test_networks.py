@@ -125,7 +125,7 @@ def test_static_tap_equals_traced(trained):
 
 
 def test_activation_calibrations(trained):
-  """A percentile is narrower; two batches' ranges hold both."""
+  """A percentile is narrower."""
   net = trained("dnn:16-12")
   calibrate = functools.partial(activations.calibrate, net.apply, net.params)
   whole = calibrate(net.x[:256])
@@ -133,10 +133,6 @@ def test_activation_calibrations(trained):
   for name, (low, high) in whole.items():
     assert low <= clipped[name][0] <= 0 <= clipped[name][1] <= high
   assert clipped["output/kernel"][1] < whole["output/kernel"][1]
-  halves = activations.merge(calibrate(net.x[:128]), calibrate(net.x[128:256]))
-  jax.tree.map(np.testing.assert_array_equal, halves, whole)
-  wider = activations.merge({"a": (-1.0, 2.0)}, {"a": (-3.0, 1.0)})
-  assert wider == {"a": (-3.0, 2.0)}
   # ReLU inputs are never negative, so no code is spent below 0.
   assert whole["output/kernel"][0] == 0
 
@@ -264,11 +260,11 @@ def test_gptq_core_beats_nearest_on_correlated_inputs():
   w = jax.random.normal(jax.random.key(2), (20, 6)) * 2
   hessian = x.T @ x / 200
   moved = gptq_core.round_rows(w, hessian, lambda i, row: jnp.round(row), 0.01)
-  error = gptq_core.output_error(w, jnp.round(moved), hessian)
-  nearest = gptq_core.output_error(w, jnp.round(w), hessian)
-  assert error < 0.5 * nearest
-  direct = jnp.mean(jnp.sum((x @ (w - jnp.round(w))) ** 2, 1))
-  np.testing.assert_allclose(nearest, direct, rtol=1e-3)
+
+  def error(q):  # of the layer's outputs
+    return jnp.sum((x @ (w - jnp.round(q))) ** 2)
+
+  assert error(moved) < 0.5 * error(w)
 
 
 @pytest.mark.parametrize(
