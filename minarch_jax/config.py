@@ -3,7 +3,7 @@
 Imports nothing heavy, so a typo in a flag is reported before JAX starts.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 import dataclasses
 import math
 import os
@@ -366,7 +366,7 @@ class Config:
           )
     for text in self.granularities:
       name, colon, sizes = text.partition(":")
-      _check_item("granularities", name, {"choices": registries.GRANULARITIES})
+      check_choice("granularities", name, registries.GRANULARITIES)
       if colon and not re.fullmatch(_SIZES, sizes):
         raise ConfigError(
           f"--granularities={text}: write positive sizes after the colon, as "
@@ -426,16 +426,21 @@ RETRAINING = _with_role("retraining")  # no column of a table shows these
 def choices_of(rules: Mapping[str, Any]) -> list[str]:
   """Lists what a field may be; [] where anything goes."""
   known: Any = rules.get("choices", ())
-  return list(known()) if callable(known) else list(known)
+  return [*(known() if callable(known) else known)]  # pyright: ignore
+
+
+def check_choice(flag: str, item: Any, known: Iterable[str]) -> None:
+  """Raises ConfigError for an item of a flag that is not known."""
+  if item not in (known := list(known)):
+    raise ConfigError(
+      f"--{flag}={item} is not one of {', '.join(known)}"
+      f"{naming.nearest(item, known)}"
+    )
 
 
 def _check_item(name: str, item: Any, rules: Mapping[str, Any]) -> None:
-  known = choices_of(rules)
-  if known and item not in known:
-    raise ConfigError(
-      f"--{name}={item} is not one of {', '.join(known)}"
-      f"{naming.nearest(item, known)}"
-    )
+  if "choices" in rules:
+    check_choice(name, item, choices_of(rules))
   if "parsed_by" in rules:
     try:
       registries.resolve(rules["parsed_by"])(item)

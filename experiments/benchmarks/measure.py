@@ -23,7 +23,7 @@ from typing import Any
 from absl import flags
 import numpy as np
 
-from minarch_jax import architectures, config, data, names
+from minarch_jax import architectures, config, data
 from minarch_jax import flags as config_flags
 from minarch_jax.architectures import vit
 
@@ -117,15 +117,6 @@ def repetitions() -> int:
   return 1 if flags.FLAGS.quick else flags.FLAGS.repetitions
 
 
-def check_choice(flag: str, name: str, known: Mapping[str, Any]) -> None:
-  """Raises ConfigError for a name of a flag's list that is not known."""
-  if name not in known:
-    raise config.ConfigError(
-      f"--{flag}={name} is not one of {', '.join(known)}"
-      f"{names.nearest(name, known)}"
-    )
-
-
 def chosen_workloads(input_shape: architectures.Shape) -> dict[str, Workload]:
   """Returns the workloads of the flag, shrunk to seconds when quick.
 
@@ -135,7 +126,7 @@ def chosen_workloads(input_shape: architectures.Shape) -> dict[str, Workload]:
   known = workloads(input_shape)
   found = {}
   for name in flags.FLAGS.workloads[: 1 if flags.FLAGS.quick else None]:
-    check_choice("workloads", name, known)
+    config.check_choice("workloads", name, known)
     found[name] = known[name]
     if flags.FLAGS.quick:
       found[name] = dataclasses.replace(

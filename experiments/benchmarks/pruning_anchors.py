@@ -204,7 +204,7 @@ def stage(settings: config.Config) -> None:
     "snip": lambda task, seeds, epochs: snip(task, seeds, 2 * epochs),
   }
   for part in flags.FLAGS.parts:
-    measure.check_choice("parts", part, parts)
+    config.check_choice("parts", part, parts)
   population.use_cores()
   population.use_cache("default")
   dataset = data.load(settings.dataset, settings.data_dir or None)

@@ -245,7 +245,7 @@ PARTS = {
 
 def stage(settings: config.Config) -> None:
   for part in flags.FLAGS.parts:
-    measure.check_choice("parts", part, PARTS)
+    config.check_choice("parts", part, PARTS)
   population.use_cores()
   population.use_cache("default")
   for part in flags.FLAGS.parts:

@@ -18,8 +18,8 @@ import jax  # noqa: E402
 import numpy as np  # noqa: E402
 
 from experiments.benchmarks import measure  # noqa: E402
-from minarch_jax import config, models, random, study  # noqa: E402
-from minarch_jax.architectures import Architecture, Problem  # noqa: E402
+from minarch_jax import config, study  # noqa: E402
+from minarch_jax.architectures import Architecture  # noqa: E402
 from minarch_jax.engine import packs, planning, training  # noqa: E402
 from minarch_jax.engine import session as sessions  # noqa: E402
 from minarch_jax.engine.planning import Pack  # noqa: E402
@@ -154,21 +154,18 @@ def check(job: measure.Job) -> dict[str, Any]:
   (order.npy) into the job's directory; returns the mean loss of the steps.
   """
   dataset = load(job["data"], job["share"], job["batch_size"])
-  (name,), (seed,) = job["architectures"], job["seeds"]
-  architecture = Architecture.parse(name)
-  model = models.make_model(architecture, Problem.of(dataset))
-  key = random.key_for(seed, random.Purpose.INIT)
-  params = jax.jit(model.init)(key)
-  leaves = jax.tree_util.tree_leaves_with_path(params)
-  arrays = {
-    "/".join(str(part.key) for part in path): np.asarray(leaf)
-    for path, leaf in leaves
-  }
-  order = training.data_order(seed, 0, len(dataset.train.y), job["batch_size"])
-  np.savez(os.path.join(job["data"], "initial.npz"), **arrays)  # pyright: ignore
-  np.save(os.path.join(job["data"], "order.npy"), order)
   session = sessions.open_session(settings(job), dataset)
   (pack,) = plan(session, job)
+  start = packs.initial(sessions.place(session, pack))
+  (params,) = packs.split_members(start, pack, session)
+  arrays = {
+    "/".join(str(part.key) for part in path): np.asarray(leaf)[0]
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params)
+  }
+  (seed,), batch = job["seeds"], job["batch_size"]
+  order = training.data_order(seed, 0, len(dataset.train.y), batch)
+  np.savez(os.path.join(job["data"], "initial.npz"), **arrays)  # pyright: ignore
+  np.save(os.path.join(job["data"], "order.npy"), order)
   curve = packs.train(session, pack).curve
   return {"loss": float(curve.train.loss[0, 0, 0]), "steps": len(order)}
 

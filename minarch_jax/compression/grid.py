@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import itertools
 from typing import NamedTuple
 
-from minarch_jax import quantization, records, registries
+from minarch_jax import quantization, registries
 from minarch_jax.architectures import Architecture
 from minarch_jax.config import Config
 from minarch_jax.quantization import Rounding
@@ -51,17 +51,17 @@ class Retraining(NamedTuple):
     architecture, rule, sparsity: what is pruned, how and how far.
     schedule: a name of `registries.RETRAINING`.
     control: what is done to the found mask or the weights under it, a key of
-      `CONTROLS`; NONE where the pruned network itself trains on.
+      `CONTROLS`; None where the pruned network itself trains on.
   """
 
   architecture: Architecture
   rule: Rule
   sparsity: float
   schedule: str = "finetune"
-  control: str = records.NONE
+  control: str | None = None
 
   @property
-  def kind(self) -> tuple[Rule, str, str]:
+  def kind(self) -> tuple[Rule, str, str | None]:
     """What retrainings share that may take the slots of one pack."""
     return self.rule, self.schedule, self.control
 

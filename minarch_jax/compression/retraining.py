@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from minarch_jax import random, records, registries
+from minarch_jax import random, registries
 from minarch_jax.compression import grid as grids
 from minarch_jax.compression import programs, scoring
 from minarch_jax.compression.grid import Precision, Retraining
@@ -136,10 +136,8 @@ def _retrain_slots(
     packs.width_masks(placed),
   )
   cuts, params = pick(ranked.cuts[kind.rule]), pick(ranked.params)
-  if kind.control == records.NONE:
-    state, masks = _scheduled(slots, params, cuts)
-  else:
-    state, masks = _controlled(slots, params, cuts)
+  train = _controlled if kind.control else _scheduled
+  state, masks = train(slots, params, cuts)
   scorer = Scorer(placed, masks, state.opt_state)
   outcomes = []
   for precision in precisions:
@@ -156,7 +154,7 @@ def _retrain_slots(
 
 def _controlled(slots: Slots, params: Any, cuts: Any) -> tuple[TrainState, Any]:
   """Trains a control of the pruned networks for all the steps they have had."""
-  placed, control = slots.placed, slots.kind.control
+  placed, control = slots.placed, str(slots.kind.control)
   session = placed.session
   anew = grids.CONTROLS[control]
   _, masks = slots.cut(params, cuts)

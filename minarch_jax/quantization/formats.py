@@ -150,7 +150,7 @@ NF4_LEVELS = np.array(
 )
 
 
-def _table(levels: np.ndarray, bits: int) -> Format:
+def table(levels: np.ndarray, bits: int) -> Format:
   """Codes are indices into a sorted table of numbers."""
   borders = (levels[1:] + levels[:-1]) / 2
 
@@ -208,7 +208,7 @@ UINT5 = _integer(5, symmetric=False)
 UINT4 = _integer(4, symmetric=False)
 UINT3 = _integer(3, symmetric=False)
 UINT2 = _integer(2, symmetric=False)
-NF4 = _table(NF4_LEVELS, 4)
+NF4 = table(NF4_LEVELS, 4)
 # The three levels of two symmetric bits, with a scale by mean magnitude.
 TERNARY = dataclasses.replace(INT2, calibration="mean", width=None)
 BINARY = _binary()

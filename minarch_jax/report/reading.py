@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from minarch_jax import analysis, architectures, registries
+from minarch_jax import analysis, registries
 from minarch_jax import config as config_lib
 from minarch_jax import records as records_lib
 from minarch_jax.analysis import summaries
@@ -76,7 +76,7 @@ def analyse(
 
 def in_order(families: Sequence[str]) -> tuple[str, ...]:
   """Orders families as they are registered, others after."""
-  known = tuple(architectures.FAMILIES)
+  known = tuple(registries.FAMILIES)
   return tuple(
     sorted(families, key=lambda f: (known.index(f) if f in known else 9, f))
   )

@@ -187,7 +187,7 @@ def retrained(
     graded = Graded(
       *(each.architecture, pack.seeds, cells, outcome, steps),
       each.schedule,
-      each.control,
+      each.control or records.NONE,
     )
     frames.append(compressed(session, run_id, graded))
   return frames

@@ -336,7 +336,7 @@ def test_sizes_in_a_parent_name_all_its_axes_and_the_depth(family):
   spec = parent.spec(Problem((8, 8, 1), 10))
   for a in members:
     assert a.skeleton == parent.skeleton
-    sizes = a.sizes(Problem(Problem((8, 8, 1), 10), parent.depth))
+    sizes = a.sizes(Problem((8, 8, 1), 10), parent.depth)
     assert sizes.pop("depth") == a.depth
     assert sizes.keys() == set(spec.unit_axes)
     assert all(size <= spec.sizes[axis] for axis, size in sizes.items())

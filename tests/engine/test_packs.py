@@ -163,9 +163,7 @@ def check_invariance(trained, stacked, config, tolerance):
   spec = pack.parent.spec(Problem(SHAPE, CLASSES))
   for i, a in enumerate(pack.members):
     depth = None if a.family == "cnn" else pack.parent.depth
-    masks = models.width_masks(
-      spec, a.sizes(Problem(Problem(SHAPE, CLASSES), depth))
-    )
+    masks = models.width_masks(spec, a.sizes(Problem(SHAPE, CLASSES), depth))
     for leaf, mask in zip(
       jax.tree.leaves(stacked), jax.tree.leaves(masks), strict=True
     ):

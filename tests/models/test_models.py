@@ -55,7 +55,7 @@ def pair(text):
     (models.make_model(member, Problem(*shape)), member.spec(Problem(*shape))),
     (models.make_model(parent, Problem(*shape)), parent.spec(Problem(*shape))),
     member.sizes(
-      Problem(Problem(*shape), None if member.family == "cnn" else parent.depth)
+      Problem(*shape), None if member.family == "cnn" else parent.depth
     ),
   )
 
@@ -305,9 +305,7 @@ def test_several_members_are_marked_and_scaled_as_one_by_one(family):
   parent = architectures.parent([parse(PADDED[text]) for text in texts])
   spec = parent.spec(Problem(SHAPE, CLASSES))
   depth = None if family == "cnn" else parent.depth
-  each = [
-    parse(text).sizes(Problem(Problem(SHAPE, CLASSES), depth)) for text in texts
-  ]
+  each = [parse(text).sizes(Problem(SHAPE, CLASSES), depth) for text in texts]
   stacked = {axis: np.array([s[axis] for s in each]) for axis in each[0]}
   masks = models.width_masks(spec, stacked)
   _, cut = models.coordinates(spec)

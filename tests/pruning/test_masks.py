@@ -258,7 +258,7 @@ def test_a_layer_alone_is_a_scope_that_names_it(name, granularity):
     *(
       models.width_masks,
       parent,
-      architecture.sizes(Problem(Problem(*shape), 3)),
+      architecture.sizes(Problem(*shape), 3),
     )
   )
   options = {"granularity": granularity, "spec": parent}

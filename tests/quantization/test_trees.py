@@ -145,7 +145,7 @@ def test_a_calibration_is_its_registry_line(whole):
 def test_a_format_is_its_registry_line(tmp_path):
   """Widths, files and bytes included."""
   levels = np.array([-1.0, 0.0, 0.5, 1.0], np.float32)
-  toy = dataclasses.replace(formats._table(levels, 2), width=7)
+  toy = dataclasses.replace(formats.table(levels, 2), width=7)
   params = {"kernel": np.linspace(-1, 1, 9, dtype=np.float32)[:, None]}
   with mock.patch.dict(registries.FORMATS, toy=toy):
     assert "toy" in registries.QUANTIZERS and formats.name_of(7) == "toy"
