@@ -255,6 +255,9 @@ def judge(
   With a target, good means that the fitted mean reaches it; without, that
   P_min's two conditions hold and the plateau is above chance at all.
   """
+  # One point per size class: its best mean, and the variance of whichever
+  # architecture won in that replicate. A winner without a variance (one seed)
+  # hardly weighs in the fit of the variances.
   starts = np.unique(family.classes, return_index=True)[1]
   size = np.log10(family.params[best_of_class(family, means[0])].astype(float))
   best = np.maximum.reduceat(means, starts, axis=1)
@@ -276,6 +279,8 @@ def judge(
     bad |= (plateau < family.floor - tables.TIE)[:, None]
   else:
     bad = fitted < target - tables.TIE
+  # The boundary follows the last class that is bad, whatever comes before it:
+  # from P_min on all must be good.
   padded = np.concatenate([[-np.inf], size, [np.inf]])
   last = np.where(bad.any(1), len(size) - np.argmax(bad[:, ::-1], 1), 0)
   return Fit(size, padded[last], padded[last + 1], plateau, probabilities)
@@ -297,7 +302,7 @@ def replicates(family: Grid, config: Config, target: float | None) -> Fit:
   residuals = shape_residuals(family, mean, config)
   present = (~np.isnan(accuracy)).astype(float)
   filled = np.where(present > 0, accuracy - mean[:, None], 0.0)
-  size = max(1, 4_000_000 // num_architectures)
+  size = max(1, 4_000_000 // num_architectures)  # replicates held at a time
   parts = []
   for begin in range(0, num, size):
     chunk = counts[begin : begin + size]

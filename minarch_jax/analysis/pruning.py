@@ -199,6 +199,8 @@ def phases(
   n, mean, deviation = statistics.moments(along)
   seeds = (~np.isnan(dense)).sum(1)
   level = _filled(dense) - chance[:, None]
+  # Tested in order of sparsity up to the first failure: a fixed sequence, so
+  # every test keeps its own level.
   p = statistics.one_sided_p(mean, deviation, n, config.free_margin)
   shown = (p < 1 - config.confidence) | (sparsities == 0)
   free, _ = bracket(sparsities, shown, n > 0)
@@ -215,6 +217,7 @@ def phases(
   low, high, low_end, high_end = _intervals(
     sparsities, along, dense, chance, config
   )
+  # What was tested belongs to its interval, wherever resampling puts that.
   result["redundancy_low"] = np.fmin(low, result["redundancy"])
   result["redundancy_high"] = np.fmax(high, result["redundancy"])
   result["collapse_low"] = low_end
@@ -262,7 +265,7 @@ def _intervals(
   sparsities: Array, along: Array, dense: Array, chance: Array, config: Config
 ) -> tuple[Array, Array, Array, Array]:
   """Bootstrap bounds of redundancy and collapse over seeds, each [G]."""
-  num_groups, num_levels, num_seeds = along.shape
+  num_groups, _, num_seeds = along.shape
   nothing = np.full(num_groups, np.nan)
   if num_seeds < 2 or not num_groups:
     return nothing, nothing, nothing, nothing
@@ -270,20 +273,13 @@ def _intervals(
   counts, probabilities = statistics.resamples(
     num_seeds, config.num_bootstrap, rng
   )
-  present = (~np.isnan(along)).astype(float)
-  n = present.sum(-1)
-  mean = np.nansum(along, -1) / np.maximum(n, 1)
-  centred = np.where(present > 0, along - mean[..., None], 0.0)
-  weight = np.maximum(np.tensordot(present, counts, (2, 1)), 1e-9)
-  # A bootstrapped mean of n seeds varies too little by (n - 1) / n.
-  factor = np.sqrt(n / np.maximum(n - 1, 1))
-  shift = np.tensordot(centred, counts, (2, 1)) / weight
-  means = mean[..., None] + factor[..., None] * shift
-  dense = _filled(dense)
-  level = dense.mean(1)[:, None] - chance[:, None]
-  means = np.swapaxes(means, 1, 2)
-  there = np.broadcast_to((n > 0)[:, None], means.shape)
+  means = _resampled_means(along, counts)
+  level = _filled(dense).mean(1)[:, None] - chance[:, None]
+  measured = ~np.isnan(along)
+  there = np.broadcast_to(measured.any(-1)[:, None], means.shape)
   tail = (1 - config.confidence) / 2
+  # Redundancy has a last sparsity, 1, even where the grid ends before it does;
+  # a collapse that the grid does not reach stays open.
   last, after = bracket(
     sparsities, means <= config.free_margin + tables.TIE, there
   )
@@ -295,9 +291,27 @@ def _intervals(
   spread = statistics.within(last, after, rng)
   low_end = statistics.quantile(spread, probabilities, tail)
   high_end = statistics.quantile(after, probabilities, 1 - tail)
-  alone = (~np.isnan(along)).any(1).sum(1) < 2
-  bounds = (low, high, low_end, high_end)
-  return tuple(np.where(alone, np.nan, bound) for bound in bounds)  # pyright: ignore
+  alone = measured.any(1).sum(1) < 2  # one seed has no interval
+  low, high, low_end, high_end = (
+    np.where(alone, np.nan, bound) for bound in (low, high, low_end, high_end)
+  )
+  return low, high, low_end, high_end
+
+
+def _resampled_means(along: Array, counts: Array) -> Array:
+  """Mean drops [G, B, K] of the seeds drawn `counts` [B, S] times.
+
+  Seeds that miss a sparsity [G, K, S] count where they were measured.
+  """
+  present = (~np.isnan(along)).astype(float)
+  n = present.sum(-1)
+  mean = np.nansum(along, -1) / np.maximum(n, 1)
+  centred = np.where(present > 0, along - mean[..., None], 0.0)
+  weight = np.maximum(np.tensordot(present, counts, (2, 1)), 1e-9)
+  # A bootstrapped mean of n seeds varies too little by (n - 1) / n.
+  factor = np.sqrt(n / np.maximum(n - 1, 1))
+  shift = np.tensordot(centred, counts, (2, 1)) / weight
+  return np.swapaxes(mean[..., None] + factor[..., None] * shift, 1, 2)
 
 
 def redundancy_by_depth(

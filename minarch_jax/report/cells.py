@@ -54,8 +54,8 @@ FORMS: dict[str, Callable[[Any], str]] = {
 
 def shown(
   name: str, table: Table, frame: pl.DataFrame, figures: Collection[str] = ()
-) -> Shown | None:
-  """Prepares a table for the page; None when it has no rows.
+) -> Shown:
+  """Prepares a table for the page.
 
   Args:
     name: of its CSV file.
@@ -63,8 +63,6 @@ def shown(
     frame: its rows.
     figures: names of the figures on the page, which rows may link to.
   """
-  if frame.is_empty():
-    return None
   columns = [
     column
     for column in table.columns or _every(frame)

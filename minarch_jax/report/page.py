@@ -49,7 +49,7 @@ def contents(
   Raises:
     ValueError: a table or figure names a section that does not exist.
   """
-  parts = {
+  parts: dict[str, dict[str, Any]] = {
     name: section._asdict() | {"figures": [], "tables": []}
     for name, section in sections.SECTIONS.items()
   }
@@ -60,20 +60,20 @@ def contents(
   for name, table in registries.TABLES.items():
     part = names.find("section", table.section, parts)
     frame = reading.tables.get(name)
-    shown = frame is not None and cells.shown(name, table, frame, drawings)
-    if shown:
+    if frame is not None and not frame.is_empty():
+      shown = cells.shown(name, table, frame, drawings)
       part["tables"].append(shown._asdict())
   for kind in ("figures", "tables"):
     entries = (entry for part in parts.values() for entry in part[kind])
     for number, entry in enumerate(entries, 1):
       entry["number"] = number
-  called = dict.fromkeys(registries.FIGURES, "A figure") | {
+  numbered = dict.fromkeys(registries.FIGURES, "A figure") | {
     entry["name"]: f"Figure {entry['number']}"
     for part in parts.values()
     for entry in part["figures"]
   }
   for part in parts.values():
-    part["text"] = part["text"].format_map(called)
+    part["text"] = part["text"].format_map(numbered)
   return {
     k: part for k, part in parts.items() if part["figures"] or part["tables"]
   }

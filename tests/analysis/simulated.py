@@ -314,15 +314,8 @@ def _curves(
   )
 
 
-def _compression(
-  world: World, networks: pl.DataFrame, rng: np.random.Generator
-) -> pl.DataFrame:
-  who = networks.select(
-    *("run_id", "dataset", "family", "architecture", "depth", "params", "seed"),
-    dense=pl.col("val_accuracy"),
-    network_macs=pl.col("macs"),
-    network_steps=pl.col("steps"),
-  ).with_columns(own=rng.normal(0, world.noise, len(networks)))
+def _settings(world: World) -> pl.DataFrame:
+  """Every compression setting with the redundancy of each depth under it."""
   quantizers = [
     (bits, "none" if bits == 32 else "absmax", granularity)
     for bits in world.bits
@@ -340,18 +333,7 @@ def _compression(
     world.sparsities,
     quantizers,
   )
-  sizes = networks.select("dataset", "params").unique(maintain_order=True)
-  damage = pl.concat(
-    [
-      part.with_columns(
-        bits=pl.lit(bits, pl.Int64),
-        damage=true_damage(world, name, bits, np.log10(part["params"])),
-      )
-      for (name,), part in sizes.group_by("dataset", maintain_order=True)
-      for bits in world.bits
-    ]
-  )
-  grid = pl.DataFrame(
+  return pl.DataFrame(
     [
       (
         criterion,
@@ -373,8 +355,34 @@ def _compression(
     ],
     orient="row",
   )
-  frame = who.join(grid, how="cross").join(
-    damage, on=["dataset", "params", "bits"]
+
+
+def _damages(world: World, networks: pl.DataFrame) -> pl.DataFrame:
+  """True damage of every data set, size and number of bits."""
+  sizes = networks.select("dataset", "params").unique(maintain_order=True)
+  return pl.concat(
+    [
+      part.with_columns(
+        bits=pl.lit(bits, pl.Int64),
+        damage=true_damage(world, name, bits, np.log10(part["params"])),
+      )
+      for (name,), part in sizes.group_by("dataset", maintain_order=True)
+      for bits in world.bits
+    ]
+  )
+
+
+def _compression(
+  world: World, networks: pl.DataFrame, rng: np.random.Generator
+) -> pl.DataFrame:
+  described = networks.select(
+    *("run_id", "dataset", "family", "architecture", "depth", "params", "seed"),
+    dense=pl.col("val_accuracy"),
+    network_macs=pl.col("macs"),
+    network_steps=pl.col("steps"),
+  ).with_columns(own=rng.normal(0, world.noise, len(networks)))
+  frame = described.join(_settings(world), how="cross").join(
+    _damages(world, networks), on=["dataset", "params", "bits"]
   )
   redundancy = pl.coalesce(
     pl.when(pl.col("depth") == depth).then(pl.col(f"redundancy_{depth}"))

@@ -31,11 +31,11 @@ def study(pruned, **others):
   for name, values in {"none": pruned, **others}.items():
     flat = np.asarray(values, float).ravel()
     for row, value in zip(base.networks.to_dicts(), flat, strict=True):
-      who = {
+      named = {
         "criterion": "random" if name == "random" else "magnitude",
         "control": "none" if name == "random" else name,
       }
-      row |= fixed | who | {"val_accuracy": value, "test_accuracy": value}
+      row |= fixed | named | {"val_accuracy": value, "test_accuracy": value}
       rows.append({column: row[column] for column in schema})
   return base._replace(compression=pl.DataFrame(rows, schema=schema))
 

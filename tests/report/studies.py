@@ -48,20 +48,20 @@ def small(**changes) -> records_lib.Records:
 def layered(records: records_lib.Records) -> dict[str, pl.DataFrame]:
   """What `experiments.sensitivity` would leave of the largest networks."""
   networks = records.networks.sort("params").group_by("family").tail(6)
-  who = networks.select(list(records_lib.SCHEMAS["networks"])[:7])
+  described = networks.select(list(records_lib.SCHEMAS["networks"])[:7])
   names = ("hidden_0/kernel", "output/kernel", records_lib.ALL_LAYERS)
   layers = pl.DataFrame(
     {"layer": names, "number": range(3), "groups": [30, 10, 40]}
   )
   cells = (
-    who.with_columns(
+    described.with_columns(
       criterion=pl.lit("magnitude"), granularity=pl.lit("element")
     )
     .join(layers, how="cross")
     .join(pl.DataFrame({"sparsity": [0.0, 0.5, 0.9]}), how="cross")
   )
   density = 1 - pl.col("sparsity")
-  seeds = who.select("architecture", other="seed")
+  seeds = described.select("architecture", other="seed")
   return {
     "sensitivity": cells.filter(
       pl.col("layer") != records_lib.ALL_LAYERS
