@@ -10,12 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from minarch_jax import models
+from minarch_jax import models, random
 from minarch_jax.architectures import Architecture, Problem
 from minarch_jax.config import Config
 from minarch_jax.engine import evaluation, packs, planning, population, training
 from minarch_jax.engine import session as sessions
 from minarch_jax.engine.planning import Pack
+from minarch_jax.random import Purpose
 from minarch_jax.types import Batch
 from tests import made_up
 from tests.made_up import CLASSES, SHAPE
@@ -131,7 +132,7 @@ def slope_of(text, x64):
 def trained_by_hand(text, seed, config):
   """One network and its curve of training losses, step after step."""
   init, slope = slope_of(text, jax.config.jax_enable_x64)  # pyright: ignore
-  params = jax.device_get(init(training.key_for(seed, training.INIT)))
+  params = jax.device_get(init(random.key_for(seed, Purpose.INIT)))
   tx = training.make_tx(config)
   update, opt_state = jax.jit(tx.update), jax.jit(tx.init)(params)
   train = dataset().train
@@ -224,7 +225,7 @@ def test_packs_start_from_the_initial_values_of_the_networks_alone(family):
     strict=True,
   ):
     for j, seed in enumerate(SEEDS):
-      expected = init_of(str(a))(training.key_for(seed, training.INIT))
+      expected = init_of(str(a))(random.key_for(seed, Purpose.INIT))
       alone = jax.tree.map(lambda leaf, j=j: leaf[j], trees)
       assert jax.tree.structure(alone) == jax.tree.structure(expected)
       # Optimized, the inverse of the error function ends in other last bits.
@@ -237,7 +238,7 @@ def test_packs_start_from_the_initial_values_of_the_networks_alone(family):
 
 def test_new_weights_are_other_draws():
   placed = sessions.place(session(), pack_of("dnn"))
-  found = packs.initial(placed, training.AGAIN)
+  found = packs.initial(placed, Purpose.AGAIN)
   kernel = found["hidden_0"]["kernel"]
   assert not np.isin(
     kernel[kernel != 0], packs.initial(placed)["hidden_0"]["kernel"]
@@ -360,7 +361,7 @@ def test_scores_are_those_of_the_parameters_that_come_back(family):
 @pytest.mark.usefixtures("quick_compilation")
 def test_calls_of_single_epochs_change_nothing_but_the_progress():
   seen = []
-  with mock.patch.object(packs, "CALL_SECONDS", 0.0):
+  with mock.patch.object(sessions, "CALL_SECONDS", 0.0):
     opened = sessions.open_session(CONFIG, dataset())
     found = packs.train(opened, pack_of("dnn"), seen.append)
   assert seen == [1, 1, 1, 1]
@@ -455,9 +456,7 @@ def test_other_errors_of_a_device_come_through():
 def session_at_once(count):
   """A session of its own to stop, with everybody's programs."""
   config = CONFIG.replace(packs_at_once=count)
-  return dataclasses.replace(
-    session(), config=config, lock=threading.Lock(), stop=threading.Event()
-  )
+  return dataclasses.replace(session(), config=config, stop=threading.Event())
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])

@@ -8,10 +8,11 @@ import numpy as np
 import optax
 import pytest
 
-from minarch_jax import models
+from minarch_jax import models, random
 from minarch_jax.architectures import Architecture, Problem
 from minarch_jax.config import Config
 from minarch_jax.engine import evaluation, training
+from minarch_jax.random import Purpose
 from minarch_jax.types import Batch, TrainState
 
 SHAPE, CLASSES = (4, 4, 1), 3
@@ -33,7 +34,7 @@ def tx_of(optimizer):
 
 @functools.cache
 def initial(seed):
-  return jax.jit(MODEL.init)(training.key_for(seed, training.INIT))
+  return jax.jit(MODEL.init)(random.key_for(seed, Purpose.INIT))
 
 
 def begin(optimizer="adam", seed=0):
@@ -62,10 +63,10 @@ def assert_trees_close(found, expected, **tolerance):
 
 
 def test_keys_are_named_by_seed_and_purpose():
-  pairs = [(s, p) for s in range(4) for p in (training.INIT, training.PRUNE)]
-  keys = [jax.random.key_data(training.key_for(*pair)) for pair in pairs]
+  pairs = [(s, p) for s in range(4) for p in (Purpose.INIT, Purpose.PRUNE)]
+  keys = [jax.random.key_data(random.key_for(*pair)) for pair in pairs]
   assert len(np.unique(keys, axis=0)) == len(pairs)
-  traced = jax.jit(lambda seed: training.key_for(seed, training.PRUNE))(3)
+  traced = jax.jit(lambda seed: random.key_for(seed, Purpose.PRUNE))(3)
   np.testing.assert_array_equal(jax.random.key_data(traced), keys[-1])
 
 
