@@ -61,7 +61,9 @@ def check_padding(packs, work):
   """Below two over what shares a program; chunks of few slots may exceed it."""
   for group in groups(packs):
     held = sum(p.slots * p.parent.num_params(*work.problem) for p in group)
-    asked = sum(a.num_params(*work.problem) for p in group for a in p.architectures)
+    asked = sum(
+      a.num_params(*work.problem) for p in group for a in p.architectures
+    )
     assert 1 <= held / asked < planning.MAX_PADDING, group
 
 

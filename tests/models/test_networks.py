@@ -1,4 +1,4 @@
-"""Networks: the tree a spec describes, padding that changes nothing, models.
+"""Networks: the spec's tree, padding that changes nothing, references.
 
 A member inside a wider parent must be the network it is alone: same initial
 values, outputs and gradients, and exactly nothing in the padding.
