@@ -69,6 +69,23 @@ class Joined(Mapping[str, Any]):
     return sum(1 for _ in self)
 
 
+# --- data --------------------------------------------------------------------
+
+# Where images come from: a `data.sources.Source`. Any other name stands for a
+# TFDS set that is prepared already.
+DATASETS = Registry(
+  digits="minarch_jax.data.digits:SOURCE",
+  synthetic="minarch_jax.data.synthetic:SOURCE",
+  mnist="minarch_jax.data.tfds:SOURCE",
+  fashion_mnist="minarch_jax.data.tfds:SOURCE",
+  kmnist="minarch_jax.data.tfds:SOURCE",
+  emnist="minarch_jax.data.tfds:SOURCE",
+  cifar10="minarch_jax.data.tfds:SOURCE",
+  cifar10_45k="minarch_jax.data.tfds:SOURCE",
+  cifar100="minarch_jax.data.tfds:SOURCE",
+  svhn_cropped="minarch_jax.data.tfds:SOURCE",
+)
+
 # --- architectures and models ------------------------------------------------
 
 # Each is a `Family` (architectures.families).

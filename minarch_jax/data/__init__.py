@@ -13,31 +13,11 @@ import numpy as np
 
 from minarch_jax import config
 from minarch_jax import names as naming
-from minarch_jax.data import (
-  digits,
-  normalisation,
-  sources,
-  splits,
-  synthetic,
-  tfds,
-)
+from minarch_jax.data import normalisation, sources, splits, tfds
+from minarch_jax.registries import DATASETS as DATASETS
 
 if TYPE_CHECKING:
   from minarch_jax import types
-
-# Any other name stands for a TFDS set that is already prepared.
-DATASETS: dict[str, sources.Source] = {
-  "digits": digits.SOURCE,
-  "synthetic": synthetic.SOURCE,
-  "mnist": tfds.SOURCE,
-  "fashion_mnist": tfds.SOURCE,
-  "kmnist": tfds.SOURCE,
-  "emnist": tfds.SOURCE,
-  "cifar10": tfds.SOURCE,
-  "cifar10_45k": tfds.SOURCE,
-  "cifar100": tfds.SOURCE,
-  "svhn_cropped": tfds.SOURCE,
-}
 
 TEST_FRACTION = 0.2  # where no test split exists
 _TEST, _VALIDATION = 0, 1  # purposes of splits
@@ -164,13 +144,16 @@ def _source(name: str, data_dir: str | None) -> sources.Source:
   if data_dir:
     tfds.root(data_dir)  # a directory that was named must exist
   if base in DATASETS:
-    if base == "digits" != name:
-      raise config.ConfigError(f"--dataset={name}: digits takes no {name[6:]}")
-    return DATASETS[base]
+    source: sources.Source = DATASETS[base]
+    if source.suffix == "" and base != name:
+      raise config.ConfigError(
+        f"--dataset={name}: {base} takes no {name[len(base) :]}"
+      )
+    return source
   prepared = tfds.names(data_dir)
   if base in prepared:
     return tfds.SOURCE
-  known = [n if n != "synthetic" else "synthetic:DIFFICULTY" for n in DATASETS]
+  known = [f"{n}{source.suffix or ''}" for n, source in DATASETS.items()]
   there = ", ".join(n for n in prepared if n not in DATASETS)
   raise config.ConfigError(
     f"--dataset={name} is not one of {', '.join(known)}, nor prepared in "

@@ -7,7 +7,7 @@ import re
 
 from etils import epath
 
-from minarch_jax import config, names
+from minarch_jax import config, names, registries
 from minarch_jax.data import tfds
 
 
@@ -26,7 +26,8 @@ def prepare(name: str, data_dir: str | None) -> None:
     ValueError: an unknown name, TensorFlow is needed and missing, or tfds
       could not prepare the set.
   """
-  if re.split("[/:]", name)[0] in ("digits", "synthetic"):
+  base = re.split("[/:]", name)[0]
+  if registries.DATASETS.get(base, tfds.SOURCE) is not tfds.SOURCE:
     raise config.ConfigError(f"--dataset={name} needs no preparation")
   stored = _stored(name, data_dir)
   if stored is not None and "array_record" in tfds.formats(stored):

@@ -44,12 +44,17 @@ class Raw(NamedTuple):
 class Source(NamedTuple):
   """A kind of data set as two functions of (name, data_dir).
 
-  `describe` is fast, imports nothing heavy and raises ValueError for whatever
-  makes `read` impossible as far as that can be known without decoding.
+  Attributes:
+    describe: is fast, imports nothing heavy and raises ValueError for whatever
+      makes `read` impossible as far as that can be known without decoding.
+    read: gives the images.
+    suffix: what must follow the name, as messages show it (":DIFFICULTY"; ''
+      = nothing may); None where `describe` judges that.
   """
 
   describe: Callable[[str, str | None], Info]
   read: Callable[[str, str | None], Raw]
+  suffix: str | None = ""
 
 
 def digest(*arrays: np.ndarray) -> str:

@@ -81,4 +81,4 @@ def _read(name: str, data_dir: str | None) -> sources.Raw:
   return sources.raw(x[:_TRAIN], y[:_TRAIN], x[_TRAIN:], y[_TRAIN:])
 
 
-SOURCE = sources.Source(_describe, _read)
+SOURCE = sources.Source(_describe, _read, ":DIFFICULTY")

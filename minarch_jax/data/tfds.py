@@ -302,4 +302,4 @@ def _pixels(stored: bytes, shape: tuple[int, ...]) -> np.ndarray:
   return pixels
 
 
-SOURCE = sources.Source(_describe, _read)
+SOURCE = sources.Source(_describe, _read, suffix=None)

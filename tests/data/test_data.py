@@ -1,4 +1,4 @@
-"""Laws of every data set, of splits, statistics and the cache."""
+"""Laws of every data set."""
 
 import os
 import subprocess
@@ -8,8 +8,9 @@ import time
 import numpy as np
 import pytest
 
-from minarch_jax import config, data
-from minarch_jax.data import cache, normalisation, sources, splits, synthetic
+from minarch_jax import config, data, registries
+from minarch_jax.data import preparation, sources
+from tests.data import made_images
 
 # Decoding a set takes seconds; one real TFDS set stands for the others.
 NAMES = [
@@ -56,10 +57,46 @@ def made(monkeypatch):
   return load
 
 
-def _arrays(seed=0, n=90, shape=(4, 4, 2), classes=3):
-  rng = np.random.default_rng(seed)
-  x = rng.integers(0, 256, (n, *shape), dtype=np.uint8)
-  return x, np.arange(n, dtype=np.int32) % classes
+def test_sets_are_listed_where_flags_look_in_the_order_of_help():
+  assert data.DATASETS is registries.DATASETS
+  assert list(data.DATASETS) == [
+    *("digits", "synthetic", "mnist", "fashion_mnist", "kmnist", "emnist"),
+    *("cifar10", "cifar10_45k", "cifar100", "svhn_cropped"),
+  ]
+
+
+def _describe_toy(name, data_dir):
+  return sources.Info((4, 4, 2), 3, 81, 9, "made up")
+
+
+def _read_toy(name, data_dir):
+  x, y = made_images.draw()
+  return sources.raw(x[9:], y[9:], x[:9], y[:9])
+
+
+TOY = sources.Source(_describe_toy, _read_toy)
+
+
+def test_a_new_set_is_a_source_and_a_line_of_the_registry(monkeypatch):
+  monkeypatch.setitem(registries.DATASETS, "toy", f"{__name__}:TOY")
+  data.check("toy")
+  assert data.describe("toy").test_note == "made up"
+  dataset = data.load("toy")
+  assert dataset.name == "toy"
+  assert [len(b.y) for b in (dataset.train, dataset.validation)] == [73, 8]
+  with pytest.raises(config.ConfigError, match="toys .*toy.*mean 'toy'"):
+    data.check("toys")
+  with pytest.raises(config.ConfigError, match="=toy:3: toy takes no :3"):
+    data.check("toy:3")
+  with pytest.raises(config.ConfigError, match="toy needs no preparation"):
+    preparation.prepare("toy", None)
+
+
+@pytest.mark.parametrize("name", registries.DATASETS)
+def test_every_name_stands_for_a_source(name):
+  source = registries.DATASETS[name]
+  assert isinstance(source, sources.Source)
+  assert source.suffix in ("", None) or source.suffix.startswith((":", "/"))
 
 
 def _ranks(x):
@@ -126,7 +163,7 @@ def test_fingerprints_are_the_same_on_every_machine(load, name, golden):
 
 
 def test_statistics_come_from_train_only(made):
-  x, y = _arrays()
+  x, y = made_images.draw()
   first = made(sources.raw(x, y, x[:9], y[:9]))
   other = made(sources.raw(x, y, 255 - x[:9], y[:9]))
   np.testing.assert_array_equal(first.train.x, other.train.x)
@@ -136,7 +173,7 @@ def test_statistics_come_from_train_only(made):
 
 @pytest.mark.parametrize("changed", ["x", "y", "test_x", "test_y"])
 def test_one_changed_value_changes_the_fingerprint(made, changed):
-  x, y = _arrays()
+  x, y = made_images.draw()
   arrays = {"x": x, "y": y, "test_x": x[:9].copy(), "test_y": y[:9].copy()}
   first = made(sources.raw(**arrays))
   same = made(sources.raw(**{k: v.copy() for k, v in arrays.items()}))
@@ -146,7 +183,7 @@ def test_one_changed_value_changes_the_fingerprint(made, changed):
 
 
 def test_a_constant_channel_is_only_centred(made):
-  x, y = _arrays()
+  x, y = made_images.draw()
   x[..., 1] = 7
   dataset = made(sources.raw(x, y, x[:9], y[:9]))
   np.testing.assert_array_equal(dataset.train.x[..., 1], 0)
@@ -164,7 +201,7 @@ def test_a_constant_channel_is_only_centred(made):
   ],
 )
 def test_damaged_arrays_are_refused(made, break_it, message):
-  x, y = _arrays()
+  x, y = made_images.draw()
   arrays = {"x": x, "y": y, "test_x": x[:9].copy(), "test_y": y[:9].copy()}
   break_it(arrays)
   with pytest.raises(ValueError, match=message):
@@ -217,168 +254,3 @@ def test_checking_imports_nothing_heavy(name):
 def test_a_fraction_that_leaves_a_part_empty_is_refused(load, fraction):
   with pytest.raises(ValueError, match=f"holding out {fraction} of"):
     load("synthetic:easy", validation_fraction=fraction)
-
-
-# --- splits and statistics ---------------------------------------------------
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_splits_are_exact_and_stratified(seed):
-  rng = np.random.default_rng(seed)
-  y = rng.integers(0, rng.integers(2, 12), rng.integers(20, 500))
-  fraction = rng.uniform(0.05, 0.6)
-  kept, held = splits.stratified(y, fraction, seed, 1)
-  np.testing.assert_array_equal(
-    np.sort(np.concatenate([kept, held])), np.arange(len(y))
-  )
-  assert np.all(np.diff(kept) > 0) and np.all(np.diff(held) > 0)
-  assert len(held) == splits.held_out(len(y), fraction)
-  share = np.bincount(y) * len(held) / len(y)
-  counts = np.bincount(y[held], minlength=len(share))
-  assert np.all(counts >= np.floor(share)) and np.all(counts <= np.ceil(share))
-  for other in (
-    splits.stratified(y, fraction, seed + 1, 1)[1],
-    splits.stratified(y, fraction, seed, 2)[1],
-  ):
-    assert not np.array_equal(held, other)
-
-
-def test_splits_draw_every_member_of_a_class_equally_often():
-  y = np.repeat([0, 1], [10, 30])
-  times = np.zeros(40)
-  for seed in range(2000):
-    times[splits.stratified(y, 0.2, seed, 0)[1]] += 1
-  # 2,000 draws at 0.2: standard deviation 18.
-  assert np.all(np.abs(times - 400) < 5 * 18)
-
-
-def test_statistics_are_those_of_the_chosen_images():
-  x, _ = _arrays(n=1000, shape=(5, 3, 3))
-  x[..., 2] //= 9
-  indices = np.arange(0, 1000, 3)
-  stats = normalisation.statistics(x, indices)
-  part = x[indices].astype(np.float64)
-  np.testing.assert_allclose(stats[0], part.mean((0, 1, 2)), rtol=1e-7)
-  np.testing.assert_allclose(stats[1], part.std((0, 1, 2)), rtol=1e-7)
-  np.testing.assert_allclose(
-    normalisation.standardise(x, indices, stats),
-    (part - stats[0]) / stats[1],
-    rtol=1e-5,
-    atol=1e-6,
-  )
-
-
-def test_synthetic_sets_are_as_hard_as_they_say():
-  def nearest_mean(name):
-    raw = synthetic.SOURCE.read(name, None)
-    x, test_x = (
-      a.reshape(len(a), -1).astype(float) for a in (raw.x, raw.test_x)
-    )
-    means = np.stack([x[raw.y == c].mean(0) for c in range(4)])
-    distances = ((test_x[:, None] - means) ** 2).sum(-1)
-    return np.mean(distances.argmin(1) == raw.test_y)
-
-  accuracies = [
-    nearest_mean(f"synthetic:{d}") for d in (0, "easy", 0.3, "hard")
-  ]
-  assert accuracies[0] == 1.0 and accuracies[1] > 0.99
-  assert accuracies[0] >= accuracies[1] > accuracies[2] > accuracies[3]
-  assert nearest_mean("synthetic:1") < 0.35
-
-
-# --- cache -------------------------------------------------------------------
-
-
-@pytest.fixture
-def empty_cache(tmp_path, monkeypatch):
-  monkeypatch.setenv("MINARCH_CACHE_DIR", str(tmp_path / "cache"))
-  return tmp_path / "cache" / "data"
-
-
-def _raw():
-  x, y = _arrays()
-  return sources.raw(
-    x, y
-  )  # test split empty: cannot be memory-mapped by length
-
-
-def _never():
-  raise AssertionError("built although cached")
-
-
-def _same(a, b):
-  for left, right in zip(a, b, strict=True):
-    np.testing.assert_array_equal(left, right)
-
-
-def test_a_second_read_is_equal_and_mapped(empty_cache):
-  built = cache.fetch("key", _raw)
-  read = cache.fetch("key", _never)
-  _same(built, read)
-  assert isinstance(read.x, np.memmap) and not read.x.flags.writeable
-  assert [entry.name for entry in empty_cache.iterdir()] == ["key"]
-
-
-@pytest.mark.parametrize("file", ["x.npy", "y.npy", "test_x.npy", "sha256"])
-@pytest.mark.parametrize("damage", ["flip", "truncate", "empty", "remove"])
-def test_a_damaged_entry_is_built_again(empty_cache, file, damage):
-  built = cache.fetch("key", _raw)
-  path = empty_cache / "key" / file
-  stored = path.read_bytes()
-  if damage == "remove":
-    path.unlink()
-  else:
-    flipped = stored[:-1] + bytes([stored[-1] ^ 1])
-    path.write_bytes(
-      {"flip": flipped, "truncate": stored[:-1], "empty": b""}[damage]
-    )
-  _same(built, cache.fetch("key", _raw))
-  _same(built, cache.fetch("key", _never))
-  assert [entry.name for entry in empty_cache.iterdir()] == ["key"]
-
-
-def test_without_a_writable_cache_images_are_built_each_time(
-  tmp_path, monkeypatch
-):
-  (tmp_path / "file").touch()
-  monkeypatch.setenv("MINARCH_CACHE_DIR", str(tmp_path / "file" / "cache"))
-  _same(cache.fetch("key", _raw), cache.fetch("key", _raw))
-
-
-def test_a_full_disk_leaves_nothing_behind(empty_cache, monkeypatch):
-  def full(*_):
-    raise OSError(28, "No space left on device")
-
-  monkeypatch.setattr(np, "save", full)
-  _same(cache.fetch("key", _raw), _raw())
-  assert list(empty_cache.iterdir()) == []
-
-
-def test_writers_at_once_leave_one_good_entry(empty_cache):
-  program = (
-    "import time, numpy as np; from minarch_jax.data import cache, sources\n"
-    "x = np.arange(1 << 20, dtype=np.uint8).reshape(-1, 8, 8, 1)\n"
-    "raw = lambda: sources.raw(x, np.zeros(len(x), np.int32))\n"
-    "for i in range(20): print(cache.fetch(f'key{i}', raw).digest)\n"
-  )
-  running = [
-    subprocess.Popen(
-      [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True
-    )
-    for _ in range(3)
-  ]
-  outputs = {process.communicate()[0] for process in running}
-  assert [process.returncode for process in running] == [0, 0, 0]
-  assert len(outputs) == 1 and len(outputs.pop().split()) == 20
-  assert len(list(empty_cache.iterdir())) == 20
-  for i in range(20):
-    cache.fetch(f"key{i}", _never)
-
-
-def test_the_cache_is_in_the_users_folder(monkeypatch):
-  monkeypatch.delenv("MINARCH_CACHE_DIR", raising=False)
-  monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
-  assert cache.directory() == "/somewhere/minarch_jax"
-  monkeypatch.delenv("XDG_CACHE_HOME")
-  monkeypatch.setenv("HOME", "/home/someone")
-  assert cache.directory() == "/home/someone/.cache/minarch_jax"

@@ -1,88 +1,14 @@
-"""Prepared TFDS sets: a tiny one made here, without TensorFlow or downloads."""
+"""Prepared TFDS sets: found, read exactly, and refused where they cannot be."""
 
-import io
 import json
 import shutil
-import subprocess
-import sys
 
 import numpy as np
-from PIL import Image
 import pytest
 
 from minarch_jax import config, data
-from minarch_jax.data import preparation, tfds
-
-SIDE, CLASSES = 8, 3
-
-
-def _images(count, channels, seed):
-  rng = np.random.default_rng(seed)
-  x = rng.integers(0, 256, (count, SIDE, SIDE, channels), dtype=np.uint8)
-  return x, np.arange(count, dtype=np.int32) % CLASSES
-
-
-def _prepare(path, images, channels=1):
-  """Prepares {split: (x, y)} as the set tiny_shapes 1.0.0 below `path`."""
-  import tensorflow_datasets
-
-  core, kinds = tensorflow_datasets.core, tensorflow_datasets.features
-
-  def png(x):
-    file = io.BytesIO()
-    Image.fromarray(x.squeeze()).save(file, "png")
-    return io.BytesIO(file.getvalue())
-
-  class TinyShapes(core.GeneratorBasedBuilder, skip_registration=True):
-    VERSION = core.Version("1.0.0")
-
-    def _info(self):
-      return core.DatasetInfo(
-        builder=self,
-        features=kinds.FeaturesDict(
-          {
-            "picture": kinds.Image(shape=(SIDE, SIDE, channels)),
-            "kind": kinds.ClassLabel(num_classes=CLASSES),
-          }
-        ),
-        supervised_keys=("picture", "kind"),
-        disable_shuffling=True,
-      )
-
-    def _split_generators(self, dl_manager):
-      return {split: self._generate_examples(split) for split in images}
-
-    def _generate_examples(self, split):
-      for i, (x, y) in enumerate(zip(*images[split], strict=True)):
-        yield i, {"picture": png(x), "kind": int(y)}
-
-  builder = TinyShapes(data_dir=path, file_format="array_record")
-  builder.download_and_prepare()
-  return str(path)
-
-
-@pytest.fixture(scope="module")
-def original(tmp_path_factory):
-  images = {"train": _images(60, 1, 0), "test": _images(12, 1, 1)}
-  return _prepare(tmp_path_factory.mktemp("tfds"), images), images
-
-
-@pytest.fixture
-def tiny(original, tmp_path, monkeypatch):
-  """A copy of the prepared set that a test may damage."""
-  monkeypatch.setenv("MINARCH_CACHE_DIR", str(tmp_path / "cache"))
-  shutil.copytree(original[0], tmp_path / "data")
-  return tmp_path / "data"
-
-
-def _version(path):
-  return path / "tiny_shapes" / "1.0.0"
-
-
-def _edit(path, **changes):
-  file = _version(path) / "dataset_info.json"
-  about = json.loads(file.read_text()) | changes
-  file.write_text(json.dumps(about))
+from minarch_jax.data import tfds
+from tests.data.tiny_tfds import CLASSES, draw, edit, prepare, SIDE, version
 
 
 def test_images_are_found_by_type_and_read_exactly(original, tiny):
@@ -105,9 +31,9 @@ def test_images_are_found_by_type_and_read_exactly(original, tiny):
   assert data.load("tiny_shapes", str(tiny)).test.x.shape == (12, SIDE, SIDE, 1)
 
 
-def test_colour_images(tmp_path):
-  images = {"train": _images(30, 3, 0), "test": _images(6, 3, 1)}
-  path = _prepare(tmp_path, images, channels=3)
+def test_colourdraw(tmp_path):
+  images = {"train": draw(30, 3, 0), "test": draw(6, 3, 1)}
+  path = prepare(tmp_path, images, channels=3)
   raw = tfds.SOURCE.read("tiny_shapes", path)
   np.testing.assert_array_equal(raw.x, images["train"][0])
   assert data.load("tiny_shapes", path).train.x.shape[1:] == (SIDE, SIDE, 3)
@@ -124,7 +50,7 @@ def test_the_second_start_decodes_nothing(tiny, monkeypatch):
 def test_another_pixel_is_another_data_set(tmp_path, original):
   images = {k: (x.copy(), y) for k, (x, y) in original[1].items()}
   images["train"][0][7, 3, 3, 0] ^= 1
-  path = _prepare(tmp_path, images)
+  path = prepare(tmp_path, images)
   first = data.load("tiny_shapes", original[0])
   assert data.load("tiny_shapes", path).fingerprint != first.fingerprint
 
@@ -137,10 +63,10 @@ def test_another_pixel_is_another_data_set(tmp_path, original):
   ],
 )
 def test_sets_without_a_test_split(tmp_path, official, sizes, note):
-  images = {"train": _images(60, 1, 0)}
+  images = {"train": draw(60, 1, 0)}
   if official:
-    images[official] = _images(12, 1, 1)
-  path = _prepare(tmp_path, images)
+    images[official] = draw(12, 1, 1)
+  path = prepare(tmp_path, images)
   dataset = data.load("tiny_shapes", path)
   assert data.describe("tiny_shapes", path)[2:5] == sizes
   parts = (dataset.train, dataset.validation, dataset.test)
@@ -150,14 +76,14 @@ def test_sets_without_a_test_split(tmp_path, official, sizes, note):
 
 def test_the_official_test_split_is_preferred_to_validation(tmp_path):
   sizes = {"train": 60, "validation": 9, "test": 12}
-  images = {split: _images(n, 1, n) for split, n in sizes.items()}
-  dataset = data.load("tiny_shapes", _prepare(tmp_path, images))
+  images = {split: draw(n, 1, n) for split, n in sizes.items()}
+  dataset = data.load("tiny_shapes", prepare(tmp_path, images))
   assert len(dataset.test.y) == 12 and dataset.test_note == ""
 
 
 def test_the_newest_version_is_read_unless_one_is_named(tiny):
-  shutil.copytree(_version(tiny), tiny / "tiny_shapes" / "1.10.0")
-  shutil.copytree(_version(tiny), tiny / "tiny_shapes" / "1.9.0")
+  shutil.copytree(version(tiny), tiny / "tiny_shapes" / "1.10.0")
+  shutil.copytree(version(tiny), tiny / "tiny_shapes" / "1.9.0")
   assert tfds.locate("tiny_shapes", str(tiny)).name == "1.10.0"
   assert tfds.locate("tiny_shapes:1.0.0", str(tiny)).name == "1.0.0"
   with pytest.raises(config.ConfigError, match="prepared: 1.0.0, 1.9.0, 1.10"):
@@ -166,7 +92,7 @@ def test_the_newest_version_is_read_unless_one_is_named(tiny):
 
 def test_a_configuration_must_be_named(tiny):
   (tiny / "tiny_shapes" / "letters").mkdir()
-  shutil.move(_version(tiny), tiny / "tiny_shapes" / "letters" / "1.0.0")
+  shutil.move(version(tiny), tiny / "tiny_shapes" / "letters" / "1.0.0")
   data.check("tiny_shapes/letters", str(tiny))
   with pytest.raises(config.ConfigError, match="one of tiny_shapes/letters"):
     data.check("tiny_shapes", str(tiny))
@@ -206,14 +132,14 @@ def test_sets_that_are_no_classification_are_refused(tiny, features, message):
 
   tree = features(tensorflow_datasets.features)
   described = tensorflow_datasets.features.FeaturesDict(tree)
-  described.save_config(_version(tiny))
-  _edit(tiny, supervisedKeys={})
+  described.save_config(version(tiny))
+  edit(tiny, supervisedKeys={})
   with pytest.raises(config.ConfigError, match=message):
     data.check("tiny_shapes", str(tiny))
 
 
 def test_of_two_labels_the_supervised_one_counts(tiny):
-  file = _version(tiny) / "features.json"
+  file = version(tiny) / "features.json"
   described = json.loads(file.read_text())
   tree = described["featuresDict"]["features"]
   tree["coarse"] = tree["kind"]
@@ -222,7 +148,7 @@ def test_of_two_labels_the_supervised_one_counts(tiny):
 
 
 def _shard(path, split="train"):
-  (shard,) = _version(path).glob(f"*-{split}.array_record*")
+  (shard,) = version(path).glob(f"*-{split}.array_record*")
   return shard
 
 
@@ -246,117 +172,36 @@ def test_a_missing_file_is_found_before_reading(tiny):
 
 
 def test_a_missing_shard_of_several_is_found_before_reading(tiny):
-  file = _version(tiny) / "dataset_info.json"
+  file = version(tiny) / "dataset_info.json"
   splits = json.loads(file.read_text())["splits"]
   splits[0]["shardLengths"] = ["30", "30"]
-  _edit(tiny, splits=splits)
+  edit(tiny, splits=splits)
   with pytest.raises(config.ConfigError, match="has 1 files of 2"):
     data.check("tiny_shapes", str(tiny))
 
 
 def test_an_unreadable_description_is_named(tiny):
-  (_version(tiny) / "features.json").write_text("{")
+  (version(tiny) / "features.json").write_text("{")
   with pytest.raises(config.ConfigError, match="features.json cannot be read"):
     data.check("tiny_shapes", str(tiny))
 
 
 def test_images_of_another_size_than_described_are_refused(tiny):
-  file = _version(tiny) / "features.json"
+  file = version(tiny) / "features.json"
   file.write_text(file.read_text().replace('"8"', '"9"'))
   with pytest.raises(ValueError, match=r"an image is \(8, 8, 1\)"):
     data.load("tiny_shapes", str(tiny))
 
 
 def test_unlabelled_images_are_refused(tmp_path):
-  x, y = _images(12, 1, 1)
-  images = {"train": _images(60, 1, 0), "test": (x, np.full_like(y, -1))}
-  path = _prepare(tmp_path, images)
+  x, y = draw(12, 1, 1)
+  images = {"train": draw(60, 1, 0), "test": (x, np.full_like(y, -1))}
+  path = prepare(tmp_path, images)
   with pytest.raises(ValueError, match="'test': label -1 of image 0"):
     data.load("tiny_shapes", path)
 
 
 # --- preparation -------------------------------------------------------------
-
-
-def _as_tfrecord(path):
-  """Turns the set into what tfds stores by default."""
-  from array_record.python import array_record_module
-
-  for shard in _version(path).glob("*.array_record*"):
-    records = array_record_module.ArrayRecordReader(str(shard)).read_all()
-    target = shard.with_name(shard.name.replace("array_record", "tfrecord"))
-    with target.open("wb") as file:
-      for record in records:
-        length = len(record).to_bytes(8, "little")
-        file.write(length + bytes(4) + record + bytes(4))
-    shard.unlink()
-  _edit(path, fileFormat="tfrecord")
-
-
-def test_tfrecord_is_refused_until_converted(original, tiny):
-  _as_tfrecord(tiny)
-  with pytest.raises(config.ConfigError, match="stored as tfrecord.*prepare_d"):
-    data.check("tiny_shapes", str(tiny))
-  preparation.prepare("tiny_shapes", str(tiny))
-  converted = data.load("tiny_shapes", str(tiny))
-  first = data.load("tiny_shapes", original[0])
-  assert converted.fingerprint == first.fingerprint
-  assert "incomplete" not in [file.name for file in _version(tiny).iterdir()]
-
-
-def test_a_conversion_that_breaks_off_leaves_a_tfrecord_set(tiny):
-  _as_tfrecord(tiny)
-  (shard,) = _version(tiny).glob("*-train.tfrecord*")
-  shard.write_bytes(shard.read_bytes()[:-1])
-  with pytest.raises(ValueError, match="ends within a record"):
-    preparation.prepare("tiny_shapes", str(tiny))
-  with pytest.raises(config.ConfigError, match="stored as tfrecord"):
-    data.check("tiny_shapes", str(tiny))
-
-
-@pytest.mark.parametrize(
-  "name, message",
-  [
-    ("mnits", "not a data set of tensorflow_datasets.*did you mean 'mnist'"),
-    ("digits", "digits needs no preparation"),
-    ("synthetic:easy", "needs no preparation"),
-  ],
-)
-def test_names_that_cannot_be_prepared(tmp_path, name, message):
-  with pytest.raises(config.ConfigError, match=message):
-    preparation.prepare(name, str(tmp_path / "new"))
-  assert not (tmp_path / "new").exists()
-
-
-def test_missing_tensorflow_is_said_before_a_download(tmp_path, monkeypatch):
-  monkeypatch.setitem(sys.modules, "tensorflow", None)
-  with pytest.raises(config.ConfigError, match=r"install -e '.\[prepare\]'"):
-    preparation.prepare("mnist", str(tmp_path / "new"))
-  assert not (tmp_path / "new").exists()
-
-
-def _run(*arguments):
-  return subprocess.run(
-    [sys.executable, "-m", "experiments.prepare_data", *arguments],
-    capture_output=True,
-    text=True,
-  )
-
-
-def test_the_binary_prints_what_it_prepared(tiny):
-  done = _run("--dataset=tiny_shapes", f"--data_dir={tiny}")
-  assert done.returncode == 0, done.stderr
-  fingerprint = data.load("tiny_shapes", str(tiny)).fingerprint
-  assert fingerprint in done.stdout and "54 images" in done.stdout
-  assert len(list((tiny.parent / "cache" / "data").iterdir())) == 1
-
-
-def test_the_binary_ends_on_a_typo_with_one_message(tmp_path):
-  done = _run("--dataset=mnits", f"--data_dir={tmp_path / 'new'}")
-  assert done.returncode == 1 and not done.stdout
-  assert "did you mean 'mnist'" in done.stderr
-  assert "Traceback" not in done.stderr
-  assert not (tmp_path / "new").exists()
 
 
 def test_the_real_sets_are_the_real_ones(tfds_dir):

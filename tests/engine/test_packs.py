@@ -1,8 +1,6 @@
 """Packs: a network in a pack is the network alone, wherever and however run."""
 
-import dataclasses
 import functools
-import threading
 from unittest import mock
 
 import jax
@@ -10,44 +8,22 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from minarch_jax import models
-from minarch_jax.architectures import Architecture, Problem
-from minarch_jax.config import Config
-from minarch_jax.engine import evaluation, packs, planning, population, training
+from minarch_jax import models, random
+from minarch_jax.architectures import Problem
+from minarch_jax.engine import evaluation, packs, planning, training
 from minarch_jax.engine import session as sessions
-from minarch_jax.engine.planning import Pack
+from minarch_jax.random import Purpose
 from minarch_jax.types import Batch
-from tests import made_up
+from tests.engine.small_packs import (
+  CONFIG,
+  dataset,
+  pack_of,
+  PACKS,
+  parse,
+  SEEDS,
+  session,
+)
 from tests.made_up import CLASSES, SHAPE
-
-SEEDS = (5, 0)
-CONFIG = Config(num_epochs=4, batch_size=8, learning_rate=0.01)  # 20 steps
-
-# Members of a pack, its parent, wider than it need be, and its slots.
-PACKS = {
-  "dnn": (("dnn:2-3", "dnn:7-1", "dnn:4"), "dnn:9-6", 4),
-  "cnn": (("cnn:1-4", "cnn:3-2"), "cnn:3-5", 3),
-  "vit": (
-    ("vit:p2-d4-l2-h2", "vit:p2-d6-l1-h3-k1-m5"),
-    "vit:p2-d8-l2-h3-k2-m12.9",
-    2,
-  ),
-}
-
-
-@functools.cache
-def dataset():
-  return made_up.dataset(43, 13, 11)
-
-
-def parse(text):
-  return Architecture.parse(text)
-
-
-def pack_of(family, seeds=SEEDS):
-  texts, parent, slots = PACKS[family]
-  members = tuple(map(parse, texts))
-  return Pack(members, tuple(seeds), parse(parent), slots)
 
 
 def on_devices(count):
@@ -59,12 +35,6 @@ def on_devices(count):
 def train(pack, config=CONFIG, devices=8):
   with on_devices(devices):
     return packs.train(sessions.open_session(config, dataset()), pack)
-
-
-@functools.cache
-def session():
-  """One session, and so one cache of programs, for all that need no other."""
-  return sessions.open_session(CONFIG, dataset())
 
 
 @functools.cache
@@ -131,7 +101,7 @@ def slope_of(text, x64):
 def trained_by_hand(text, seed, config):
   """One network and its curve of training losses, step after step."""
   init, slope = slope_of(text, jax.config.jax_enable_x64)  # pyright: ignore
-  params = jax.device_get(init(training.key_for(seed, training.INIT)))
+  params = jax.device_get(init(random.key_for(seed, Purpose.INIT)))
   tx = training.make_tx(config)
   update, opt_state = jax.jit(tx.update), jax.jit(tx.init)(params)
   train = dataset().train
@@ -224,7 +194,7 @@ def test_packs_start_from_the_initial_values_of_the_networks_alone(family):
     strict=True,
   ):
     for j, seed in enumerate(SEEDS):
-      expected = init_of(str(a))(training.key_for(seed, training.INIT))
+      expected = init_of(str(a))(random.key_for(seed, Purpose.INIT))
       alone = jax.tree.map(lambda leaf, j=j: leaf[j], trees)
       assert jax.tree.structure(alone) == jax.tree.structure(expected)
       # Optimized, the inverse of the error function ends in other last bits.
@@ -237,7 +207,7 @@ def test_packs_start_from_the_initial_values_of_the_networks_alone(family):
 
 def test_new_weights_are_other_draws():
   placed = sessions.place(session(), pack_of("dnn"))
-  found = packs.initial(placed, training.AGAIN)
+  found = packs.initial(placed, Purpose.AGAIN)
   kernel = found["hidden_0"]["kernel"]
   assert not np.isin(
     kernel[kernel != 0], packs.initial(placed)["hidden_0"]["kernel"]
@@ -360,7 +330,7 @@ def test_scores_are_those_of_the_parameters_that_come_back(family):
 @pytest.mark.usefixtures("quick_compilation")
 def test_calls_of_single_epochs_change_nothing_but_the_progress():
   seen = []
-  with mock.patch.object(packs, "CALL_SECONDS", 0.0):
+  with mock.patch.object(sessions, "CALL_SECONDS", 0.0):
     opened = sessions.open_session(CONFIG, dataset())
     found = packs.train(opened, pack_of("dnn"), seen.append)
   assert seen == [1, 1, 1, 1]
@@ -377,123 +347,7 @@ def test_stacking_undoes_splitting(family):
   assert_close(found, trained.params, 0)
 
 
-def test_the_session_holds_every_image_once():
-  data, seen = jax.device_get(session().data), 0
-  for split in packs.Scores._fields:
-    batch = getattr(dataset(), split)
-    first, last = session().splits[split]
-    assert first == seen  # splits are neighbours, the training images first
-    seen = last
-    chunks = jax.tree.map(lambda leaf, i=first, j=last: leaf[i:j], data)
-    real = chunks.weight.reshape(-1) > 0
-    assert real[: len(batch.y)].all() and real.sum() == len(batch.y)
-    np.testing.assert_array_equal(chunks.x.reshape(-1, *SHAPE)[real], batch.x)
-    np.testing.assert_array_equal(chunks.y.reshape(-1)[real], batch.y)
-  assert seen == len(data.y)
-
-
-def test_a_batch_larger_than_the_training_split_is_refused():
-  with pytest.raises(ValueError, match="--batch_size=44 .* made-up .43 images"):
-    sessions.open_session(CONFIG.replace(batch_size=44), dataset())
-
-
-# --- what does not fit -------------------------------------------------------
-
-
-EXHAUSTED = "RESOURCE_EXHAUSTED: Out of memory while trying to allocate"
-
-
-def fitting(most, seen):
-  """A stand-in for `train` on a device with room for so many networks."""
-
-  def train(session, pack, progress):
-    del session, progress
-    if pack.slots * len(pack.seeds) > most:
-      raise jax.errors.JaxRuntimeError(EXHAUSTED)
-    seen.extend((a, s) for s in pack.seeds for a in pack.architectures)
-    return pack
-
-  return train
-
-
-@pytest.mark.parametrize("most", [1, 2, 4, 8, 100])
-def test_what_does_not_fit_is_split_until_it_does(most):
-  pack, seen = pack_of("dnn", (3, 0, 8)), []
-  with mock.patch.object(packs, "train", fitting(most, seen)):
-    parts = packs.train_or_split(session(), pack)
-  assert len(seen) == len(set(seen)) == 9
-  assert {seed for _, seed in seen} == {3, 0, 8}
-  for part in parts:  # whatever they hold, they are of the planned program
-    assert part.parent == pack.parent
-    assert len(part.architectures) <= part.slots
-  order = [a for part in parts for a in part.architectures]
-  assert list(dict.fromkeys(order)) == list(pack.architectures)
-
-
-def test_one_network_that_does_not_fit_says_what_to_lower():
-  advice = "lower --batch_size or --memory_limit"
-  with (
-    mock.patch.object(packs, "train", fitting(0, [])),
-    pytest.raises(MemoryError, match=f"dnn:9-6 does not fit .*{advice}"),
-  ):
-    packs.train_or_split(session(), pack_of("dnn"))
-
-
-def test_other_errors_of_a_device_come_through():
-  error = jax.errors.JaxRuntimeError("INTERNAL: something else")
-  with (
-    mock.patch.object(packs, "train", side_effect=error) as train,
-    pytest.raises(jax.errors.JaxRuntimeError, match="something else"),
-  ):
-    packs.train_or_split(session(), pack_of("dnn"))
-  assert train.call_count == 1
-
-
 # --- several at a time -------------------------------------------------------
-
-
-def session_at_once(count):
-  """A session of its own to stop, with everybody's programs."""
-  config = CONFIG.replace(packs_at_once=count)
-  return dataclasses.replace(
-    session(), config=config, lock=threading.Lock(), stop=threading.Event()
-  )
-
-
-@pytest.mark.parametrize("count", [1, 2, 3])
-def test_so_many_are_in_progress_and_results_come_in_order(count):
-  active, most = set(), []
-  gate = threading.Barrier(count)
-
-  def work(task):
-    active.add(task)
-    gate.wait(30)  # all of them, or nobody
-    most.append(len(active))
-    gate.wait(30)
-    active.remove(task)
-    return -task
-
-  tasks = list(range(3 * count))
-  found = sessions.together(session_at_once(count), tasks, work)
-  assert found == [-task for task in tasks]
-  assert set(most) == {count}
-
-
-def test_the_first_error_stops_the_others():
-  opened, started = session_at_once(2), []
-
-  def work(task):
-    started.append(task)
-    if task == 1:
-      raise ValueError("a disk is full")
-    assert opened.stop.wait(30)
-    return packs.train(opened, pack_of("dnn"))  # its programs are there
-
-  with pytest.raises(ValueError, match="a disk is full"):
-    sessions.together(opened, range(10), work)
-  assert len(started) <= 3  # one more may have begun, and was stopped
-  with pytest.raises(sessions.Stopped):
-    packs.train(opened, pack_of("dnn"))
 
 
 def test_packs_that_train_at_the_same_time_share_a_program():
@@ -514,18 +368,6 @@ def test_packs_that_train_at_the_same_time_share_a_program():
       results(trained),
       results(expected),
     )
-
-
-def test_a_program_that_did_not_compile_is_compiled_when_asked_again():
-  opened = sessions.open_session(CONFIG, dataset())
-  placed = sessions.place(opened, pack_of("dnn"))
-  with (
-    mock.patch.object(population, "compile", side_effect=OSError("disk")),
-    pytest.raises(OSError, match="disk"),
-  ):
-    packs.initial(placed)
-  assert not opened.programs
-  assert packs.initial(placed)["output"]["kernel"].any()
 
 
 # --- divergence --------------------------------------------------------------

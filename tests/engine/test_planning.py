@@ -1,31 +1,32 @@
 """Planning: every network once, little padding, within memory, repeatable."""
 
+import dataclasses
 import itertools
 import random
 
 import pytest
 
-from minarch_jax import architectures
-from minarch_jax.architectures import Architecture
+from minarch_jax import architectures, registries
+from minarch_jax.architectures import Architecture, Problem
 from minarch_jax.engine import planning
 from minarch_jax.engine.planning import Pack, Work
 
-DIGITS = Work((8, 8, 1), 10, 1294, 143, 64, 30)
-MNIST = Work((28, 28, 1), 10, 54_000, 6_000, 128, 10)
-CIFAR = Work((32, 32, 3), 10, 45_000, 5_000, 128, 10)
+DIGITS = Work(Problem((8, 8, 1), 10), 1294, 143, 64, 30)
+MNIST = Work(Problem((28, 28, 1), 10), 54_000, 6_000, 128, 10)
+CIFAR = Work(Problem((32, 32, 3), 10), 45_000, 5_000, 128, 10)
 WORKS = {"digits": DIGITS, "mnist": MNIST, "cifar": CIFAR}
 
 GRIDS = [
   (grid, family)
   for grid in ("tiny", "small", "square")
-  for family in architectures.FAMILIES
+  for family in registries.FAMILIES
 ] + [("paper", "cnn")]
 MACHINES = [(1, 3), (2, 5), (8, 4)]  # devices, seeds
 ROOM = 64 * 2.0**30
 
 
 def grid(name, family, work):
-  return architectures.grid(name, family, work.input_shape, work.num_classes)
+  return architectures.grid(name, family, *work.problem)
 
 
 def check(packs, members, seeds, work):
@@ -58,10 +59,11 @@ def groups(packs):
 
 def check_padding(packs, work):
   """Below two over what shares a program; chunks of few slots may exceed it."""
-  shape = (work.input_shape, work.num_classes)
   for group in groups(packs):
-    held = sum(p.slots * p.parent.num_params(*shape) for p in group)
-    asked = sum(a.num_params(*shape) for p in group for a in p.architectures)
+    held = sum(p.slots * p.parent.num_params(*work.problem) for p in group)
+    asked = sum(
+      a.num_params(*work.problem) for p in group for a in p.architectures
+    )
     assert 1 <= held / asked < planning.MAX_PADDING, group
 
 
@@ -89,7 +91,7 @@ def test_padding_stays_below_two(name, family, work):
 
 
 def test_families_share_one_plan():
-  members = [a for f in architectures.FAMILIES for a in grid("tiny", f, DIGITS)]
+  members = [a for f in registries.FAMILIES for a in grid("tiny", f, DIGITS)]
   random.Random(0).shuffle(members)
   packs = planning.plan(members, (7, 3), DIGITS)
   check(packs, members, (7, 3), DIGITS)
@@ -141,7 +143,7 @@ def test_all_dnn_shapes_of_the_paper_take_few_programs(work):
 # --- memory ------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("family", architectures.FAMILIES)
+@pytest.mark.parametrize("family", registries.FAMILIES)
 @pytest.mark.parametrize("devices", [1, 2])
 def test_packs_that_do_not_fit_are_split(family, devices):
   members = grid("square", family, DIGITS)
@@ -193,7 +195,7 @@ def test_halves_hold_a_pack_once_and_end_with_one_network(count, slots, seeds):
 def test_more_work_costs_more(text):
   a = Architecture.parse(text)
   wider = Architecture(a.family, tuple(2 * w for w in a.widths), a.options)
-  longer = DIGITS.__class__((8, 8, 1), 10, 1294, 143, 64, 60)
+  longer = dataclasses.replace(DIGITS, num_epochs=60)
   base = planning.seconds(a, 2, DIGITS)
   assert base > 0
   assert planning.seconds(wider, 2, DIGITS) > base
@@ -208,7 +210,7 @@ def test_more_work_costs_more(text):
 
 def test_memory_counts_at_least_parameters_moments_and_data():
   a = Architecture.parse("dnn:1000-1000")
-  params = a.num_params(MNIST.input_shape, 10)
+  params = a.num_params(*MNIST.problem)
   images = 4 * 28 * 28 * 60_000
   assert planning.memory(a, 2, 5, MNIST, 1) > 2 * 5 * 12 * params + images
 

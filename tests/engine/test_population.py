@@ -2,7 +2,9 @@
 
 import functools
 import itertools
+import json
 import os
+import re
 import subprocess
 import sys
 from unittest import mock
@@ -12,10 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from minarch_jax import architectures
-from minarch_jax.config import Config
+from minarch_jax import registries
+from minarch_jax.config import Config, ConfigError
 from minarch_jax.engine import population
-from minarch_jax.models import layers
 
 KINDS = ("network", "seed", "member", "shared")
 SEEDS, MEMBERS = 8, 8
@@ -178,24 +179,22 @@ def test_minibatches_are_cut_along_their_images():
     assert population.place(order, kind, mapping).is_fully_replicated
 
 
-# --- the table ---------------------------------------------------------------
+# --- the layout of a family --------------------------------------------------
 
 
-def test_the_table_has_a_row_for_every_family_and_backend():
-  families = architectures.FAMILIES
-  assert population.MAPPING.keys() == set(
-    itertools.product(families, ("cpu", "other"))
-  )
-  for seeds, members, convolution in population.MAPPING.values():
+@pytest.mark.parametrize("family", registries.FAMILIES.values())
+def test_every_family_has_a_layout_for_every_backend(family):
+  assert family.layouts.keys() == {"cpu", "other"}
+  for seeds, members, convolution in family.layouts.values():
     assert {seeds, members} <= {"vmap", "map"}
-    assert convolution in layers.CONVOLUTIONS
+    assert convolution in registries.CONVOLUTIONS
 
 
-@pytest.mark.parametrize("family", architectures.FAMILIES)
-def test_flags_override_the_table(family):
+@pytest.mark.parametrize("family", registries.FAMILIES)
+def test_flags_override_the_family(family):
   plain = population.mapping(Config(), family)
   assert (plain.seeds, plain.members, plain.convolution) == (
-    population.MAPPING[family, "cpu"]
+    registries.FAMILIES[family].layouts["cpu"]
   )
   assert len(plain.devices) == jax.local_device_count() == 8
   config = Config(
@@ -209,8 +208,49 @@ def test_flags_override_the_table(family):
   found = population.mapping(config, family, slots=8, num_seeds=5)
   assert found == population.Mapping(
     *(plain.devices, "pmap", "vmap", "map", "im2col", "member"),
-    level=population.LEVELS[family],
+    level=registries.FAMILIES[family].level,
   )
+
+
+@pytest.fixture
+def table(tmp_path, monkeypatch):
+  """Where a test keeps measured layouts, out of the user's own cache."""
+  monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+  population._measured.cache_clear()
+  path = tmp_path / "minarch_jax" / "mapping.json"
+  path.parent.mkdir()
+  yield path
+  population._measured.cache_clear()
+
+
+def choices(family, **flags):
+  found = population.mapping(Config().replace(**flags), family)
+  return found.seeds, found.members, found.convolution
+
+
+@pytest.mark.parametrize("family", registries.FAMILIES)
+def test_what_was_measured_wins(table, family):
+  assert choices(family) == registries.FAMILIES[family].layouts["cpu"]
+  table.write_text(json.dumps({"cnn/cpu": ["vmap", "map", "im2col"]}))
+  population._measured.cache_clear()
+  expected = registries.FAMILIES[family].layouts["cpu"]
+  expected = ("vmap", "map", "im2col") if family == "cnn" else expected
+  assert choices(family) == expected
+
+
+def test_a_flag_wins_more(table):
+  table.write_text(json.dumps({"cnn/cpu": ["vmap", "map", "im2col"]}))
+  assert choices("cnn", seed_mapping="map") == ("map", "map", "im2col")
+  assert choices("cnn", convolution="stock") == ("vmap", "map", "stock")
+
+
+@pytest.mark.parametrize(
+  "text", ["{", "[]", '{"cnn/cpu": ["vmap", "map"]}', '{"a": ["v", "map", ""]}']
+)
+def test_a_broken_table_says_where_it_is(table, text):
+  table.write_text(text)
+  with pytest.raises(ConfigError, match=re.escape(str(table))):
+    choices("cnn")
 
 
 @pytest.mark.parametrize(
@@ -236,8 +276,8 @@ def test_programs_are_optimized_as_far_as_it_pays(
 # --- starting JAX ------------------------------------------------------------
 
 COUNT = (
-  "import jax; from minarch_jax import population; population.use_cores(); "
-  "print(jax.local_device_count())"
+  "import jax; from minarch_jax.engine import population; "
+  "population.use_cores(); print(jax.local_device_count())"
 )
 
 

@@ -8,10 +8,11 @@ import numpy as np
 import optax
 import pytest
 
-from minarch_jax import models
+from minarch_jax import models, random
 from minarch_jax.architectures import Architecture, Problem
 from minarch_jax.config import Config
 from minarch_jax.engine import evaluation, training
+from minarch_jax.random import Purpose
 from minarch_jax.types import Batch, TrainState
 
 SHAPE, CLASSES = (4, 4, 1), 3
@@ -33,7 +34,7 @@ def tx_of(optimizer):
 
 @functools.cache
 def initial(seed):
-  return jax.jit(MODEL.init)(training.key_for(seed, training.INIT))
+  return jax.jit(MODEL.init)(random.key_for(seed, Purpose.INIT))
 
 
 def begin(optimizer="adam", seed=0):
@@ -62,10 +63,10 @@ def assert_trees_close(found, expected, **tolerance):
 
 
 def test_keys_are_named_by_seed_and_purpose():
-  pairs = [(s, p) for s in range(4) for p in (training.INIT, training.PRUNE)]
-  keys = [jax.random.key_data(training.key_for(*pair)) for pair in pairs]
+  pairs = [(s, p) for s in range(4) for p in (Purpose.INIT, Purpose.PRUNE)]
+  keys = [jax.random.key_data(random.key_for(*pair)) for pair in pairs]
   assert len(np.unique(keys, axis=0)) == len(pairs)
-  traced = jax.jit(lambda seed: training.key_for(seed, training.PRUNE))(3)
+  traced = jax.jit(lambda seed: random.key_for(seed, Purpose.PRUNE))(3)
   np.testing.assert_array_equal(jax.random.key_data(traced), keys[-1])
 
 
@@ -241,27 +242,23 @@ def test_optimizers_start_at_zero(optimizer):
 
 NUM_TRAIN, BATCH = 23, 4
 STEP = training.make_step(MODEL, tx_of("adam"))
-RUN = jax.jit(training.make_run(STEP, evaluation.make_totals(MODEL.apply)))
 VALIDATION, TEST = (split(count, count) for count in (10, 7))
-CHUNKS = jax.tree.map(
-  lambda *parts: np.concatenate(parts),
-  *(evaluation.chunk(part, 4) for part in (VALIDATION, TEST)),
-)  # three chunks and two
+PARTS = [evaluation.chunk(b, 4) for b in (split(NUM_TRAIN), VALIDATION, TEST)]
+CHUNKS = jax.tree.map(lambda *parts: np.concatenate(parts), *PARTS)
+OF_VALIDATION, OF_TEST, OF_BOTH = (6, 9), (9, 11), (6, 11)  # of eleven chunks
+TOTALS = evaluation.make_totals(MODEL.apply)
+RUN = jax.jit(training.make_run(STEP, TOTALS, OF_VALIDATION))
 
 
-def run(state, count, first=0, *, steps=5, rates=0.02, final=(3, 5)):
+def run(state, count, first=0, *, steps=5, rates=0.02, final=OF_TEST):
   """Runs `count` of three epochs, numbered from `first`; scores the test."""
-  train = jax.tree.map(jnp.asarray, split(NUM_TRAIN))
   order = np.stack(
     [training.data_order(0, first + e, NUM_TRAIN, BATCH) for e in range(3)]
   )
   rate = np.full(order.shape[:2], rates, np.float32)
-  ranges = [tuple(map(np.int32, pair)) for pair in ((0, 3), final)]
-  masks = all_ones(state.params)
-  return RUN(
-    *(state, np.int32(count), np.int32(steps), order, rate, {}, masks),
-    *(train, CHUNKS, *ranges),
-  )
+  lesson = training.Lesson(np.int32(count), np.int32(steps), order, rate)
+  final = tuple(map(np.int32, final))
+  return RUN(state, lesson, {}, all_ones(state.params), CHUNKS, final)
 
 
 def assert_same(found, expected):
@@ -301,7 +298,7 @@ def test_epochs_are_a_loop_over_steps_and_an_exact_score():
   score = evaluate(expected.params, evaluation.chunk(TEST, 4), {})
   np.testing.assert_allclose(totals.loss.sum() / 7, score.loss, rtol=1e-4)
   assert totals.correct.sum() == score.correct
-  assert (np.asarray(totals.loss) > 0).tolist() == [False] * 3 + [True] * 2
+  assert (np.asarray(totals.loss) > 0).tolist() == [False] * 9 + [True] * 2
 
 
 def test_only_the_first_epochs_are_run():
@@ -326,15 +323,15 @@ def test_only_the_first_steps_of_an_epoch_are_run():
 
 
 def test_no_epochs_only_score():
-  trained, curve, totals = run(begin(), 3, final=(0, 5))
-  state, none, again = run(trained, 0, final=(0, 5))
+  trained, curve, totals = run(begin(), 3, final=OF_BOTH)
+  state, none, again = run(trained, 0, final=OF_BOTH)
   assert_same(state, trained)
   assert_same(again, totals)
   assert not any(np.asarray(leaf).any() for leaf in jax.tree.leaves(none))
   # The exact score of the last epoch is that of its final network.
-  assert curve.validation.correct[2] == totals.correct[:3].sum()
+  assert curve.validation.correct[2] == totals.correct[6:9].sum()
   np.testing.assert_allclose(
-    curve.validation.loss[2], totals.loss[:3].sum() / 10, rtol=1e-6
+    curve.validation.loss[2], totals.loss[6:9].sum() / 10, rtol=1e-6
   )
 
 
@@ -361,7 +358,7 @@ def test_a_network_that_diverges_goes_on_as_data():
   assert not np.isfinite(curve.train.loss[-1])
   assert not np.isfinite(curve.validation.loss[-1])
   assert curve.validation.correct[-1] == 0
-  assert not np.isfinite(totals.loss[3:]).any() and not totals.correct.any()
+  assert not np.isfinite(totals.loss[9:]).any() and not totals.correct.any()
   leaves = jax.tree.leaves(state.params)
   assert not all(np.isfinite(leaf).all() for leaf in leaves)
 

@@ -1,4 +1,4 @@
-"""Convolution and pooling: every formulation equals the stock one."""
+"""Convolution: every formulation equals the stock one."""
 
 import functools
 
@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from minarch_jax.models import layers
+from minarch_jax import registries
+from minarch_jax.models import convolutions
 
 # Thin and thick inputs: `hybrid` changes its mind at 8 channels, and gradients
 # at one channel for many.
@@ -50,7 +51,7 @@ def expectation(channels, padding, size, dtype):
 def compare(form, channels, padding, size, dtype, tolerance):
   x, kernel = arrays(channels, size, dtype=dtype)
   found = pulled_back(
-    lambda x, k: layers.convolution(x, k, padding, form), x, kernel
+    lambda x, k: convolutions.convolve(x, k, padding, form), x, kernel
   )
   expected = expectation(channels, padding, size, dtype)
   for a, b in zip(found, expected, strict=True):
@@ -58,7 +59,7 @@ def compare(form, channels, padding, size, dtype, tolerance):
     np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.parametrize("form", layers.CONVOLUTIONS)
+@pytest.mark.parametrize("form", registries.CONVOLUTIONS)
 @pytest.mark.parametrize("padding", ["VALID", "SAME"])
 def test_value_and_gradients_equal_the_stock_convolution(form, padding):
   for channels in CHANNELS:
@@ -68,7 +69,7 @@ def test_value_and_gradients_equal_the_stock_convolution(form, padding):
     compare(form, CHANNELS[-1], padding, (3, 3), "float64", 1e-12)
 
 
-@pytest.mark.parametrize("form", layers.CONVOLUTIONS)
+@pytest.mark.parametrize("form", registries.CONVOLUTIONS)
 @pytest.mark.parametrize("channels", [(1, 9), (8, 5)], ids=str)
 def test_curvature_equals_that_of_the_stock_convolution(form, channels):
   """Derivatives of gradients along a direction, as probes and GraSP take."""
@@ -85,20 +86,20 @@ def test_curvature_equals_that_of_the_stock_convolution(form, channels):
 
       return jax.jit(along)(x, kernel)
 
-    found = curvature(lambda x, k: layers.convolution(x, k, "SAME", form))
+    found = curvature(lambda x, k: convolutions.convolve(x, k, "SAME", form))
     expected = curvature(lambda x, k: reference(x, k, "SAME"))
   for a, b in zip(found, expected, strict=True):
     np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("form", layers.CONVOLUTIONS)
+@pytest.mark.parametrize("form", registries.CONVOLUTIONS)
 @pytest.mark.parametrize("size", KERNELS[1:], ids=str)
 def test_other_odd_kernels(form, size):
   for channels in (CHANNELS[0], CHANNELS[-1]):
     compare(form, channels, "SAME", size, "float32", 2e-4)
 
 
-@pytest.mark.parametrize("form", layers.CONVOLUTIONS)
+@pytest.mark.parametrize("form", registries.CONVOLUTIONS)
 @pytest.mark.parametrize("channels", [(1, 3), (8, 5)], ids=str)
 def test_mapped_weights_and_loops_change_nothing(form, channels):
   x, kernel = arrays(channels, dtype="float32")
@@ -106,7 +107,7 @@ def test_mapped_weights_and_loops_change_nothing(form, channels):
 
   def slope(kernel, x):
     def loss(kernel):
-      return (layers.convolution(x, kernel, "SAME", form) ** 2).sum()
+      return (convolutions.convolve(x, kernel, "SAME", form) ** 2).sum()
 
     return jax.grad(loss)(kernel)
 
@@ -117,7 +118,7 @@ def test_mapped_weights_and_loops_change_nothing(form, channels):
     np.testing.assert_allclose(found, expected, rtol=2e-4, atol=2e-3)
 
 
-@pytest.mark.parametrize("form", layers.CONVOLUTIONS)
+@pytest.mark.parametrize("form", registries.CONVOLUTIONS)
 def test_absent_channels_stay_absent(form):
   x, kernel = arrays((8, 5), dtype="float32")
   x = x * (np.arange(8) < 6)
@@ -125,7 +126,7 @@ def test_absent_channels_stay_absent(form):
   mask = (kernel != 0).any((0, 1))
 
   def masked(x, k):
-    return nn.relu(layers.convolution(x, k, "SAME", form))
+    return nn.relu(convolutions.convolve(x, k, "SAME", form))
 
   y, dx, dk = pulled_back(masked, x, kernel)
   assert not np.asarray(y)[..., 3:].any()
@@ -133,30 +134,10 @@ def test_absent_channels_stay_absent(form):
   assert not np.asarray(dk)[:, :, ~mask].any()
 
 
-@pytest.mark.parametrize("form", layers.CONVOLUTIONS)
+@pytest.mark.parametrize("form", registries.CONVOLUTIONS)
 def test_narrow_types_are_kept(form):
   x, kernel = (a.astype(jnp.bfloat16) for a in arrays((3, 4)))
-  y = layers.convolution(jnp.asarray(x), jnp.asarray(kernel), "VALID", form)
+  y = convolutions.convolve(jnp.asarray(x), jnp.asarray(kernel), "VALID", form)
   assert y.dtype == jnp.bfloat16
   exact = reference(x.astype(np.float32), kernel.astype(np.float32), "VALID")
   np.testing.assert_allclose(y.astype(np.float32), exact, atol=0.3)
-
-
-@pytest.mark.parametrize("height", [2, 5])
-@pytest.mark.parametrize("width", [3, 6])
-def test_max_pool_is_flax_max_pool(height, width):
-  x, _ = arrays((3, 1), images=(2, height, width), dtype="float32")
-  expected = nn.max_pool(x, (2, 2), (2, 2))
-  found = layers.max_pool(x)
-  np.testing.assert_array_equal(found, expected)
-  assert found.shape == (2, height // 2, width // 2, 3)
-
-
-def test_the_gradient_of_max_pool_goes_to_the_largest():
-  x, _ = arrays((3, 1), images=(2, 5, 4), dtype="float32")
-
-  def slope(pool):
-    return jax.grad(lambda x: (pool(x) ** 2).sum())(x)
-
-  expected = slope(lambda x: nn.max_pool(x, (2, 2), (2, 2)))
-  np.testing.assert_allclose(slope(layers.max_pool), expected, rtol=1e-6)

@@ -1,100 +1,45 @@
-"""Models: the tree a spec describes, padding that changes nothing, references.
+"""Networks: the spec's tree, padding that changes nothing, references.
 
 A member inside a wider parent must be the network it is alone: same initial
 values, outputs and gradients, and exactly nothing in the padding.
 """
 
-import itertools
 import math
 
-import chex
 from flax import linen as nn
 from flax import traverse_util
 import jax
 from jax.extend import core as jex_core
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
-from minarch_jax import architectures, models
-from minarch_jax.architectures import Architecture, Problem
-from minarch_jax.models import layers, vit
-
-SHAPE, CLASSES = (8, 8, 1), 3
-
-# Members and the parents that hold them, some of them deeper.
-PADDED = {
-  "dnn:5-3": "dnn:7-8",
-  "dnn:5": "dnn:7-5-6",
-  "dnn:4-6": "dnn:4-6-9-6",
-  "cnn:3": "cnn:5",
-  "cnn:2-3": "cnn:9-4",
-  "vit:p4-d4-l1-h2": "vit:p4-d6-l1-h3-k4-m11",
-  "vit:p4-d6-l1-h2": "vit:p4-d6-l3-h2.1.3-k3.2.2-m12.5.3",
-  "vit:p4-d4-l2-h1.2-m3-cls": "vit:p4-d8-l2-h2.2-k4.5-m3.8-cls",
-}
-MEMBERS = [*PADDED, *PADDED.values()]
-ONE_OF_EACH = ["dnn:5-3", "cnn:2-3", "vit:p4-d4-l1-h2"]
-
-
-def parse(text):
-  return Architecture.parse(text)
-
-
-def build(text, shape=SHAPE, classes=CLASSES, **options):
-  return models.make_model(parse(text), Problem(shape, classes), **options)
-
-
-def pair(text):
-  """The member's and the parent's (model, spec), and its sizes in there."""
-  member, parent = parse(text), parse(PADDED[text])
-  assert architectures.parent([member, parent]) == parent
-  shape = (SHAPE, CLASSES)
-  return (
-    (models.make_model(member, Problem(*shape)), member.spec(Problem(*shape))),
-    (models.make_model(parent, Problem(*shape)), parent.spec(Problem(*shape))),
-    member.sizes(
-      Problem(*shape), None if member.family == "cnn" else parent.depth
-    ),
-  )
-
-
-def initial(text, shape=SHAPE):
-  return drawn(build(text, shape), 2)
-
-
-def drawn(model, seed, *sizes):
-  """Initial values on the host, where what tests do to them is not compiled."""
-  return jax.device_get(jax.jit(model.init)(jax.random.key(seed), *sizes))
-
-
-def images(count=4, shape=SHAPE, seed=0):
-  rng = np.random.default_rng(seed)
-  x = rng.normal(size=(count, *shape)).astype(np.float32)
-  return x, np.arange(count, dtype=np.int32) % CLASSES
-
-
-def perturbed(params, seed=0):
-  """Parameters none of which is at its special initial value."""
-  rng = np.random.default_rng(seed)
-  return jax.tree.map(
-    lambda leaf: np.asarray(leaf + rng.normal(size=leaf.shape) / 4, leaf.dtype),
-    params,
-  )
-
-
-def assert_trees_equal(found, expected):
-  assert jax.tree.structure(found) == jax.tree.structure(expected)
-  jax.tree.map(np.testing.assert_array_equal, found, expected)
-
+from minarch_jax import architectures, models, registries
+from minarch_jax.architectures import Problem
+from minarch_jax.models import vit
+from tests.architectures.members import GRIDS, SHAPES
+from tests.models.networks import (
+  assert_trees_equal,
+  build,
+  CLASSES,
+  drawn,
+  images,
+  initial,
+  MEMBERS,
+  ONE_OF_EACH,
+  PADDED,
+  pair,
+  parse,
+  perturbed,
+  SHAPE,
+)
 
 # --- the tree is the spec ----------------------------------------------------
 
 
 def declared_shapes(a, shape, classes):
   """What the flax module itself asks for, by path."""
-  module = models.MODELS[a.family](a, shape, classes)
+  module = a.traits.network(a, Problem(shape, classes))
   x = jax.ShapeDtypeStruct((1, *shape), np.float32)
   tree = jax.eval_shape(
     module.init, jax.random.key(0), x, a.sizes(Problem(shape, classes))
@@ -120,9 +65,6 @@ def check_tree(a, shape):
   assert a.num_params(shape, 10) == total, a
 
 
-GRIDS = [(g, f) for g, members in architectures.GRIDS.items() for f in members]
-
-
 @pytest.mark.parametrize("name, family", GRIDS)
 def test_modules_declare_the_leaves_of_the_spec(name, family):
   members = architectures.grid(name, family, SHAPE, 10)
@@ -131,16 +73,14 @@ def test_modules_declare_the_leaves_of_the_spec(name, family):
 
 
 @pytest.mark.parametrize("shape", [(28, 28, 1), (32, 32, 3)], ids=str)
-@pytest.mark.parametrize("family", architectures.FAMILIES)
+@pytest.mark.parametrize("family", registries.FAMILIES)
 def test_modules_declare_the_leaves_on_larger_images(family, shape):
   for a in architectures.grid("tiny", family, shape, 10):
     check_tree(a, shape)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-  "shape", [(8, 8, 1), (28, 28, 1), (32, 32, 3)], ids=str
-)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("name, family", GRIDS)
 def test_modules_declare_the_leaves_of_every_member(name, family, shape):
   for a in architectures.grid(name, family, shape, 10):
@@ -248,118 +188,6 @@ def test_initial_variance_is_gain_over_fan_in(text):
 
 
 # --- padding -----------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-  "text, lead, library",
-  [
-    *itertools.product(PADDED, [(), (2,), (2, 3)], [np]),
-    *itertools.product(ONE_OF_EACH, [(2,)], [jnp]),
-  ],
-)
-def test_unpad_undoes_pad(text, lead, library):
-  _, (_, wide), _ = pair(text)
-  spec = parse(text).spec(Problem(SHAPE, CLASSES))
-  rng = np.random.default_rng(0)
-  params = traverse_util.unflatten_dict(
-    {
-      leaf.path: library.asarray(
-        rng.normal(size=(*lead, *spec.shape(leaf))).astype(np.float32)
-      )
-      for leaf in spec.leaves
-    }
-  )
-  padded = models.pad(params, spec, wide)
-  assert_trees_equal(models.unpad(padded, spec, wide), params)
-  for leaf in wide.leaves:
-    value = traverse_util.flatten_dict(padded)[leaf.path]
-    assert value.shape == (*lead, *wide.shape(leaf))
-    assert isinstance(value, np.ndarray) == (library is np)
-  # Nothing is lost, and nothing else is there.
-  flat, own = map(traverse_util.flatten_dict, (padded, params))
-  for path, value in flat.items():
-    total = np.abs(own.get(path, 0)).sum(dtype=np.float64)
-    np.testing.assert_allclose(
-      np.abs(value).sum(dtype=np.float64), total, rtol=1e-6
-    )
-
-
-@pytest.mark.parametrize("text", PADDED)
-def test_width_masks_mark_what_padding_keeps(text):
-  (_, spec), (_, wide), sizes = pair(text)
-  ones = traverse_util.unflatten_dict(
-    {leaf.path: np.ones(spec.shape(leaf), bool) for leaf in spec.leaves}
-  )
-  expected = models.pad(ones, spec, wide)
-  assert_trees_equal(models.width_masks(wide, sizes), expected)
-  traced = jax.jit(lambda sizes: models.width_masks(wide, sizes))(sizes)
-  assert_trees_equal(traced, expected)
-  count = sum(leaf.sum() for leaf in jax.tree.leaves(expected))
-  assert count == parse(text).num_params(SHAPE, CLASSES)
-
-
-@pytest.mark.parametrize("family", models.MODELS)
-def test_several_members_are_marked_and_scaled_as_one_by_one(family):
-  texts = [text for text in PADDED if text.startswith(family)]
-  texts = [t for t in texts if parse(t).skeleton == parse(texts[0]).skeleton]
-  parent = architectures.parent([parse(PADDED[text]) for text in texts])
-  spec = parent.spec(Problem(SHAPE, CLASSES))
-  depth = None if family == "cnn" else parent.depth
-  each = [parse(text).sizes(Problem(SHAPE, CLASSES), depth) for text in texts]
-  stacked = {axis: np.array([s[axis] for s in each]) for axis in each[0]}
-  masks = models.width_masks(spec, stacked)
-  _, cut = models.coordinates(spec)
-  rng = np.random.default_rng(0)
-  draws = cut(rng.normal(size=(2, parent.num_params(SHAPE, CLASSES))))
-  found = models.initial(draws, spec, stacked)
-  for i, sizes in enumerate(each):
-    assert_trees_equal(
-      jax.tree.map(lambda leaf, i=i: leaf[i], masks),
-      models.width_masks(spec, sizes),
-    )
-    for seed in range(2):
-      one = {path: value[seed] for path, value in draws.items()}
-      assert_trees_equal(
-        jax.tree.map(lambda leaf, i=i, j=seed: leaf[j, i], found),
-        models.initial(one, spec, sizes),
-      )
-
-
-def test_turning_moves_the_kernel_of_the_images_and_nothing_else():
-  architecture = Architecture.parse("dnn:3-2")
-  model = models.make_model(architecture, Problem((2, 2, 1), 3))
-  params = jax.jit(model.init)(jax.random.key(0))
-  moments = optax.scale_by_adam().init(params)
-  turned = models.turned((params, moments))
-  for tree in (turned[0], turned[1].mu):
-    flat = models.flatten(tree)
-    shapes = {"/".join(path): leaf.shape for path, leaf in flat.items()}
-    assert shapes.pop("hidden_0/kernel") == (3, 4)
-    assert shapes.pop("hidden_1/kernel") == (3, 2)
-    assert shapes.pop("output/kernel") == (2, 3)
-    assert all(len(shape) == 1 for shape in shapes.values())
-  x = jax.random.normal(jax.random.key(1), (5, 2, 2, 1))
-  np.testing.assert_allclose(
-    models.on_turned(model).apply(turned[0], x, None),
-    model.apply(params, x, None),
-    rtol=1e-6,
-  )
-  chex.assert_trees_all_equal(models.turned(turned), (params, moments))
-
-
-@pytest.mark.parametrize("text", ["cnn:2-3", "vit:p2-d4-l1-h2"])
-def test_other_families_are_not_turned(text):
-  model = models.make_model(parse(text), Problem((4, 4, 1), 3))
-  params = drawn(model, 0)
-  chex.assert_trees_all_equal(models.turned(params), params)
-
-
-def test_a_network_in_itself_has_no_padding():
-  spec = parse("dnn:5-3").spec(Problem(SHAPE, CLASSES))
-  masks = models.width_masks(
-    spec, parse("dnn:5-3").sizes(Problem(SHAPE, CLASSES))
-  )
-  assert all(mask.all() for mask in jax.tree.leaves(masks))
 
 
 def loss_and_gradient(model, sizes):
@@ -542,48 +370,4 @@ def test_logits_equal_the_reference(text):
 
 
 def test_every_family_has_a_reference():
-  assert {text[:3] for text in REFERENCES} == models.MODELS.keys()
-
-
-@pytest.mark.parametrize("size", [5, 3, 1])
-def test_norm_is_layer_norm_over_the_true_size(size):
-  rng = np.random.default_rng(0)
-  x = np.zeros((2, 4, 5), np.float32)
-  x[..., :size] = rng.normal(size=(2, 4, size))
-  scale, bias = rng.normal(size=(2, size)).astype(np.float32)
-  params = {
-    "scale": np.pad(scale, (0, 5 - size)),
-    "bias": np.pad(bias, (0, 5 - size)),
-  }
-  found = layers.Norm(5).apply({"params": params}, x, size)
-  expected = nn.LayerNorm().apply(
-    {"params": {"scale": scale, "bias": bias}}, x[..., :size]
-  )
-  np.testing.assert_allclose(found[..., :size], expected, rtol=1e-5, atol=1e-5)
-  assert not np.asarray(found)[..., size:].any()
-
-
-def test_patches_are_squares_of_the_image_row_by_row():
-  x, _ = images(2, (4, 6, 3))
-  found = vit.patches(jnp.asarray(x), 2)
-  assert found.shape == (2, 6, 12)
-  for token, (row, column) in enumerate(np.ndindex(2, 3)):
-    square = x[:, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2]
-    np.testing.assert_array_equal(found[:, token], square.reshape(2, -1))
-
-
-@pytest.mark.parametrize("tokens", [1, 3])
-def test_few_tokens_attend_as_many_do(tokens, monkeypatch):
-  with jax.enable_x64(True):
-    shape = (3, 2, tokens, 2, 5)  # query, key and value
-    q, k, v = np.random.default_rng(tokens).normal(size=shape)
-
-    def value_and_gradients(q, k, v):
-      y, pull = jax.vjp(vit.attend, q, k, v)
-      return y, *pull(jnp.cos(jnp.arange(y.size, dtype=float)).reshape(y.shape))
-
-    few = jax.jit(value_and_gradients)(q, k, v)
-    monkeypatch.setattr(vit, "FEW_TOKENS", 0)
-    many = jax.jit(lambda *args: value_and_gradients(*args))(q, k, v)
-  for a, b in zip(few, many, strict=True):
-    np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-14)
+  assert {text[:3] for text in REFERENCES} == registries.FAMILIES.keys()
