@@ -6,21 +6,18 @@ Generating a set needs TensorFlow, once: pip install -e '.[prepare]'. Reading it
 afterwards does not.
 """
 
-import sys
-
-from absl import app
-
-from minarch_jax import data
+from experiments import common
+from minarch_jax import config
 from minarch_jax import flags as config_flags
-from minarch_jax.data import preparation
 
 config_flags.define("dataset", "data_dir", "validation_fraction", "split_seed")
 
 
-def main(argv):
-  del argv
+def stage(settings: config.Config) -> None:
+  from minarch_jax import data
+  from minarch_jax.data import preparation
+
   try:
-    settings = config_flags.read()
     preparation.prepare(settings.dataset, settings.data_dir)
     dataset = data.load(
       settings.dataset,
@@ -28,8 +25,8 @@ def main(argv):
       validation_fraction=settings.validation_fraction,
       split_seed=settings.split_seed,
     )
-  except (ValueError, OSError) as error:
-    sys.exit(str(error))
+  except ValueError as error:
+    raise config.ConfigError(str(error)) from None
   height, width, channels = dataset.input_shape
   print(
     f"{dataset.name}: {height}x{width}x{channels}, {dataset.num_classes} "
@@ -42,4 +39,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-  app.run(main)
+  common.run(stage, trains=False)

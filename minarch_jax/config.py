@@ -366,7 +366,12 @@ class Config:
           )
     for text in self.granularities:
       name, colon, sizes = text.partition(":")
-      check_choice("granularities", name, registries.GRANULARITIES)
+      if name not in registries.GRANULARITIES:
+        raise ConfigError(
+          f"--granularities={text} is not one of "
+          f"{', '.join(registries.GRANULARITIES)} (with sizes: nm:4, block:4x4)"
+          f"{naming.nearest(name, registries.GRANULARITIES)}"
+        )
       if colon and not re.fullmatch(_SIZES, sizes):
         raise ConfigError(
           f"--granularities={text}: write positive sizes after the colon, as "

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 import dataclasses
 import sys
+import typing
 from typing import Any
 
 from absl import flags
@@ -48,20 +49,18 @@ def read() -> config.Config:
     if field.name in flags.FLAGS:
       value = getattr(flags.FLAGS, field.name)
       if isinstance(field.default, tuple):
-        value = _parse_items(field.name, value)
+        value = _parse_items(field, value)
       values[field.name] = value
   return config.Config(**values).check()
 
 
-_ITEM_TYPES = {"sparsities": float, "bits": int, "activation_bits": int}
-
-
-def _parse_items(name: str, texts: Sequence[str]) -> tuple:
-  convert = _ITEM_TYPES.get(name, str)
+def _parse_items(field: dataclasses.Field, texts: Sequence[str]) -> tuple:
+  """Reads a list as what the field holds, tuple[int, ...] for example."""
+  convert, _ = typing.get_args(field.type)
   try:
     return tuple(convert(text) for text in texts if text != "")
   except ValueError:
     raise config.ConfigError(
-      f"--{name}={','.join(map(str, texts))} is not a list of "
+      f"--{field.name}={','.join(map(str, texts))} is not a list of "
       f"{'numbers' if convert is float else 'integers'}"
     ) from None

@@ -260,7 +260,7 @@ def _part_of(table: str, path: str) -> pl.DataFrame:
   """Reads a part; ConfigError where it has not the columns of today."""
   part, schema = pl.read_parquet(path), SCHEMAS[table]
   if part.schema != pl.Schema(schema):
-    wrong = sorted(set(part.columns) ^ set(schema)) or ["types"]
+    wrong = sorted(set(part.columns) ^ set(schema)) or ["types or order"]
     raise ConfigError(
       f"{path} was written by another version (it differs in "
       f"{', '.join(wrong)}); read it with that version, or choose another --out"

@@ -13,6 +13,7 @@ XLA is told to skip most optimizations, also in the programs that tests start;
 import functools
 import gc
 import os
+import shutil
 
 import jax
 import pytest
@@ -84,6 +85,22 @@ def digits():
 def synthetic():
   """A tiny set the smallest networks can learn."""
   return data.load("synthetic:easy")
+
+
+@pytest.fixture(scope="session")
+def studied(tmp_path_factory):
+  """A directory with the whole tiny study; tests that write take a copy."""
+  from tests import tiny_study
+
+  out = tmp_path_factory.mktemp("studied")
+  tiny_study.run(out)
+  return out
+
+
+@pytest.fixture
+def copy(studied, tmp_path):
+  """A copy of the tiny study that a test may change."""
+  return shutil.copytree(studied, tmp_path / "copy")
 
 
 @pytest.fixture(scope="session")

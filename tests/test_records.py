@@ -8,6 +8,7 @@ import pytest
 
 import minarch_jax as ma
 from minarch_jax import records
+from minarch_jax.config import ConfigError
 
 KINDS = {pl.String: "a", pl.Int64: 1, pl.Float64: 0.5, pl.Boolean: True}
 
@@ -94,24 +95,32 @@ def test_reading_equals_sorting_all_rows(tmp_path, names, epochs):
   testing.assert_frame_equal(found, expected)
 
 
-@pytest.mark.parametrize("name", ["", None])
-def test_networks_compressed_in_earnest_have_one_name(tmp_path, name):
-  frame = rows("compression").with_columns(control=pl.lit(name, pl.String))
+@pytest.mark.parametrize("table", TABLES)
+@pytest.mark.parametrize(
+  "change, difference",
+  [
+    (lambda part: part.drop("seed"), "seed"),
+    (lambda part: part.drop("architecture", "seed"), "architecture, seed"),
+    (lambda part: part.with_columns(sed=1), "sed"),
+    (lambda part: part.with_columns(pl.col("seed").cast(pl.Int32)), "types"),
+    (lambda part: part[:, ::-1], "types"),
+  ],
+  ids=["a column less", "two less", "a column more", "a type", "the order"],
+)
+def test_parts_of_another_version_are_refused(
+  tmp_path, table, change, difference
+):
+  """The message names the file, the difference and what to do."""
   out = str(tmp_path)
-  records.write(out, "compression", "one", frame)
-  assert records.read(out).compression["control"].to_list() == ["none"] * 2
-
-
-def test_parts_from_before_a_column_are_read(tmp_path):
-  out = str(tmp_path)
-  path = records.write(out, "compression", "one", rows("compression"))
-  pl.read_parquet(path).drop("control", "macs").write_parquet(path)
-  records.write(
-    out, "compression", "two", rows("compression", control=["reinit"] * 2)
-  )
-  found = records.read(out).compression
-  assert found["control"].to_list() == ["none", "reinit"] * 2
-  assert found["macs"].to_list() == [None, 1] * 2
+  path = records.write(out, table, "one", rows(table))
+  records.write(out, table, "two", rows(table))
+  change(pl.read_parquet(path)).write_parquet(path)
+  with pytest.raises(ConfigError) as found:
+    records.read_table(out, table)
+  message = str(found.value)
+  assert message.startswith(path) and "two.parquet" not in message
+  assert f"differs in {difference}" in message
+  assert "that version, or choose another --out" in message
 
 
 SETTINGS = {
@@ -231,4 +240,4 @@ def test_an_id_stays_what_it_was():
   # Golden: results directories are found by it, so it may change only together
   # with SCHEMA_VERSION.
   found = records.content_id({"a": [1, "b", None]})
-  assert (records.SCHEMA_VERSION, found) == (1, "d0a5c6ad000dcb523490")
+  assert (records.SCHEMA_VERSION, found) == (2, "9234c94ca6b87e2c1e8d")

@@ -72,6 +72,17 @@ def no_totals(chunks: Chunks) -> Score:
   return Score(jnp.zeros(count, jnp.result_type(float)), jnp.zeros(count, int))
 
 
+def mean_score(
+  score: Score, chunks: Chunks, first: Array, last: Array
+) -> Score:
+  """Turns sums of the chunks [first, last) into mean loss and hits."""
+  weights = jnp.asarray(chunks.weight).sum(axis=1)
+  inside = jnp.arange(len(weights))
+  inside = (first <= inside) & (inside < last)
+  images = jnp.where(inside, weights, 0).sum().astype(score.loss.dtype)
+  return Score(score.loss.sum() / images, score.correct.sum())
+
+
 def make_totals(apply: Callable[..., Any]) -> Callable[..., Score]:
   """Makes the sums per chunk of one network, for any range of chunks.
 

@@ -249,13 +249,9 @@ def make_run(
         for a, b in zip((beginning, end), final, strict=True)
       )
       score = totals(state.params, sizes, chunks, first, last)
-      weights = chunks.weight.sum(axis=1)
-      inside = jnp.arange(len(weights))
-      inside = (first <= inside) & (inside < last)
-      images = jnp.where(inside, weights, 0).sum().astype(score.loss.dtype)
       point = Curve(
         jax.tree.map(lambda total: total / steps, sums),
-        evaluation.Score(score.loss.sum() / images, score.correct.sum()),
+        evaluation.mean_score(score, chunks, first, last),
       )
       # The last round, which only scores, has no place in the curve.
       curve = jax.tree.map(

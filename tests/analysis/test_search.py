@@ -120,3 +120,27 @@ def test_search_refuses_what_it_cannot_use():
     search.next_trainings(networks, {"dnn:1": 5}, CONFIG, relative_width=0)
   with pytest.raises(ValueError, match="not among the candidates"):
     search.next_trainings(networks, {"dnn:1": 5}, CONFIG, relative_width=0.1)
+
+
+def test_seeds_with_gaps_become_sweeps_of_neighbours():
+  step = search.Step(
+    [("a", 0), ("a", 1), ("b", 0), ("b", 1), ("c", 0), ("c", 2)],
+    *(False, "", {}, 1.0, 0, 0),
+  )
+  runs = [(r.architectures, list(r.seeds)) for r in search.sweeps(step, CONFIG)]
+  assert runs == [(("a", "b"), [0, 1]), (("c",), [0]), (("c",), [2])]
+
+
+def test_missing_seeds_are_filled_before_new_ones():
+  networks = simulated.handmade({10: [0.9] * 5, 1000: [0.9] * 5}).networks
+  held = networks.filter(
+    (networks["params"] == 1000) & networks["seed"].is_in([0, 3])
+  )
+  step = search.next_trainings(
+    held,
+    {"dnn:10": 10, "dnn:1000": 1000},
+    dataclasses.replace(CONFIG, num_seeds=5),
+    relative_width=0.1,
+  )
+  asked = set(step.trainings)
+  assert not asked & {("dnn:1000", 0), ("dnn:1000", 3)}

@@ -6,6 +6,7 @@ alone; retraining keeps the masks and, without pruning, is plain training.
 
 import dataclasses
 import functools
+import itertools
 from unittest import mock
 
 import jax
@@ -15,20 +16,18 @@ import optax
 import pytest
 
 import minarch_jax as ma
-from minarch_jax import (
-  architectures,
-  models,
-  quantization,
-)
+from minarch_jax import models, quantization, random
 from minarch_jax.architectures import Architecture, Problem
 from minarch_jax.compression import grid as grids
-from minarch_jax.compression import programs, running
-from minarch_jax.compression.grid import Cells, Rule, Variant
+from minarch_jax.compression import running
+from minarch_jax.compression.grid import Cell, Precision, Retraining
 from minarch_jax.compression.programs import Outcome
-from minarch_jax.config import Config, QUANTIZERS
+from minarch_jax.config import Config
 from minarch_jax.engine import evaluation, packs, training
 from minarch_jax.engine import session as sessions
 from minarch_jax.engine.planning import Pack
+from minarch_jax.quantization import Rounding
+from minarch_jax.registries import QUANTIZERS
 from minarch_jax.stages import rows as make_rows
 from minarch_jax.types import Batch, record_inputs
 from tests import made_up
@@ -38,7 +37,9 @@ SEEDS = (4, 0)
 SPARSITIES = (0.0, 0.3, 0.8)
 # Members compared with networks alone, each of which is compiled.
 COMPARED = {"dnn": (0, 1), "cnn": (1,), "vit": (1,)}
-SETTINGS = [(32, 0), (8, 0), (4, 0), (4, 1)]  # bits, rounding
+CHANNEL, TENSOR = Rounding("int", "channel"), Rounding("int", "tensor")
+PRECISIONS = [Precision(bits, CHANNEL) for bits in (32, 8, 4)]
+PRECISIONS += [Precision(4, TENSOR)]
 
 # For each family members, a parent and the rules its grid compares.
 CASES = {
@@ -92,19 +93,30 @@ def rules_of(family):
 
 
 def cells_of(family):
-  pairs = [(r, s) for r in range(len(rules_of(family))) for s in SPARSITIES]
-  return grids.make_cells(pairs, SETTINGS)
+  return [
+    Cell(rule, sparsity, precision)
+    for rule in rules_of(family)
+    for sparsity in SPARSITIES
+    for precision in PRECISIONS
+  ]
 
 
 @functools.cache
 def ranked(family):
   session, found = trained(family)
-  return running.rank(session, found.pack, found.params, SPARSITIES)
+  return running.rank(
+    *(session, found.pack, found.params, rules_of(family), SPARSITIES),
+    [CHANNEL, TENSOR],
+  )
+
+
+def scores_of(family, cells):
+  return running.score_cells(ranked(family), trained(family)[1].pack, cells)
 
 
 @functools.cache
 def graded(family):
-  return running.grid(ranked(family), trained(family)[1].pack, cells_of(family))
+  return scores_of(family, cells_of(family))
 
 
 def of_members(family, outcome, members=(0, 1)):
@@ -138,7 +150,7 @@ def pruner(family, member):
 
   def prune(params, seed, sparsity):
     context = {
-      "key": training.key_for(seed, training.PRUNE),
+      "key": random.key_for(seed, random.Purpose.PRUNE),
       "loss": loss,
       "batch": batch,
       "activations": record_inputs(model.apply, params, batch.x)[1],
@@ -179,15 +191,13 @@ def scored(architecture):
 
 @functools.cache
 def scorer(family, member):
-  """outcomes(params) -> the Outcome [S, ...] of each of SETTINGS."""
-  session, found = trained(family)
-  score = scored(found.pack.architectures[member])
-  granularities = session.config.quant_granularities
+  """outcomes(params) -> the Outcome [S, ...] at each of PRECISIONS."""
+  score = scored(trained(family)[1].pack.architectures[member])
 
   def outcomes(params):
     return [
-      score(ma.dequantize(ma.quantize(params, bits, granularities[rounding])))
-      for bits, rounding in SETTINGS
+      score(ma.dequantize(ma.quantize(params, bits, rounding.granularity)))
+      for bits, rounding, _ in PRECISIONS
     ]
 
   return jax.jit(jax.vmap(outcomes))
@@ -201,13 +211,11 @@ def test_a_cell_is_what_the_public_functions_give(family):
     outcome = outcomes[i]
     cells = iter(range(outcome.test.shape[1]))
     pruned = {s: pruner(family, i)(found.params[i], s) for s in SPARSITIES}
-    for rule, s in (
-      (r, s) for r in range(len(rules_of(family))) for s in pruned
-    ):
-      for alone in scorer(family, i)(pruned[s][rule]):
+    for r, s in itertools.product(range(len(rules_of(family))), pruned):
+      for alone in scorer(family, i)(pruned[s][r]):
         cell = next(cells)
         for part, expected in zip(outcome, alone, strict=True):
-          np.testing.assert_array_equal(part[:, cell], expected, f"{rule} {s}")
+          np.testing.assert_array_equal(part[:, cell], expected, f"{r} {s}")
 
 
 def test_criteria_look_at_training_images_only():
@@ -216,102 +224,19 @@ def test_criteria_look_at_training_images_only():
   pack, params = trained("dnn")[1].pack, trained("dnn")[1].params
   _, last = session.splits["train"]
   others = session.data._replace(x=session.data.x.at[last:].set(9.0))
+  rules = grids.rules_of(config)
   cuts = [
-    running.rank(each, pack, params, [0.6]).cuts
+    running.rank(each, pack, params, rules, [0.6]).cuts
     for each in (session, dataclasses.replace(session, data=others))
   ]
   jax.tree.map(np.testing.assert_array_equal, *cuts)
 
 
-# --- a pack of mixed depth, and its networks alone ---------------------------
-
-MIXED = {
-  "dnn": (
-    ("dnn:5-6", "dnn:4", "dnn:3-12-2"),
-    {"criteria": ("magnitude",), "granularities": ("element", "unit")},
-  ),
-  "vit": (
-    ("vit:p2-d6-l1-h3-k1-m5", "vit:p2-d4-l2-h2"),
-    {"criteria": ("magnitude",)},
-  ),
-}
-
-
-def transformed(session, pack, params, settings=SETTINGS):
-  """Masks by every rule, and parameters in every setting, per member [S, ...].
-
-  Two lists of lists: rules or settings, then members.
-  """
-  ranking = running.rank(session, pack, params, [0.6])
-  transform = programs.make_transform(
-    pack.parent.spec(Problem(SHAPE, CLASSES)),
-    grids.roundings_of(session.config),
-  )
-
-  def every(params, cuts, sizes):
-    def values(setting):
-      return transform(params, cuts[0], 1, *setting, sizes)[0]
-
-    rounded = jax.lax.map(values, np.array(settings, np.int32))
-    masks = [transform(params, cut, 1, 32, 0, sizes)[1] for cut in cuts]
-    return masks, rounded
-
-  mapped = jax.vmap(jax.vmap(every), (0, 0, None))
-  sizes = sessions.sizes_of(ranking.placed.pack, session)
-  masks, rounded = jax.device_get(
-    jax.jit(mapped)(ranking.params, jax.device_get(ranking.cuts), sizes)
-  )
-  rounded = [
-    jax.tree.map(lambda leaf, i=i: leaf[:, :, i], rounded)
-    for i in range(len(settings))
-  ]
-  return [
-    [packs.split_members(tree, pack, session) for tree in trees]
-    for trees in (masks, rounded)
-  ]
-
-
-def made_of(texts, session):
-  """A pack and parameters of its members, all of which are random."""
-  members = tuple(map(Architecture.parse, texts))
-  parent = architectures.parent(members)
-  pack = Pack(members, SEEDS, parent, len(members))
-  rng = np.random.default_rng(0)
-  return pack, [
-    jax.tree.map(
-      lambda leaf: (leaf + rng.normal(size=leaf.shape) / 4).astype(np.float32),
-      tree,
-    )
-    for tree in packs.split_members(
-      packs.initial(sessions.place(session, pack)), pack, session
-    )
-  ]
-
-
-@pytest.mark.parametrize("family", MIXED)
-def test_compression_does_not_depend_on_company(family):
-  texts, rules = MIXED[family]
-  config = config_of("dnn").replace(
-    scopes=("global", "layerwise", "erk"), **rules
-  )
-  session = sessions.open_session(config, dataset())
-  pack, params = made_of(texts, session)
-  members = pack.architectures
-  together = transformed(session, pack, params)
-  for i in range(len(members) - 1):  # the deepest lacks nothing
-    alone = Pack(members[i : i + 1], SEEDS, members[i], 1)
-    expected = transformed(session, alone, params[i : i + 1])
-    for kind, of_member in zip(together, expected, strict=True):
-      for each, (tree,) in zip(kind, of_member, strict=True):
-        assert jax.tree.structure(each[i]) == jax.tree.structure(tree)
-        jax.tree.map(np.testing.assert_array_equal, each[i], tree)
-
-
 @pytest.mark.parametrize("family", CASES)
 def test_dense_in_32_bits_is_the_trained_network(family):
   cells, scores = cells_of(family), trained(family)[1].scores
-  neutral = (cells.sparsity == 0) & (cells.bits == 32)
-  assert neutral.sum() == len(rules_of(family))
+  neutral = [cell.sparsity == 0 and cell.precision.bits == 32 for cell in cells]
+  assert sum(neutral) == len(rules_of(family))
   for split in ("validation", "test"):
     hits = getattr(graded(family), split)[..., neutral]
     expected = getattr(scores, split).correct[..., None]
@@ -319,35 +244,21 @@ def test_dense_in_32_bits_is_the_trained_network(family):
 
 
 def test_a_grid_is_its_cells_in_any_order():
-  session, found = trained("dnn")
+  session, _ = trained("dnn")
   whole, cells = graded("dnn"), cells_of("dnn")
-  order = np.random.default_rng(0).permutation(len(cells.rule))[:12]
-  some = Cells(*(column[order] for column in cells))
+  order = np.random.default_rng(0).permutation(len(cells))[:12]
   programs = len(session.programs)
-  outcome = running.grid(ranked("dnn"), found.pack, some)
+  outcome = scores_of("dnn", [cells[i] for i in order])
   for part, expected in zip(outcome, whole, strict=True):
     np.testing.assert_array_equal(part, expected[:, :, order])
   # Rules, sparsities and bits are data: no cell costs a compilation.
   assert len(session.programs) == programs
 
 
-def test_rules_are_every_combination_the_main_one_first():
-  config = Config().replace(
-    criteria=("magnitude", "snip", "random"),
-    scopes=("erk", "global"),
-    granularities=("element", "unit"),
-  )
-  rules = grids.rules_of(config)
-  assert len(rules) == len(set(rules)) == 8 + 2
-  assert rules[0] == Rule("magnitude", "erk", "element")
-  # The random control has no opinion on layers.
-  assert {rule.scope for rule in rules if rule.criterion == "random"} == {"erk"}
-
-
 def test_a_diverged_network_is_compressed_as_data():
   session, found = trained("dnn")
   params = jax.tree.map(lambda leaf: np.full_like(leaf, np.nan), found.params)
-  cells = grids.join(cells_of("dnn"), narrow_cells((8,)))
+  cells = [*cells_of("dnn"), *narrow_cells("dnn", (8,))]
   outcome, *_ = running.compress(session, found.pack, params, cells, [], [])
   assert not outcome.validation.any() and not outcome.test.any()
 
@@ -370,13 +281,11 @@ def form_of(row):
 def test_a_row_of_a_quantizer_is_what_the_public_functions_give():
   session, found = trained("dnn")
   pack, member = found.pack, 1  # narrower and shallower than its parent
-  config = session.config.replace(quantizers=QUANTIZERS, bits=(32, 4))
-  programs = {k: v for k, v in session.programs.items() if k[0] != "transform"}
-  session = dataclasses.replace(session, config=config, programs=programs)
-  cells = grids.grid_of(config, prune=False, quantize=True)
-  ranking = running.rank(session, pack, found.params, SPARSITIES)
-  outcome = running.grid(ranking, pack, cells)
-  rows = make_rows.oneshot_rows(session, "run", pack, outcome, cells)[member]
+  # The same programs serve the other configuration.
+  session = session.with_config(quantizers=tuple(QUANTIZERS), bits=(32, 4))
+  cells = grids.cells_of(session.config, prune=False, quantize=True)
+  outcome = running.compress(session, pack, found.params, cells, [], [])
+  rows = make_rows.oneshot(session, "run", pack, outcome, cells)[member]
   assert set(rows["quantizer"]) == {"none", *QUANTIZERS}
   rows = [rows.filter(seed=seed).to_dicts() for seed in SEEDS]
   forms = list(map(form_of, rows[0]))
@@ -405,35 +314,14 @@ def test_a_row_of_a_quantizer_is_what_the_public_functions_give():
       assert (row["nonzeros"], row["bytes"]) == (sum(counts), size), forms[i]
 
 
-def test_quantizers_do_not_depend_on_company():
-  # Those that look at more of a layer than its largest weight.
-  names = ("percentile", "mse", "kl", "ternary", "binary", "uint4")
-  config = Config(
-    criteria=("magnitude",),
-    scopes=("global",),
-    quant_granularities=("channel",),
-    quantizers=names,
-  )
-  session = sessions.open_session(config.replace(batch_size=8), dataset())
-  pack, params = made_of(("dnn:5", "dnn:9"), session)
-  settings = [(4, i) for i in range(1, len(names) + 1)]
-  _, together = transformed(session, pack, params, settings)
-  narrow = pack.architectures[0]
-  alone = Pack((narrow,), SEEDS, narrow, 1)
-  _, expected = transformed(session, alone, params[:1], settings)
-  for name, of_members, (tree,) in zip(names, together, expected, strict=True):
-    for x, y in zip(*map(jax.tree.leaves, (of_members[0], tree)), strict=True):
-      # A mean of magnitudes is a sum in another order.
-      np.testing.assert_allclose(x, y, rtol=1e-6, err_msg=name)
-
-
 # --- activations of few bits -------------------------------------------------
 
 WIDTHS = (32, 8, 3)
 
 
-def narrow_cells(widths):
-  return grids.make_cells([(0, 0.0)], [(4, 0)], widths)
+def narrow_cells(family, widths):
+  rule, *_ = rules_of(family)
+  return [Cell(rule, 0.0, Precision(4, CHANNEL, width)) for width in widths]
 
 
 @pytest.mark.parametrize("family", CASES)
@@ -454,80 +342,22 @@ def test_rounding_inputs_is_what_the_public_functions_give(family):
     ]
 
   expected = jax.jit(jax.vmap(alone))(found.params[i])
-  outcome = running.grid(ranked(family), found.pack, narrow_cells(WIDTHS))
+  outcome = scores_of(family, narrow_cells(family, WIDTHS))
   for hits, each in zip(outcome[:2], expected, strict=True):
     # A sum in another order may round an input to the next code.
     np.testing.assert_allclose(hits[:, i], np.stack(each, -1), atol=1)
   assert np.ptp(outcome.test[:, i], -1).max() > 1
 
 
-def loss_of_rounded(parent, members, params):
-  """Sums per chunk of training images, inputs in 32 and 2 bits: [A, 2, n]."""
-  pack = Pack(members, SEEDS, parent, len(members))
-  session = sessions.open_session(Config(batch_size=8), dataset())
-  padded = packs.stack_members(
-    [jax.tree.map(lambda leaf: leaf[None], tree) for tree in params],
-    pack,
-    session,
-  )
-  totals = programs.make_rounded_totals(
-    ma.make_model(parent, Problem(SHAPE, CLASSES))
-  )
-
-  def widths(params, sizes):
-    def one(bits):
-      x, chunks = dataset().train.x, training_chunks()
-      return totals(params, bits, sizes, x, chunks, 0, 4).loss
-
-    return jax.lax.map(one, jnp.array([32, 2]))
-
-  mapped = jax.jit(jax.vmap(widths))
-  first = jax.tree.map(lambda leaf: leaf[0], padded)
-  return mapped(first, sessions.sizes_of(pack, session))
-
-
-def training_chunks():
-  return jax.tree.map(jnp.asarray, evaluation.chunk(dataset().train, 13))
-
-
-@pytest.mark.parametrize("family", CASES)
-def test_ranges_do_not_depend_on_company(family):
-  texts = MIXED[family][0] if family in MIXED else CASES[family][0]
-  members = tuple(map(Architecture.parse, texts))
-  rng = np.random.default_rng(0)
-  with jax.enable_x64(True):  # sums in another order give the same codes
-    params = [
-      jax.tree.map(
-        lambda leaf: np.array(leaf) + rng.normal(size=leaf.shape) / 2,
-        ma.make_model(a, Problem(SHAPE, CLASSES)).init(jax.random.key(0)),
-      )
-      for a in members
-    ]
-    parent = architectures.parent(members)
-    together = loss_of_rounded(parent, members, params)
-    for i, a in enumerate(members[: len(members) - 1]):
-      alone = loss_of_rounded(a, (a,), params[i : i + 1])
-      np.testing.assert_allclose(together[i], alone[0], rtol=1e-9)
-      whole, narrow = alone[0]
-      assert np.abs(narrow / whole - 1).max() > 0.05
-      # 32 bits are the network as it is.
-      plain = evaluation.make_totals(
-        ma.make_model(a, Problem(SHAPE, CLASSES)).apply
-      )
-      score = jax.jit(plain)(params[i], None, training_chunks(), 0, 4)
-      np.testing.assert_allclose(whole, score.loss, rtol=1e-12)
-
-
 def test_ranges_come_from_training_images_only():
   config = config_of("dnn").replace(criteria=("magnitude",), scopes=("global",))
   session = sessions.open_session(config, dataset(30))  # three chunks of 13
   pack, params = trained("dnn")[1].pack, trained("dnn")[1].params
-  x = session.data.x
+  x, cells = session.data.x, narrow_cells("dnn", (3,))
 
   def hits(x):
     changed = dataclasses.replace(session, data=session.data._replace(x=x))
-    placed = running.rank(changed, pack, params, (0.0,))
-    found = running.grid(placed, pack, narrow_cells((3,)))
+    found, *_ = running.compress(changed, pack, params, cells, [], [])
     return {"validation": found.validation, "test": found.test}
 
   before = hits(x)
@@ -541,18 +371,18 @@ def test_ranges_come_from_training_images_only():
 
 
 def test_the_width_of_inputs_is_data():
-  session, found = trained("dnn")
-  running.grid(ranked("dnn"), found.pack, narrow_cells((8,)))
+  session, _ = trained("dnn")
+  scores_of("dnn", narrow_cells("dnn", (8,)))
   programs = len(session.programs)
-  running.grid(ranked("dnn"), found.pack, narrow_cells((7, 2)))
+  scores_of("dnn", narrow_cells("dnn", (7, 2)))
   assert len(session.programs) == programs
 
 
 # --- retraining --------------------------------------------------------------
 
 
-def retrained(family, variants):
-  """Each variant's outcome and parameters [S, ...] in the parent's shapes."""
+def retrained(family, retrainings):
+  """Each one's outcome and parameters [S, ...] in the parent's shapes."""
   pack, states, run = trained(family)[1].pack, [], packs.train_epochs
 
   def spy(*arguments, **options):
@@ -561,13 +391,13 @@ def retrained(family, variants):
     return result
 
   with mock.patch.object(packs, "train_epochs", spy):
-    outcome = running.retrain(ranked(family), pack, variants, SETTINGS)
+    outcome = running.retrain(ranked(family), pack, retrainings, PRECISIONS)
   trees = [
     jax.tree.map(lambda leaf, i=i: leaf[: len(SEEDS), i], state)
     for state in states
     for i in range(pack.slots)
   ]
-  members = [variant.member for variant in variants]
+  members = [pack.architectures.index(r.architecture) for r in retrainings]
   return of_members(family, outcome, members), trees
 
 
@@ -575,8 +405,10 @@ def test_retraining_unpruned_is_training_on():
   session, found = trained("dnn")
   config, train = session.config, dataset().train
   parent = found.pack.parent.spec(Problem(SHAPE, CLASSES))
-  _, trees = retrained("dnn", [Variant(m, 0, 0.0) for m in (0, 1)])
-  for member, a in enumerate(found.pack.architectures):
+  rule, *_ = rules_of("dnn")
+  members = found.pack.architectures
+  _, trees = retrained("dnn", [Retraining(a, rule, 0.0) for a in members])
+  for member, a in enumerate(members):
     tx = training.make_tx(config)
     step = jax.jit(
       training.make_step(ma.make_model(a, Problem(SHAPE, CLASSES)), tx)
@@ -604,15 +436,17 @@ def test_retraining_unpruned_is_training_on():
 @pytest.mark.parametrize("family", CASES)
 def test_retraining_keeps_what_was_pruned_zero_and_moves_the_rest(family):
   _, found = trained(family)
-  rule = len(rules_of(family)) - 1
+  *_, rule = rules_of(family)
   # More than the pack has slots where two members are compared.
   pairs = [(m, s) for m in COMPARED[family] for s in (0.3, 0.8)]
-  variants = [Variant(m, rule, s) for m, s in pairs]
-  outcomes, trees = retrained(family, variants)
+  members = found.pack.architectures
+  outcomes, trees = retrained(
+    family, [Retraining(members[m], rule, s) for m, s in pairs]
+  )
   parent = found.pack.parent.spec(Problem(SHAPE, CLASSES))
   for i, (member, s) in enumerate(pairs):
-    spec = found.pack.architectures[member].spec(Problem(SHAPE, CLASSES))
-    before = pruner(family, member)(found.params[member], s)[rule]
+    spec = members[member].spec(Problem(SHAPE, CLASSES))
+    before = pruner(family, member)(found.params[member], s)[-1]
     before = jax.device_get(before)
     inside = models.unpad(trees[i], spec, parent)
     moved = []

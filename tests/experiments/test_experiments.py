@@ -1,6 +1,7 @@
 """The experiments as a user starts them: errors, and a study end to end."""
 
 import dataclasses
+import json
 import os
 import pathlib
 import subprocess
@@ -49,7 +50,7 @@ TYPOS = [
   ("study", "--sparsities=1.5", ["--sparsities=1.5", "below 1"]),
   ("study", "--bits=0", ["--bits=0", "32, 8, 7"]),
   ("study", "--grid=papr", ["--grid=papr", "'paper'"]),
-  ("study", "--granularities=elment", ["=elment", "'element'", "nm:M"]),
+  ("study", "--granularities=elment", ["=elment", "'element'", "nm:4"]),
   ("prune", "--granularities=nm:4", ["nm:4 does not fit", "multiple of 4"]),
   ("study", "--out=/proc/results", ["--out=/proc/results", "/proc"]),
   ("study", "--data_dir=nowhere", ["nowhere"]),
@@ -86,20 +87,24 @@ def mistakes(tmp_path_factory):
 def test_a_typo_ends_with_one_message(mistakes, binary, flag, parts):
   folder, outcomes = mistakes
   code, stdout, stderr = outcomes[binary, flag]
-  assert code not in (0, None)
+  assert_one_message(code, stdout, stderr)
   for part in parts:
     assert part in stderr
+  assert not list(folder.iterdir())
+
+
+def assert_one_message(code, stdout, stderr):
+  assert code == 1, stderr
   assert "Traceback" not in stderr and not stdout
   lines = [line for line in stderr.splitlines() if line.strip()]
   # Wrong flags of absl's own come with its hint of --help below.
   assert len(lines) == 1 or lines[0].startswith("FATAL Flags parsing error")
-  assert not list(folder.iterdir())
 
 
 STAGE = """
 from experiments import common
-from minarch_jax import config
-config.define_flags("out")
+from minarch_jax import config, flags
+flags.define("out")
 def stage(settings):
   {body}
 common.run(stage, trains=False)
@@ -130,18 +135,119 @@ def test_help_shows_how_to_start_it(name):
     assert 'if __name__ == "__main__":' in text
 
 
-@pytest.mark.parametrize("name", ["study", "minimal", "report"])
-def test_help_explains_every_flag(tmp_path, name):
-  child = start(tmp_path, "-m", f"experiments.{name}", "--help")
-  _, stdout, _ = finish(child)
+BINARIES = [name for name in FILES if name not in ("__init__", "common")]
+
+# Runs command lines in children of one process, which start in no time: of each
+# binary its flags and its --help, and one command line per mistyped flag.
+ATTEMPTS = """
+import dataclasses, json, os, runpy, sys, tempfile
+from absl import flags
+from experiments import common
+from minarch_jax import config, data
+
+def wrong(field):
+  \"\"\"A value that cannot be used; None where any text can.\"\"\"
+  if field.name in ("dataset", "out"):
+    return {"dataset": "digts", "out": "/proc/no/such/place"}[field.name]
+  if isinstance(field.default, (bool, int, float)):
+    return "x"
+  if isinstance(field.default, tuple) or field.metadata["rules"]:
+    return "nonsuch"
+
+def attempt(name, *words):
+  files = [tempfile.TemporaryFile("w+") for _ in range(2)]
+  child = os.fork()
+  if not child:
+    for file, number in zip(files, (1, 2)):
+      os.dup2(file.fileno(), number)
+    sys.argv = [name, *words]
+    code = 70
+    try:
+      runpy.run_module(f"experiments.{name}", run_name="__main__")
+    except SystemExit as end:
+      if isinstance(end.code, str):
+        print(end.code, file=sys.stderr)
+      code = end.code if isinstance(end.code, int) else 1
+    except BaseException:
+      sys.excepthook(*sys.exc_info())
+    finally:
+      sys.stdout.flush()
+      sys.stderr.flush()
+      os._exit(code)
+  code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+  for file in files:
+    file.seek(0)
+  return [code, *(file.read() for file in files)]
+
+def defined(name):
+  \"\"\"The flags that a binary adds.\"\"\"
+  read, write = os.pipe()
+  if not os.fork():
+    before = set(flags.FLAGS)
+    runpy.run_module(f"experiments.{name}")
+    os.write(write, json.dumps(sorted(set(flags.FLAGS) - before)).encode())
+    os._exit(0)
+  os.wait()
+  return json.loads(os.read(read, 1 << 16))
+
+fields = {field.name: field for field in dataclasses.fields(config.Config)}
+known = {name: defined(name) for name in sys.argv[1:]}
+found = {
+  name: [flags, attempt(name, "--help"), attempt(name, f"--{flags[0]}x=1"), {}]
+  for name, flags in known.items()
+}
+# Each flag in the binary, of those that know it, whose turn it is.
+for flag in sorted(set().union(*known.values())):
+  owners = [name for name in known if flag in known[name]]
+  if flag == "dataset":
+    owners = ["study"]  # the others read records or ask tensorflow_datasets
+  name = min(owners, key=lambda name: len(found[name][-1]))
+  value = wrong(fields[flag]) if flag in fields else "x"
+  if value:
+    found[name][-1][flag] = [value, attempt(name, f"--{flag}={value}")]
+print(json.dumps(found))
+"""
+
+
+@pytest.fixture(scope="module")
+def attempts(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("attempts")
+  child = start(folder, "-c", ATTEMPTS, *BINARIES)
+  code, stdout, stderr = finish(child)
+  assert code == 0, stderr
+  assert not list(folder.iterdir())
+  return json.loads(stdout)
+
+
+@pytest.mark.parametrize("name", BINARIES)
+def test_help_lists_every_flag(attempts, name):
+  known, (_, stdout, _), _, _ = attempts[name]
   text = " ".join(stdout.split())
-  source = (ROOT / "experiments" / f"{name}.py").read_text()
-  for field in dataclasses.fields(Config):
-    if f'"{field.name}"' in source or "define_flags()" in source:
-      first = field.metadata["help"].split()[:3]
-      assert f"--{field.name}: {' '.join(first)}" in text or (
-        f"--[no]{field.name}: {' '.join(first)}" in text
-      )
+  fields = {field.name: field for field in dataclasses.fields(Config)}
+  assert known
+  for flag in known:
+    first = ""
+    if flag in fields and (name, flag) != ("recommend", "dataset"):
+      first = " ".join(fields[flag].metadata["help"].split()[:3])
+    assert f"--{flag}: {first}" in text or f"--[no]{flag}: {first}" in text
+
+
+@pytest.mark.parametrize("name", BINARIES)
+def test_a_typo_in_any_flag_ends_with_one_message(attempts, name):
+  known, _, unknown, typos = attempts[name]
+  assert_one_message(*unknown)
+  assert f"Unknown command line flag '{known[0]}x'" in unknown[2]
+  for flag, (value, outcome) in typos.items():
+    assert_one_message(*outcome)
+    assert flag in outcome[2] and value in outcome[2], outcome[2]
+
+
+def test_every_flag_was_mistyped(attempts):
+  every = {flag for known, *_ in attempts.values() for flag in known}
+  mistyped = {flag for *_, typos in attempts.values() for flag in typos}
+  # These may be any text: places that need not exist.
+  assert every - mistyped == {"data_dir", "compilation_cache_dir"}
+  assert len(every) > 60 and all(attempts[name][-1] for name in attempts)
 
 
 # --- end to end --------------------------------------------------------------

@@ -1,6 +1,5 @@
 """The search for P_min as a user runs it: trains little, goes on, says so."""
 
-import dataclasses
 import pathlib
 import re
 import subprocess
@@ -9,11 +8,9 @@ import sys
 import pytest
 
 from minarch_jax import config, records
-from minarch_jax.analysis import search
 from minarch_jax.engine import session as sessions
 from minarch_jax.stages import search as searching
 from minarch_jax.stages import train
-from tests.analysis import simulated
 
 ROOT = pathlib.Path(__file__).parents[2]
 FLAGS = config.Config(
@@ -67,30 +64,6 @@ def test_a_search_takes_up_another_studys_networks(synthetic, tmp_path):
 def test_a_share_is_never_exceeded(synthetic, tmp_path):
   step, _, _ = run(synthetic, tmp_path, max_share=0.25)
   assert step.trained <= 4 and "exceed 4 trainings" in step.reason
-
-
-def test_seeds_with_gaps_become_sweeps_of_neighbours():
-  step = search.Step(
-    [("a", 0), ("a", 1), ("b", 0), ("b", 1), ("c", 0), ("c", 2)],
-    *(False, "", {}, 1.0, 0, 0),
-  )
-  runs = [(r.architectures, list(r.seeds)) for r in search.sweeps(step, FLAGS)]
-  assert runs == [(("a", "b"), [0, 1]), (("c",), [0]), (("c",), [2])]
-
-
-def test_missing_seeds_are_filled_before_new_ones():
-  networks = simulated.handmade({10: [0.9] * 5, 1000: [0.9] * 5}).networks
-  held = networks.filter(
-    (networks["params"] == 1000) & networks["seed"].is_in([0, 3])
-  )
-  step = search.next_trainings(
-    held,
-    {"dnn:10": 10, "dnn:1000": 1000},
-    dataclasses.replace(FLAGS, num_seeds=5),
-    relative_width=0.1,
-  )
-  asked = set(step.trainings)
-  assert not asked & {("dnn:1000", 0), ("dnn:1000", 3)}
 
 
 @pytest.mark.parametrize(

@@ -12,20 +12,17 @@ import numpy as np
 import polars as pl
 import polars.testing
 import pytest
-from scipy import stats
 
 import minarch_jax as ma
-from minarch_jax import analysis, models, pruning, records, registries, report
-from minarch_jax import config as config_lib
+from minarch_jax import flags as config_flags
+from minarch_jax import models, pruning, records, registries, report
 from minarch_jax.analysis import sensitivity as layer_analysis
-from minarch_jax.analysis import statistics
 from minarch_jax.architectures import Architecture, Problem
 from minarch_jax.config import Config, ConfigError
 from minarch_jax.engine import packs
 from minarch_jax.engine import session as sessions
-from minarch_jax.stages import compress, sensitivity, setup, store, train
+from minarch_jax.stages import representatives, sensitivity, setup, store, train
 from tests import made_up
-from tests.analysis import simulated
 from tests.made_up import CLASSES, SHAPE
 
 # The shallow DNN trains in the deep one's parent, and lacks its layers.
@@ -327,7 +324,7 @@ def test_seeds_in_several_packs_are_compared_all_the_same(finished, tmp_path):
   shutil.copytree(
     out, again, ignore=shutil.ignore_patterns(*sensitivity.TABLES)
   )
-  members, plan = MEMBERS[:1], train.plan
+  members, plan = MEMBERS[:1], packs.plan
 
   def split(*arguments):
     (pack,) = plan(*arguments)
@@ -343,7 +340,7 @@ def test_seeds_in_several_packs_are_compared_all_the_same(finished, tmp_path):
 
 def test_one_seed_has_nothing_to_be_compared_with(finished, tmp_path):
   session = sensitivity.of_first_rule(opened(num_seeds=1))
-  (pack,) = train.plan(session, MEMBERS[1:2], [0])
+  (pack,) = packs.plan(session, MEMBERS[1:2], [0])
   found = sensitivity.measure(session, finished[0], [pack])
   for table, rows in zip(sensitivity.TABLES, found, strict=True):
     records.write(str(tmp_path), table, "one", rows)
@@ -361,7 +358,8 @@ def test_flags_name_the_architectures_or_the_representatives_are_taken(
   )
   # The grid of the flags holds other architectures than the records do.
   session = opened(architectures=(), grid="tiny")
-  expected = compress.representatives(out, session, sorted(MEMBERS, key=str))
+  held = sorted(MEMBERS, key=str)
+  expected = representatives.representatives(session, out, held)
   assert sensitivity.chosen(session, out) == expected
   assert 1 < len(expected) <= len(MEMBERS)
 
@@ -393,7 +391,7 @@ def test_the_command_shows_what_is_recorded_and_the_report_draws_it(
   out = str(tmp_path / "out")
   shutil.copytree(finished[0], out)
   # Flags of several commands cannot stand beside each other.
-  with mock.patch.object(config_lib, "define_flags"):
+  with mock.patch.object(config_flags, "define"):
     command = importlib.import_module("experiments.sensitivity")
   settings = CONFIG.replace(out=out, compilation_cache_dir="")
   before = files(out)
@@ -417,82 +415,3 @@ def test_the_command_shows_what_is_recorded_and_the_report_draws_it(
     assert {f"{name}.png"} < {
       path.name for path in (page.parent / "figures").iterdir()
     }
-
-
-# --- analysis ----------------------------------------------------------------
-
-
-def layer_rows(handmade, accuracies):
-  """One layer of the first architecture: sparsity -> accuracy of each seed."""
-  who = list(records.SCHEMAS["networks"])[:7]
-  frame = handmade.networks.select(who)
-  return pl.concat(
-    frame.with_columns(
-      criterion=pl.lit("magnitude"),
-      granularity=pl.lit("element"),
-      layer=pl.lit("hidden_0/kernel"),
-      number=pl.lit(0),
-      groups=pl.lit(100),
-      sparsity=pl.lit(sparsity),
-      val_accuracy=pl.Series(values),
-    )
-    for sparsity, values in accuracies.items()
-  )
-
-
-def test_losses_are_paired_averaged_and_without_seeds_that_failed():
-  found = simulated.handmade({1000: [0.9, 0.8, 0.85, 0.1]})
-  rows = layer_rows(
-    found, {0.0: [0.9, 0.8, 0.85, 0.1], 0.5: [0.8, 0.75, 0.84, 0.1]}
-  )
-  table = analysis.layer_sensitivity(found, rows)
-  assert table["lost"].to_list() == pytest.approx([0, 0.16 / 3])
-  row = table.row(1, named=True)
-  lost = [0.1, 0.05, 0.01]
-  expected = stats.t.interval(0.95, 2, np.mean(lost), stats.sem(lost))
-  assert (row["lost_low"], row["lost_high"]) == pytest.approx(expected)
-  assert (row["n_seeds"], row["confidence"]) == (3, 0.95)
-  assert row["accuracy"] == pytest.approx((0.8 + 0.75 + 0.84) / 3)
-
-
-def test_overlaps_are_averaged_over_pairs_that_learned():
-  found = simulated.handmade({1000: [0.9, 0.8, 0.85, 0.1]})
-  pairs = {(0, 1): 0.5, (0, 2): 0.3, (1, 2): 0.4, (0, 3): 0.9, (2, 3): 0.9}
-  rows = layer_rows(found, {0.5: [0.0] * 4}).drop("val_accuracy")
-  rows = pl.concat(
-    rows.filter(seed=a).with_columns(
-      other=pl.lit(b, pl.Int64),
-      overlap=pl.lit(value),
-      chance=pl.lit(0.25),
-      shuffled=pl.lit(0.3),
-    )
-    for (a, b), value in pairs.items()
-  )
-  row = analysis.mask_overlap(found, rows).row(0, named=True)
-  assert row["overlap"] == pytest.approx(0.4)
-  assert (row["n_seeds"], row["n_pairs"]) == (3, 3)
-  assert (row["chance"], row["shuffled"]) == pytest.approx((0.25, 0.3))
-  assert row["overlap_low"] < 0.3 and row["overlap_high"] > 0.5
-
-
-def test_the_interval_over_pairs_covers():
-  # A pair's value is the sum of its members', whose mean is known; pairs taken
-  # for independent would cover in two thirds of the cases.
-  rng = np.random.default_rng(0)
-  each = rng.normal(1, 1, (2000, 6))
-  pairs = each[:, :, None] + each[:, None, :]
-  pairs[:, np.arange(6), np.arange(6)] = np.nan
-  mean, low, high, n = statistics.pair_interval(pairs, 0.9)
-  np.testing.assert_allclose(mean, 2 * each.mean(-1))
-  assert 0.88 <= ((low <= 2) & (2 <= high)).mean() <= 0.92
-  assert (n == 6).all()
-
-
-def test_absent_seeds_do_not_count_and_two_have_no_interval():
-  few = np.array([[np.nan, 0.2, 0.4], [0.2, np.nan, 0.6], [0.4, 0.6, np.nan]])
-  more = np.full((5, 5), np.nan)
-  more[np.ix_([0, 2, 3], [0, 2, 3])] = few
-  expected = statistics.pair_interval(few, 0.95)
-  np.testing.assert_allclose(statistics.pair_interval(more, 0.95), expected)
-  two = statistics.pair_interval(few[:2, :2], 0.95)
-  np.testing.assert_array_equal(two, [0.2, np.nan, np.nan, 2])
