@@ -5,7 +5,19 @@ Lower bounds are the oldest versions the tests have passed on, under Python
 run the tests.
 """
 
+import pathlib
+import re
+
 import setuptools
+
+HERE = pathlib.Path(__file__).parent
+
+
+def version() -> str:
+  """Reads the version without importing the package, which is not built yet."""
+  text = (HERE / "minarch_jax" / "__init__.py").read_text()
+  return re.findall(r'^__version__ = "(.+?)"', text, re.MULTILINE)[0]
+
 
 REQUIRED = [
   "absl-py>=2.5",
@@ -44,19 +56,26 @@ EXTRAS = {
   "ray": ["ray>=2.50"],
   "prepare": ["tensorflow>=2.20"],
   "notebook": [*NOTEBOOK, "jupyterlab>=4.4"],
+  "develop": ["pre-commit>=4.7"],
 }
 
 setuptools.setup(
   name="minarch-jax",
-  version="0.1.0",
+  version=version(),
   description=(
     "Minimal architectures in JAX: convergence, pruning and quantization of "
     "populations of small networks"
   ),
+  long_description=(HERE / "README.md").read_text(),
+  long_description_content_type="text/markdown",
   license="Apache-2.0",
+  license_files=["LICENSE"],
   python_requires=">=3.11",
   packages=setuptools.find_packages(include=["minarch_jax", "minarch_jax.*"]),
-  package_data={"minarch_jax.report": ["*.html", "*.md", "*.css", "*.js"]},
+  package_data={
+    "minarch_jax": ["py.typed"],
+    "minarch_jax.report": ["*.html", "*.md", "*.css", "*.js"],
+  },
   install_requires=REQUIRED,
   extras_require=EXTRAS,
 )

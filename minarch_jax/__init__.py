@@ -7,6 +7,8 @@ does not start JAX.
 import importlib
 from typing import Any
 
+__version__ = "0.2.0.dev0"  # setup.py and study.json read it here
+
 # name -> module, or module:attribute where it is called otherwise there.
 _HOME = {
   "Architecture": "architectures",
@@ -86,4 +88,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-  return sorted(__all__)
+  return sorted([*__all__, "__version__"])

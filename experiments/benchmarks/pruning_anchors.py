@@ -103,6 +103,7 @@ def lottery(
   tickets = schedules.lottery(
     start, cut, train, epochs, rounds=rounds, rate=RATE
   )
+  dense = score(tickets[0].params, task.dataset.test)
   for number, said in LOTTERY.items():
     if number > rounds:
       return
@@ -114,8 +115,6 @@ def lottery(
         train(controlled, ticket.masks, epochs), task.dataset.test
       ),
     }
-    if number == 0:
-      dense = found["ticket"]
     left = 1 - stacks.sparsity(ticket.masks)
     for (name, accuracies), theirs in zip(found.items(), said, strict=True):
       yield {

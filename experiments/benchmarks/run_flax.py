@@ -160,6 +160,7 @@ def train(job):
     jitted = jax.jit(jax.vmap(run, in_axes=(0, None, None)))
     program = jitted.lower(keys, *data).compile()
     compiling += time.perf_counter() - start
+    spent, accuracy = np.zeros(2), np.zeros(0)
     for _ in range(1 + job["steady"]):
       start = clocks()
       _, accuracy = jax.block_until_ready(program(keys, *data))

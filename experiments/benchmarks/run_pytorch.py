@@ -217,7 +217,7 @@ def train_eager(model, job, splits, orders=None):
   """Trains one network; returns its epochs' clocks and mean losses."""
   (x, y), validation, _ = splits
   optimizer = adam(model.parameters(), job["learning_rate"])
-  seconds, losses = [], []
+  seconds, losses, accuracy = [], [], 0.0
   for _ in range(job["epochs"]):
     start = clocks()
     order = orders or minibatches(len(y), job["batch_size"])
@@ -253,7 +253,7 @@ def train_vmap(models, job, splits):
     in_dims=(0, None),
   )
   optimizer = adam(list(params.values()), job["learning_rate"])
-  seconds, losses = [], []
+  seconds, losses, accuracy = [], [], 0.0
   for _ in range(job["epochs"]):
     start = clocks()
     orders = torch.stack(

@@ -209,7 +209,8 @@ def timer(function, weights, x):
 
   def run():
     begun = time.perf_counter()
-    for _ in range(calls):
+    found = call(weights, x)
+    for _ in range(calls - 1):
       found = call(weights, x)
     jax.block_until_ready(found)
     return {"seconds": (time.perf_counter() - begun) / calls, "logits": found}

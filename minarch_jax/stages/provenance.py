@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 
+import minarch_jax
 from minarch_jax import records
 from minarch_jax.engine.session import Session
 
@@ -26,7 +27,10 @@ def describe(
       name: importlib.metadata.version(name)
       for name in ("jax", "flax", "optax", "numpy", "polars")
     }
-    | {"python": platform.python_version()},
+    | {
+      "minarch_jax": minarch_jax.__version__,
+      "python": platform.python_version(),
+    },
     "devices": [
       f"{device.platform}:{device.id} {device.device_kind}"
       for device in jax.local_devices()

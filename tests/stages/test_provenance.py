@@ -6,6 +6,7 @@ import os
 
 import jax
 
+import minarch_jax as ma
 from minarch_jax import records
 from minarch_jax.stages import provenance
 from tests import tiny_study
@@ -17,6 +18,7 @@ def test_the_description_says_what_made_the_results(studied):
   config = dataclasses.asdict(CONFIG.replace(out=str(studied)))
   assert found["config"] == json.loads(json.dumps(config))
   assert found["versions"]["jax"] == jax.__version__
+  assert found["versions"]["minarch_jax"] == ma.__version__
   assert len(found["devices"]) == 8
   sizes = {"train": 52, "validation": 13, "test": 11}
   assert found["datasets"]["made-up"].items() >= sizes.items()
