@@ -214,6 +214,37 @@ def test_connections_move_and_their_number_stays(name):
   jax.tree.map(np.testing.assert_array_equal, still.params, sparse)
 
 
+@pytest.mark.parametrize("name", ["set", "rigl"])
+def test_connections_move_in_a_parent_as_alone(name):
+  """... mapped over a stack of networks."""
+  rng = np.random.default_rng(0)
+  shape, wide = (6, 5), (9, 7)
+  kernel, slope = rng.normal(size=(2, 3, *shape)).astype(np.float32)
+  margin = ((0, 0), (0, 3), (0, 2))
+  within = {"kernel": np.pad(np.ones(shape, bool), margin[1:])}
+
+  def move(params, grads, exists):
+    masks = pruning.prune(params, 0.6, within=exists)
+    if name == "set":
+      key = jax.random.key(0)
+      return dynamic.sparse_evolution(params, masks, 0.3, key, within=exists)
+    return dynamic.rigl(params, masks, 0.3, grads, within=exists)
+
+  alone = jax.vmap(lambda p, g: move(p, g, None))(
+    {"kernel": kernel}, {"kernel": slope}
+  )
+  # What lies outside must not matter, however steep it looks.
+  outside = np.pad(slope, margin, constant_values=9.0)
+  padded = jax.lax.map(
+    lambda both: move(*both, within),
+    ({"kernel": np.pad(kernel, margin)}, {"kernel": outside}),
+  )
+  for a, b in zip(alone, padded, strict=True):
+    expected = np.pad(np.asarray(a["kernel"]), margin)
+    np.testing.assert_array_equal(b["kernel"], expected)
+  assert padded.masks["kernel"].shape == (3, *wide)
+
+
 def test_the_moving_fraction_falls_to_zero():
   fractions = np.asarray(dynamic.moving_fraction(np.arange(11), 10, 0.3))
   np.testing.assert_allclose(fractions[[0, 5, 10]], [0.3, 0.15, 0], atol=1e-6)

@@ -5,6 +5,7 @@ as the layers before it, rounded already, make them.
 """
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -62,8 +63,9 @@ def quantize_kernel(
   name: str,
   layout: layouts.Layout,
   *,
-  calibration: calibrations.Rule = None,
   damping: float = 0.01,
+  calibration: calibrations.Rule = None,
+  within: types.Array | None = None,
 ) -> types.QTensor:
   """Quantizes one kernel by GPTQ, on scales calibrated beforehand.
 
@@ -72,12 +74,13 @@ def quantize_kernel(
     rows: [R, K] inputs, from `rows_of`.
     name: a scaled format of FORMATS.
     layout: what shares a scale.
-    calibration: as for `quantize`.
     damping: as in `gptq_core.compensation`.
+    calibration: as for `quantize`.
+    within: mask of the entries that exist; None = all.
   """
   format, shape = formats.FORMATS[name], w.shape
   w = jnp.asarray(w, jnp.float32)
-  blocks, low, high = tensors.calibrate(w, layout, format, calibration, None)
+  blocks, low, high = tensors.calibrate(w, layout, format, calibration, within)
   scale, zero_point = arithmetic.step_size(low, high, format)
   inputs = rows.shape[1]
   size = min(_BLOCK, inputs)
@@ -92,8 +95,13 @@ def quantize_kernel(
 
   weights, scales = matrix(blocks, 0.0), matrix(scale, 1.0)
   zeros = None if zero_point is None else matrix(zero_point, 0.0)
+  exists = None
+  if within is not None:
+    exists = jnp.broadcast_to(jnp.asarray(within) != 0, shape)
+    exists = jnp.any(exists.reshape(inputs, -1), 1)
+    exists = jnp.pad(exists, (0, -inputs % size)).reshape(-1, size)
 
-  def one_block(weights, scales, zeros, hessian):
+  def one_block(weights, hessian, scales, zeros, exists):
     absent = weights == 0
 
     def round_row(i, row):
@@ -102,11 +110,11 @@ def quantize_kernel(
       rounded = arithmetic.decode(codes, scales[i], zero, format)
       return jnp.where(absent[i], 0.0, rounded)
 
-    moved = gptq_core.round_rows(weights, hessian, round_row, damping)
+    moved = gptq_core.round_rows(weights, hessian, round_row, damping, exists)
     return jnp.where(absent, 0.0, moved)
 
-  moved = jax.vmap(one_block, (0, 0, None if zeros is None else 0, 0))(
-    weights, scales, zeros, hessians(rows, size)
+  moved = jax.vmap(one_block)(
+    weights, hessians(rows, size), scales, zeros, exists
   )
   moved = moved.reshape(-1, moved.shape[2])[:inputs].reshape(shape)
   codes = arithmetic.encode(
@@ -123,9 +131,9 @@ def gptq(
   bits: trees.TreeBits,
   granularity: str = "channel",
   *,
-  calibration: calibrations.Rule = None,
   padding: str | None = None,
   damping: float = 0.01,
+  **options: Any,
 ) -> types.Params:
   """Quantizes weights so that layer outputs, not weights, change least.
 
@@ -143,10 +151,12 @@ def gptq(
     x: [B, H, W, C] calibration images, never test.
     bits: as for `quantize`.
     granularity: as for `quantize`.
-    calibration: as for `quantize`.
     padding: of convolutions, SAME or VALID; None = by the architectures'
       rule.
     damping: share of the mean diagonal added to each Hessian.
+    **options: calibration and within, as for `quantize`. A network inside a
+      wider parent rounds as alone, up to the order of sums, where a kernel has
+      at most 1,024 inputs; wider ones are cut at other places.
 
   Returns:
     The tree with QTensor leaves, as `quantize` gives it.
@@ -157,10 +167,12 @@ def gptq(
   shapes = [leaf.shape for _, leaf in trees.paths_and_leaves(params)]
   padding = padding or integer_core.padding_rule(shapes)
   by_leaf = trees.bits_by_leaf(params, bits)
+  options = _options(**options)
   # Nearest rounding of all; then one layer after another is done better.
-  nearest = trees.quantize(params, bits, granularity, calibration=calibration)
+  nearest = trees.quantize(params, bits, granularity, **options)
   rounded = dict(trees.leaves_with_names(nearest))
   done = dict(trees.leaves_with_names(params))
+  exists = dict(trees.leaves_with_names(options["within"] or {}))
   order = list(activations.inputs(apply, params, x))
   done |= {name: rounded[name] for name in by_leaf if name not in order}
   for name in order:
@@ -176,7 +188,15 @@ def gptq(
       rows_of(y.astype(jnp.float32), w.shape, padding),
       by_leaf[name],
       layouts.make_layout(granularity, name.split("/"), w.shape),
-      calibration=calibration,
       damping=damping,
+      calibration=options["calibration"],
+      within=exists.get(name),
     )
   return trees.replace_leaves(params, done)
+
+
+def _options(
+  calibration: calibrations.Rule = None, within: types.Masks | None = None
+) -> dict[str, Any]:
+  """Those of `quantize` that GPTQ takes too."""
+  return {"calibration": calibration, "within": within}

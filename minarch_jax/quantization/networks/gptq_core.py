@@ -16,7 +16,9 @@ import jax.numpy as jnp
 RoundRow = Callable[[jax.Array, jax.Array], jax.Array]
 
 
-def compensation(hessian: jax.Array, damping: float) -> jax.Array:
+def compensation(
+  hessian: jax.Array, damping: float, exists: jax.Array | None = None
+) -> jax.Array:
   """Returns U, upper triangular, with U^T U the inverse of the damped H.
 
   Row i of U / U[i, i] says how far row i's error moves the later rows.
@@ -24,16 +26,25 @@ def compensation(hessian: jax.Array, damping: float) -> jax.Array:
   Args:
     hessian: [K, K], X^T X up to a factor.
     damping: added to the diagonal, as a share of its mean (the paper: 0.01).
+    exists: bool [K], inputs of the network itself where it lies inside a wider
+      parent; the mean is over those. None = all.
   """
   diagonal = jnp.diagonal(hessian)
+  mean = jnp.mean(diagonal)
+  if exists is not None:
+    mean = jnp.sum(diagonal) / jnp.maximum(jnp.sum(exists), 1)
   # An input that is always 0 says nothing of its weights; 1 keeps H regular.
-  extra = damping * jnp.mean(diagonal) + (diagonal == 0)
+  extra = damping * mean + (diagonal == 0)
   inverse = jnp.linalg.inv(hessian + jnp.diag(extra))
   return jnp.linalg.cholesky((inverse + inverse.T) / 2).T
 
 
 def round_rows(
-  w: jax.Array, hessian: jax.Array, round_row: RoundRow, damping: float
+  w: jax.Array,
+  hessian: jax.Array,
+  round_row: RoundRow,
+  damping: float,
+  exists: jax.Array | None = None,
 ) -> jax.Array:
   """Rounds a matrix row by row, later rows making up for earlier errors.
 
@@ -41,13 +52,13 @@ def round_rows(
     w: float32 [K, N], inputs by outputs.
     hessian: float32 [K, K].
     round_row: rounding of one row.
-    damping: see `compensation`.
+    damping, exists: see `compensation`.
 
   Returns:
     float32 [K, N]: what each weight was when its turn came to be rounded, so
     that nearest rounding of the result is GPTQ's.
   """
-  upper = compensation(hessian, damping)
+  upper = compensation(hessian, damping, exists)
 
   def step(i, state):
     w, result = state

@@ -309,6 +309,47 @@ def test_gptq_keeps_pruned_weights_at_zero(monkeypatch):
   assert error < 0.95 * plain
 
 
+@pytest.mark.parametrize("masked", [True, False])
+def test_gptq_in_a_parent_is_gptq_alone(masked):
+  """... mapped over networks; without the masks damping is another."""
+  shape, classes = (4, 4, 1), 3
+  own, wide = (
+    architectures.Architecture.parse(text) for text in ("dnn:6-5", "dnn:20-9")
+  )
+  spec, parent = own.spec(shape, classes), wide.spec(shape, classes)
+  sizes = own.sizes(shape, classes)
+  small, large = (models.make_model(a, shape, classes) for a in (own, wide))
+  x = jax.random.normal(jax.random.key(3), (40, *shape))
+  keys = jax.vmap(jax.random.key)(jnp.arange(3))
+  params = jax.device_get(jax.vmap(small.init)(keys))
+  within = jax.device_get(jax.jit(lambda: models.width_masks(parent, sizes))())
+
+  def apply(params, x, **hooks):
+    return large.apply(params, x, sizes, **hooks)
+
+  def round_in_parent(params):
+    options = {"within": within} if masked else {}
+    quantized = gptq.gptq(apply, params, x, 3, damping=0.5, **options)
+    return quantization.dequantize(quantized)
+
+  def round_alone(params):
+    return quantization.dequantize(
+      gptq.gptq(small.apply, params, x, 3, damping=0.5)
+    )
+
+  alone = jax.jit(jax.vmap(round_alone))(params)
+  stacked = models.pad(params, spec, parent)
+  padded = jax.jit(lambda p: jax.lax.map(round_in_parent, p))(stacked)
+  inside = models.unpad(jax.device_get(padded), spec, parent)
+  close = [
+    np.mean(np.isclose(a, b, atol=1e-6))
+    for a, b in zip(
+      jax.tree.leaves(alone), jax.tree.leaves(inside), strict=True
+    )
+  ]
+  assert (min(close) > 0.99) == masked
+
+
 def test_gptq_refuses_an_empty_batch(trained):
   net = trained("dnn:16-12")
   with pytest.raises(ValueError, match="empty batch"):
