@@ -411,8 +411,9 @@ RETRAINING = _with_role("retraining")  # no column of a table shows these
 
 def choices_of(rules: Mapping[str, Any]) -> list[str]:
   """Lists what a field may be; [] where anything goes."""
-  known: Any = rules.get("choices", ())
-  return list(known()) if callable(known) else list(known)
+  known = rules.get("choices", ())
+  names: Any = known() if callable(known) else known
+  return list(names)
 
 
 def _check_item(name: str, item: Any, rules: Mapping[str, Any]) -> None:
