@@ -3,7 +3,7 @@
 Imports nothing heavy, so a typo in a flag is reported before JAX starts.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 import dataclasses
 import math
 import os
@@ -416,8 +416,8 @@ RETRAINING = _with_role("retraining")  # no column of a table shows these
 
 def choices_of(rules: Mapping[str, Any]) -> list[str]:
   """Lists what a field may be; [] where anything goes."""
-  known: Any = rules.get("choices", ())
-  return list(known()) if callable(known) else list(known)
+  known = rules.get("choices", ())
+  return list(known if isinstance(known, Iterable) else known())
 
 
 def _check_item(name: str, item: Any, rules: Mapping[str, Any]) -> None:
