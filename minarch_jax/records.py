@@ -119,7 +119,8 @@ NONE = "none"  # a control, a quantizer or a granularity that is not there
 
 _CUT = ("criterion", "granularity", "layer", "sparsity")
 
-_KEYS = {
+# What says which row of a table it is.
+KEYS = {
   "networks": NETWORK,
   "curves": (*NETWORK, "epoch"),
   "probes": (*NETWORK, "step"),
@@ -231,7 +232,7 @@ def read_table(out: str, table: str) -> pl.DataFrame:
   Raises:
     ConfigError: a part was written by another version.
   """
-  keys, schema = _KEYS[table], SCHEMAS[table]
+  keys, schema = KEYS[table], SCHEMAS[table]
   frames = [
     _in_order(_part_of(table, path), keys) for path in _paths(out, table)
   ]

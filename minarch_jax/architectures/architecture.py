@@ -77,10 +77,13 @@ class Architecture:
   def spec(self, problem: Problem) -> Spec:
     """Describes every leaf of the network.
 
+    Args:
+      problem: ((height, width, channels) of one image, number of classes).
+
     Raises:
       ValueError: the images are too small or not divisible by the patch.
     """
-    return _spec(self, problem)
+    return _spec(self, Problem(*problem))
 
   def num_params(self, input_shape: Shape, num_classes: int) -> int:
     """Counts the parameters exactly, without building the network."""
