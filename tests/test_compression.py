@@ -10,8 +10,6 @@ from unittest import mock
 
 import jax
 import jax.numpy as jnp
-import made_up
-from made_up import CLASSES, SHAPE
 import numpy as np
 import optax
 import pytest
@@ -35,6 +33,8 @@ from minarch_jax.architectures import Architecture
 from minarch_jax.compression import Rule
 from minarch_jax.config import Config, QUANTIZERS
 from minarch_jax.types import Batch
+from tests import made_up
+from tests.made_up import CLASSES, SHAPE
 
 SEEDS = (4, 0)
 SPARSITIES = (0.0, 0.3, 0.8)

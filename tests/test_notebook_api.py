@@ -4,8 +4,6 @@ import functools
 from unittest import mock
 
 import jax
-import made_up
-from made_up import CLASSES, SHAPE
 import numpy as np
 import optax
 import polars as pl
@@ -14,6 +12,8 @@ import pytest
 import minarch_jax as ma
 from minarch_jax import models, planning, records
 from minarch_jax.config import ConfigError
+from tests import made_up
+from tests.made_up import CLASSES, SHAPE
 
 TEXTS = ["dnn:5-3", "cnn:2", "dnn:8"]
 

@@ -7,8 +7,6 @@ from unittest import mock
 
 import jax
 import jax.numpy as jnp
-import made_up
-from made_up import CLASSES, SHAPE
 import numpy as np
 import pytest
 
@@ -23,6 +21,8 @@ from minarch_jax import (
 from minarch_jax.architectures import Architecture
 from minarch_jax.config import Config
 from minarch_jax.types import Batch
+from tests import made_up
+from tests.made_up import CLASSES, SHAPE
 
 SEEDS = (5, 0)
 CONFIG = Config(num_epochs=4, batch_size=8, learning_rate=0.01)  # 20 steps

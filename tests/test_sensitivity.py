@@ -8,8 +8,6 @@ from unittest import mock
 
 from flax import traverse_util
 import jax
-import made_up
-from made_up import CLASSES, SHAPE
 import numpy as np
 import polars as pl
 import polars.testing
@@ -33,7 +31,9 @@ from minarch_jax.analysis import sensitivity as layer_analysis
 from minarch_jax.analysis import statistics
 from minarch_jax.architectures import Architecture
 from minarch_jax.config import Config, ConfigError
+from tests import made_up
 from tests.analysis import simulated
+from tests.made_up import CLASSES, SHAPE
 
 # The shallow DNN trains in the deep one's parent, and lacks its layers.
 CONFIG = Config(

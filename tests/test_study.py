@@ -11,8 +11,6 @@ import time
 from unittest import mock
 
 import jax
-import made_up
-from made_up import CLASSES, SHAPE
 import numpy as np
 import polars as pl
 import polars.testing
@@ -28,6 +26,8 @@ from minarch_jax import (
 )
 from minarch_jax.architectures import Architecture
 from minarch_jax.config import Config, ConfigError
+from tests import made_up
+from tests.made_up import CLASSES, SHAPE
 
 CONFIG = Config(
   dataset="made-up",
