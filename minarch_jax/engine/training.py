@@ -254,13 +254,9 @@ def make_run(
         for a, b in zip((beginning, end), final, strict=True)
       )
       score = totals(state.params, sizes, chunks, first, last)
-      weights = chunks.weight.sum(axis=1)
-      inside = jnp.arange(len(weights))
-      inside = (first <= inside) & (inside < last)
-      images = jnp.where(inside, weights, 0).sum().astype(score.loss.dtype)
       point = Curve(
         jax.tree.map(lambda total: total / steps, sums),
-        evaluation.Score(score.loss.sum() / images, score.correct.sum()),
+        evaluation.mean(score, chunks, first, last),
       )
       # The round that only scores has no place in the curve: it writes what is
       # there already, or, after all E epochs, beyond the end, which is dropped.
