@@ -8,7 +8,6 @@ import time
 from absl import app, logging
 
 from minarch_jax import config as config_lib
-from minarch_jax import data
 from minarch_jax import flags as config_flags
 
 Stage = Callable[[config_lib.Config], None]
@@ -31,6 +30,8 @@ def run(stage: Stage, *, trains: bool = True) -> None:
         )
       config = config_flags.read()
       if trains:
+        from minarch_jax import data  # imports numpy, after flags are checked
+
         data.check(config.dataset, config.data_dir or None)
         config_lib.check_writable(config.out)
       stage(config)

@@ -256,7 +256,7 @@ def make_run(
       score = totals(state.params, sizes, chunks, first, last)
       point = Curve(
         jax.tree.map(lambda total: total / steps, sums),
-        evaluation.mean_score(score, chunks, first, last),
+        evaluation.mean(score, chunks, first, last),
       )
       # The round that only scores has no place in the curve: it writes what is
       # there already, or, after all E epochs, beyond the end, which is dropped.
