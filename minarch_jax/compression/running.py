@@ -1,4 +1,13 @@
-"""Compresses packs: the grid of cells, and retraining after pruning."""
+"""Compresses packs: the grid of cells, and retraining after pruning.
+
+A pack's weights are ranked once by every rule, and each ranking is cut at every
+sparsity (`Ranked`). Two calls of programs are a cell of the grid: `transform`
+chooses a cut and rounds, which makes new parameters, and `Scorer` scores these.
+Retraining puts the pruned networks into the slots of the same pack, trains them
+by the program that trained it, and scores them likewise. What a cell is enters
+programs as data (which cut, how many bits, which rounding): no cell and no
+retraining costs a compilation.
+"""
 
 from collections.abc import Iterable, Sequence
 import dataclasses
@@ -132,14 +141,7 @@ def rank(
   rules = tuple(dict.fromkeys(rules))
   levels = np.unique(np.array([0.0, *sparsities], np.float32))
   placed = sessions.place(session, pack)
-  full, seeds = placed.pack, placed.pack.seeds
-  stacked = packs.stack_members(
-    params, dataclasses.replace(full, seeds=pack.seeds), session
-  )
-  extra = len(seeds) - len(pack.seeds)
-  stacked = jax.tree.map(
-    lambda leaf: np.concatenate([leaf, *[leaf[-1:]] * extra]), stacked
-  )
+  stacked = _stacked(placed, pack, params)
   cuts = placed.run(
     programs.RANK,
     static={
@@ -161,6 +163,17 @@ def rank(
     levels,
     tuple(dict.fromkeys(roundings)),
     packs.width_masks(placed),
+  )
+
+
+def _stacked(placed: Placed, pack: Pack, params: Sequence[Params]) -> Params:
+  """Stacks members to [S, A, ...] and repeats the last seed and member until
+  there are as many as the devices divide."""
+  full = dataclasses.replace(placed.pack, seeds=pack.seeds)
+  stacked = packs.stack_members(params, full, placed.session)
+  extra = len(placed.pack.seeds) - len(pack.seeds)
+  return jax.tree.map(
+    lambda leaf: np.concatenate([leaf, *[leaf[-1:]] * extra]), stacked
   )
 
 
@@ -214,8 +227,18 @@ def transform(
 class Scorer:
   """Scores placed networks one setting after the other.
 
-  The scoring program is the one that trains: it carries an optimizer state
-  along, whose buffers pass from call to call.
+  The program that trained the pack scores it, by running no epoch: another
+  would cost a compilation per parent. It takes an optimizer state, of which
+  scoring makes no use, and donates its arguments: the buffers that go in are
+  overwritten by what comes out. So every call consumes the parameters that it
+  scores, which `transform` made for it alone, and passes the optimizer state's
+  buffers on to the next call, instead of allocating two copies of the
+  parameters per cell.
+
+  Attributes:
+    placed: the slots.
+    masks: what of the slots exists and was kept, placed.
+    opt_state: placed; that of the last call.
   """
 
   placed: Placed
@@ -223,7 +246,14 @@ class Scorer:
   opt_state: Any
 
   def score(self, params: Any, nonzeros: Any, activation_bits: int) -> Outcome:
-    """Scores transformed networks: arrays [S, A, ...]."""
+    """Scores networks and consumes them: arrays [S, A, ...].
+
+    Args:
+      params: what `transform` returned; its buffers are gone afterwards, except
+        where layers round their inputs, which another program scores.
+      nonzeros: as `transform` counted them.
+      activation_bits: to which layers round their inputs; 32 = not.
+    """
     if activation_bits == 32:
       state = TrainState(params, self.opt_state)
       state, scores = packs.score(self.placed, state, self.masks, *SCORED)
@@ -352,8 +382,14 @@ def _retrain_slots(
   retrainings: Sequence[Retraining],
   precisions: Sequence[Precision],
 ) -> Outcome:
-  """Retrains as many networks of one rule and control as the pack has slots."""
+  """Retrains as many networks of one rule and control as the pack has slots.
+
+  Args:
+    cuts: of that rule, on the host; one program serves every rule.
+  """
   session = ranked.placed.session
+  # The same parent and number of slots, hence the same programs; an
+  # architecture stands in a slot for each sparsity.
   chosen = dataclasses.replace(
     pack, architectures=tuple(each.architecture for each in retrainings)
   )
@@ -361,45 +397,28 @@ def _retrain_slots(
   missing = placed.pack.slots - len(retrainings)
   filled = [*retrainings, *[retrainings[-1]] * missing]
   members = [pack.architectures.index(each.architecture) for each in filled]
-  level = ranked.level([each.sparsity for each in filled])
 
-  def pick(tree):
+  def pick(tree: Any) -> Any:
     tree = jax.tree.map(lambda leaf: leaf[:, members], tree)
     return placed.put(tree, "network")
 
   cuts = pick(cuts)
+  level = ranked.level([each.sparsity for each in filled])
   dense = Precision(32, ranked.roundings[0])
   params, masks, _ = transform(
     ranked, placed, pick(ranked.params), cuts, level, dense
   )
   control = retrainings[0].control
-  anew = grids.CONTROLS.get(control, False)
   if control != records.NONE:
-    source = _drawn_again(placed) if anew else pick(ranked.params)
-    params, masks = placed.run(
-      programs.CONTROL,
-      static={"control": control},
-      params=source,
-      masks=masks,
-      seed=placed.seeds,
-      exists=packs.width_masks(placed),
-    )
-  state = packs.start_state(placed, params)
-  # New weights need the steps of the training too, to be compared.
-  if anew:
-    rates = packs.rates_of(session)
-    state, _, _ = packs.train_epochs(placed, state, masks, rates)
-  state, _, _ = packs.train_epochs(
-    placed,
-    state,
-    masks,
-    retraining_rates(session),
-    first_epoch=session.config.num_epochs,
-  )
+    new = grids.CONTROLS[control]
+    source = _drawn_again(placed) if new else pick(ranked.params)
+    params, masks = _controlled(placed, control, source, masks)
+  state = _retrained(placed, control, params, masks)
   scorer = Scorer(placed, masks, state.opt_state)
   outcomes = []
   for precision in precisions:
-    # What was pruned has stayed zero: nothing is left to remove.
+    # What was pruned has stayed zero: nothing is left to remove, and level 0,
+    # which removes nothing, serves every sparsity.
     rounded, _, nonzeros = transform(
       ranked, placed, state.params, cuts, np.zeros_like(level), precision
     )
@@ -410,4 +429,48 @@ def _retrain_slots(
 
 
 def _drawn_again(placed: Placed) -> Any:
+  """Draws other initial weights than those that were trained, placed."""
   return placed.put(packs.initial(placed, random.Purpose.AGAIN), "network")
+
+
+def _controlled(
+  placed: Placed, control: str, params: Any, masks: Any
+) -> tuple[Any, Any]:
+  """Makes a control of pruned networks: masked parameters, and masks.
+
+  Args:
+    control: a key of `grids.CONTROLS`.
+    params: placed, what is masked.
+    masks: placed, as found by pruning.
+  """
+  return placed.run(
+    programs.CONTROL,
+    static={"control": control},
+    params=params,
+    masks=masks,
+    seed=placed.seeds,
+    exists=packs.width_masks(placed),
+  )
+
+
+def _retrained(
+  placed: Placed, control: str, params: Any, masks: Any
+) -> TrainState:
+  """Trains pruned networks on, with a fresh optimizer state.
+
+  Their minibatches go on after those of the training. New weights first take
+  all steps of the training, to have seen as many in the end.
+  """
+  session = placed.session
+  state = packs.start_state(placed, params)
+  if grids.CONTROLS.get(control, False):
+    rates = packs.rates_of(session)
+    state, _, _ = packs.train_epochs(placed, state, masks, rates)
+  state, _, _ = packs.train_epochs(
+    placed,
+    state,
+    masks,
+    retraining_rates(session),
+    first_epoch=session.config.num_epochs,
+  )
+  return state
