@@ -6,7 +6,7 @@ a file that exists is complete; its id is the content hash of everything its
 rows depend on, so existing means done. No JAX here.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 import contextlib
 import glob
 import hashlib
@@ -174,7 +174,7 @@ def exists(out: str, table: str, id: str) -> bool:
 
 
 @contextlib.contextmanager
-def atomic(path: str):
+def atomic(path: str) -> Iterator[str]:
   """Yields a temporary name beside `path` and renames it there on success.
 
   The file is synced before the rename; on any error, Ctrl-C included, the
