@@ -20,7 +20,7 @@ _HOME = {
   "QTensor": "types",
   "make_model": "models",
   "train": "notebook",
-  "accuracy": "notebook",
+  "accuracy": "engine.accuracy",
   "Population": "notebook",
   "record_inputs": "types",
   "prune": "pruning",

@@ -11,7 +11,6 @@ import re
 import tempfile
 from typing import Any
 
-from minarch_jax import names as naming
 from minarch_jax import registries
 
 
@@ -345,7 +344,7 @@ class Config:
     for name in changes:
       if name not in known:
         raise ConfigError(
-          f"unknown option {name!r}{naming.nearest(name, known)}"
+          f"unknown option {name!r}{registries.nearest(name, known)}"
         )
     return dataclasses.replace(self, **changes).check()
 
@@ -370,7 +369,7 @@ class Config:
         raise ConfigError(
           f"--granularities={text} is not one of "
           f"{', '.join(registries.GRANULARITIES)} (with sizes: nm:4, block:4x4)"
-          f"{naming.nearest(name, registries.GRANULARITIES)}"
+          f"{registries.nearest(name, registries.GRANULARITIES)}"
         )
       if colon and not re.fullmatch(_SIZES, sizes):
         raise ConfigError(
@@ -440,7 +439,7 @@ def check_choice(flag: str, item: Any, known: Iterable[str]) -> None:
   if item not in (known := list(known)):
     raise ConfigError(
       f"--{flag}={item} is not one of {', '.join(known)}"
-      f"{naming.nearest(item, known)}"
+      f"{registries.nearest(item, known)}"
     )
 
 

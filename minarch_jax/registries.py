@@ -1,13 +1,33 @@
-"""What can be named by a flag: one line here adds one.
+"""What can be named, by a flag or a call: one line here adds one.
 
 A registry maps names to entries. An entry may be written as "module:name" and
 is then imported when first asked for, so listing names (--help, checks of
 flags) starts neither JAX nor anything else heavy.
 """
 
-from collections.abc import Container, Iterator, Mapping, MutableMapping
+from collections.abc import (
+  Container,
+  Iterable,
+  Iterator,
+  Mapping,
+  MutableMapping,
+  Sequence,
+)
+import difflib
 import importlib
-from typing import Any
+from typing import Any, TypeVar
+
+Entry = TypeVar("Entry")
+
+WEIGHTS = ("kernel", "embedding")  # last names of the leaves that are weights
+
+
+def is_weight(path: Sequence[str]) -> bool:
+  """Says whether a leaf is pruned and quantized unless told otherwise.
+
+  Kernels and embeddings are; biases, norms and scales are not.
+  """
+  return bool(path) and path[-1] in WEIGHTS
 
 
 def resolve(entry: Any) -> Any:
@@ -85,6 +105,26 @@ DATASETS = Registry(
   cifar100="minarch_jax.data.tfds:SOURCE",
   svhn_cropped="minarch_jax.data.tfds:SOURCE",
 )
+
+
+def nearest(value: object, known: Iterable[str]) -> str:
+  """Returns "; did you mean ...?" for the closest known name, or ''."""
+  near = difflib.get_close_matches(str(value), list(known), 1)
+  return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def find(what: str, name: str, table: Mapping[str, Entry]) -> Entry:
+  """Returns the entry of a registry.
+
+  Raises:
+    ValueError: an unknown name; the message lists the known ones.
+  """
+  if name not in table:
+    raise ValueError(
+      f"{what} {name!r} is not one of {', '.join(table)}{nearest(name, table)}"
+    )
+  return table[name]
+
 
 # --- architectures and models ------------------------------------------------
 

@@ -21,7 +21,6 @@ from minarch_jax.stages import provenance, setup
 from minarch_jax.stages import train as training
 from minarch_jax.stages.progress import Progress
 from minarch_jax.stages.train import Statistics
-from minarch_jax.types import Dataset
 
 
 @contextlib.contextmanager
@@ -70,19 +69,15 @@ def run(
 
 
 def train_in_memory(
-  config: Config, dataset: Dataset, members: Sequence[Architecture]
-) -> tuple[Session, list[Trained]]:
+  session: Session, members: Sequence[Architecture]
+) -> list[Trained]:
   """Trains architectures with every seed and writes nothing.
 
   Returns:
-    The session, and what each pack gave.
-
-  Raises:
-    ConfigError: a value that cannot be used.
+    What each pack gave.
   """
-  session = sessions.open_session(config, dataset)
-  todo = packs.plan(session, members, list(config.seeds))
-  return session, train_packs(session, todo)
+  todo = packs.plan(session, members, list(session.config.seeds))
+  return train_packs(session, todo)
 
 
 def train_packs(session: Session, todo: Sequence[Pack]) -> list[Trained]:

@@ -13,8 +13,8 @@ PACKAGE = ROOT / "minarch_jax"
 
 # From the bottom: a room may import those before it, and none of its own floor.
 LAYERS = (
-  ("names",),
-  ("registries", "types", "random"),
+  ("registries",),
+  ("types", "random"),
   ("config",),
   ("records", "flags", "architectures"),
   ("models", "data", "pruning", "quantization"),
@@ -100,7 +100,7 @@ def test_imports_go_down(name):
 
 @pytest.mark.parametrize("name", TABLES)
 def test_tables_import_records_and_below_only(name):
-  allowed = {"config", "names", "records", "registries", *TABLES}
+  allowed = {"config", "records", "registries", *TABLES}
   if name == "analysis":
     allowed.discard("report")
   for module, found in graph().items():

@@ -17,7 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from minarch_jax import models, types
+import minarch_jax as ma
+from minarch_jax import types
 from minarch_jax.architectures import Architecture, Problem, Shape, Spec
 
 Tree = Any
@@ -51,7 +52,7 @@ class Task:
 def make_task(text: str, dataset: types.Dataset) -> Task:
   """Binds an architecture to a data set."""
   architecture = Architecture.parse(text)
-  model = models.make_model(
+  model = ma.make_model(
     architecture, Problem(dataset.input_shape, dataset.num_classes)
   )
   return Task(architecture, dataset, model)

@@ -5,7 +5,7 @@ from typing import Any
 
 import polars as pl
 
-from minarch_jax import names
+from minarch_jax import registries
 from minarch_jax.analysis import (
   controls,
   convergence,
@@ -53,7 +53,7 @@ class Analyses(Mapping[str, Any]):
 
   def __getitem__(self, name: str) -> Any:
     if name not in self._found:
-      make = names.find("analysis", name, SHARED | TABLES)
+      make = registries.find("analysis", name, SHARED | TABLES)
       self._found[name] = make(self)
     return self._found[name]
 

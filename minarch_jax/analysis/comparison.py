@@ -3,7 +3,7 @@
 import numpy as np
 import polars as pl
 
-from minarch_jax import names
+from minarch_jax import registries
 from minarch_jax.analysis import statistics, tables
 from minarch_jax.config import Config
 
@@ -44,7 +44,7 @@ def compare(
   if metric not in METRICS:
     raise ValueError(
       f"metric {metric!r} is not one of {', '.join(METRICS)}"
-      f"{names.nearest(metric, METRICS)}"
+      f"{registries.nearest(metric, METRICS)}"
     )
   keys = ("dataset", "family", "architecture", "params", "seed")
   (a, _), (b, _) = tables.one_recipe(records_a), tables.one_recipe(records_b)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 import polars as pl
 
-from minarch_jax import names
+from minarch_jax import registries
 from minarch_jax.analysis import statistics, tables
 from minarch_jax.analysis.regimes import regimes, STABLE, THRESHOLDS
 from minarch_jax.config import Config
@@ -249,7 +249,7 @@ def _chosen(records: tables.Records, dataset: str | None) -> str:
   if dataset is None or dataset not in known:
     raise ValueError(
       f"data set {dataset!r} is not in these records; name one of "
-      f"{', '.join(known)}{names.nearest(dataset, known)}"
+      f"{', '.join(known)}{registries.nearest(dataset, known)}"
     )
   return dataset
 
@@ -271,7 +271,8 @@ def _limits(asked: Mapping[str, int | None]) -> dict[str, int]:
   for name, value in asked.items():
     if name not in BUDGETS:
       raise TypeError(
-        f"recommend() has no argument {name!r}{names.nearest(name, BUDGETS)}"
+        f"recommend() has no argument {name!r}"
+        f"{registries.nearest(name, BUDGETS)}"
       )
     if value is not None and value <= 0:
       raise ValueError(f"{name}={value} leaves nothing; give a positive budget")

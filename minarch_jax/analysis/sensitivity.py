@@ -3,7 +3,7 @@
 import numpy as np
 import polars as pl
 
-from minarch_jax import names
+from minarch_jax import registries
 from minarch_jax.analysis import pruning, statistics, tables
 from minarch_jax.config import Config
 
@@ -139,7 +139,7 @@ def _finished(groups: pl.DataFrame, config: Config, **columns) -> pl.DataFrame:
 
 def short(column: str) -> pl.Expr:
   """Names a layer without the last name of its leaf."""
-  return pl.col(column).str.replace(f"/({'|'.join(names.WEIGHTS)})$", "")
+  return pl.col(column).str.replace(f"/({'|'.join(registries.WEIGHTS)})$", "")
 
 
 def by_sparsity(frame: pl.DataFrame, value: str) -> pl.DataFrame:

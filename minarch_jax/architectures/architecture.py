@@ -4,7 +4,7 @@ from collections.abc import Iterable
 import dataclasses
 import functools
 
-from minarch_jax import names, registries
+from minarch_jax import registries
 from minarch_jax.architectures.families import Family
 from minarch_jax.architectures.specs import Problem, Shape, Spec
 
@@ -41,7 +41,7 @@ class Architecture:
       raise ValueError(
         f"architecture {text!r}: expected FAMILY:SIZES with FAMILY one of "
         f"{', '.join(registries.FAMILIES)} (for example dnn:30-30, cnn:8-16, "
-        f"vit:p7-d32-l2-h4){names.nearest(family, registries.FAMILIES)}"
+        f"vit:p7-d32-l2-h4){registries.nearest(family, registries.FAMILIES)}"
       )
     try:
       return cls(family, *registries.FAMILIES[family].parse(body))

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from minarch_jax import names, registries
+from minarch_jax import registries
 from minarch_jax.architectures.architecture import Architecture
 from minarch_jax.architectures.specs import Problem, Shape
 
@@ -26,9 +26,9 @@ def grid(
   if name not in grids:
     raise ValueError(
       f"grid {name!r} is not one of {', '.join(grids)}"
-      f"{names.nearest(name, grids)}"
+      f"{registries.nearest(name, grids)}"
     )
-  traits = names.find("family", family, registries.FAMILIES)
+  traits = registries.find("family", family, registries.FAMILIES)
   problem = Problem(input_shape, num_classes)
   bodies = traits.grids.get(name, lambda shape: [])(input_shape)
   members = [Architecture(family, *body) for body in bodies]

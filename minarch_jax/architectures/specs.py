@@ -6,7 +6,7 @@ import functools
 import math
 from typing import Any, NamedTuple
 
-from minarch_jax import names
+from minarch_jax import registries
 
 Shape = tuple[int, int, int]  # (height, width, channels) of one image
 Path = tuple[str, ...]
@@ -56,7 +56,7 @@ class Leaf:
 
   @property
   def is_weight(self) -> bool:
-    return names.is_weight(self.path)
+    return registries.is_weight(self.path)
 
 
 @dataclasses.dataclass(frozen=True)

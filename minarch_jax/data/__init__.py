@@ -11,8 +11,7 @@ from typing import NamedTuple, TYPE_CHECKING
 
 import numpy as np
 
-from minarch_jax import config
-from minarch_jax import names as naming
+from minarch_jax import config, registries
 from minarch_jax.data import normalisation, sources, splits, tfds
 from minarch_jax.registries import DATASETS as DATASETS
 
@@ -158,5 +157,5 @@ def _source(name: str, data_dir: str | None) -> sources.Source:
   raise config.ConfigError(
     f"--dataset={name} is not one of {', '.join(known)}, nor prepared in "
     f"{tfds.root(data_dir)}{f' (there also: {there})' if there else ''}"
-    f"{naming.nearest(base, [*DATASETS, *prepared])}"
+    f"{registries.nearest(base, [*DATASETS, *prepared])}"
   )

@@ -7,7 +7,7 @@ import re
 
 from etils import epath
 
-from minarch_jax import config, names, registries
+from minarch_jax import config, registries
 from minarch_jax.data import tfds
 
 
@@ -61,7 +61,7 @@ def _check_known(name: str) -> None:
     raise config.ConfigError(
       f"--dataset={name} is not a data set of tensorflow_datasets (listed at "
       "https://www.tensorflow.org/datasets/catalog/overview)"
-      f"{names.nearest(name, known)}"
+      f"{registries.nearest(name, known)}"
     )
 
 

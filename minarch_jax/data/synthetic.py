@@ -10,7 +10,7 @@ chance, 0.25, at difficulty 1.
 
 import numpy as np
 
-from minarch_jax import config, names
+from minarch_jax import config, registries
 from minarch_jax.data import sources, splits
 
 LEVELS = {"easy": 0.1, "medium": 0.4, "hard": 0.7}
@@ -33,7 +33,7 @@ def difficulty(name: str) -> float:
   if not 0 <= value <= 1:
     raise config.ConfigError(
       f"data set {name!r}: write synthetic:DIFFICULTY with a number in [0, 1] "
-      f"or one of {', '.join(LEVELS)}{names.nearest(text, LEVELS)}"
+      f"or one of {', '.join(LEVELS)}{registries.nearest(text, LEVELS)}"
     )
   return value
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from minarch_jax.types import Array, Batch, Model, Params, Sizes
+from minarch_jax.types import Array, Batch, Params, Sizes
 
 
 class Chunks(NamedTuple):
@@ -124,25 +124,3 @@ def make_evaluate(apply: Callable[..., Any]) -> Evaluate:
     return mean(totals(params, sizes, chunks, 0, count), chunks, 0, count)
 
   return evaluate
-
-
-def accuracy(model: Model, params: Params, batch: Batch) -> jax.Array:
-  """Returns the accuracy of stacked parameters on a batch.
-
-  Args:
-    model: pure functions of the architecture.
-    params: a tree with a leading seed axis.
-    batch: the images.
-
-  Returns:
-    float32 [S].
-  """
-  chunks = jax.tree.map(jnp.asarray, chunk(batch, min(512, len(batch.y))))
-  evaluate = make_evaluate(model.apply)
-
-  # The model knows its own sizes.
-  def one(params):
-    return evaluate(params, chunks, None)  # type: ignore
-
-  score = jax.lax.map(one, params)
-  return score.correct / len(batch.y)

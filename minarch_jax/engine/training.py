@@ -5,6 +5,7 @@ maps it over members, seeds and devices.
 """
 
 from collections.abc import Callable
+import functools
 from typing import NamedTuple
 
 import jax
@@ -195,6 +196,22 @@ class Lesson(NamedTuple):
   learning_rate: Array
 
 
+def _steps_of(
+  step: Callable, lesson: Lesson, train: Batch, sizes: Sizes, masks: Masks
+) -> Callable:
+  """Makes `one_step(epoch, t, (state, sums)) -> (state, sums)` of a lesson."""
+
+  def one_step(epoch, t, carry):
+    state, sums = carry
+    indices = lesson.order[epoch, t]
+    batch = Batch(train.x[indices], train.y[indices])
+    rate = lesson.learning_rate[epoch, t]
+    state, seen = step(state, batch, rate, sizes, masks)
+    return state, jax.tree.map(jnp.add, sums, seen)
+
+  return one_step
+
+
 def make_run(
   step: Callable, totals: Callable, validation: tuple[int, int]
 ) -> Callable:
@@ -223,18 +240,8 @@ def make_run(
     chunks: evaluation.Chunks,
     final: tuple[Array, Array],
   ) -> tuple[TrainState, Curve, evaluation.Score]:
-    epochs, steps, order, learning_rate = lesson
-    train = evaluation.images(chunks)
-
-    def one_step(epoch):
-      def body(t, carry):
-        state, sums = carry
-        indices = order[epoch, t]
-        batch = Batch(train.x[indices], train.y[indices])
-        state, seen = step(state, batch, learning_rate[epoch, t], sizes, masks)
-        return state, jax.tree.map(jnp.add, sums, seen)
-
-      return body
+    epochs, steps, order, _ = lesson
+    one_step = _steps_of(step, lesson, evaluation.images(chunks), sizes, masks)
 
     # One round more than there are epochs, so that scoring is compiled once:
     # a round that trains ends with the score of the validation split, the last
@@ -246,7 +253,7 @@ def make_run(
       state, sums = jax.lax.fori_loop(
         0,
         jnp.where(training, steps, 0),
-        one_step(epoch),
+        functools.partial(one_step, epoch),
         (state, Step(zero, zero)),
       )
       first, last = (

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from minarch_jax import names, random, registries
+from minarch_jax import random, registries
 from minarch_jax.pruning import trees
 from minarch_jax.types import Array, Params
 
@@ -75,7 +75,7 @@ def find(name: str) -> Criterion:
   Raises:
     ValueError: unknown; names the nearest known one.
   """
-  found = names.find("criterion", name, CRITERIA)
+  found = registries.find("criterion", name, CRITERIA)
   return found if isinstance(found, Criterion) else Criterion(found)
 
 

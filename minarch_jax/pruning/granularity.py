@@ -14,7 +14,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-from minarch_jax import architectures, names, registries
+from minarch_jax import architectures, registries
 from minarch_jax.pruning import trees
 from minarch_jax.types import Array
 
@@ -89,7 +89,7 @@ def parse(text: str) -> tuple[Granularity, tuple[int, ...]]:
     raise ValueError(
       f"granularity {text!r} is not one of "
       f"{', '.join(each.usage for each in GRANULARITIES.values())}"
-      f"{names.nearest(name, GRANULARITIES)}"
+      f"{registries.nearest(name, GRANULARITIES)}"
     )
   chosen = GRANULARITIES[name]
   wanted = chosen.usage.count("x") + 1 if ":" in chosen.usage else 0

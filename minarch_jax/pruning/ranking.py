@@ -11,8 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from minarch_jax import architectures
-from minarch_jax import names as naming
+from minarch_jax import architectures, registries
 from minarch_jax.pruning import counting, scopes, selection, trees
 from minarch_jax.pruning import granularity as shapes
 from minarch_jax.types import Array, Masks, Params
@@ -33,7 +32,7 @@ class Grouping(NamedTuple):
 
   granularity: str = "element"
   exclude: Sequence[str] = ()
-  names: Sequence[str] = naming.WEIGHTS
+  names: Sequence[str] = registries.WEIGHTS
   spec: architectures.Spec | None = None
 
 
@@ -45,7 +44,7 @@ def check_keywords(
     if name not in known:
       raise TypeError(
         f"{function} takes no argument {name!r}; it takes {', '.join(known)}"
-        f"{naming.nearest(name, known)}"
+        f"{registries.nearest(name, known)}"
       )
 
 

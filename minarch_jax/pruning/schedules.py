@@ -14,7 +14,7 @@ import dataclasses
 import math
 from typing import NamedTuple
 
-from minarch_jax import names, registries
+from minarch_jax import registries
 from minarch_jax.pruning import dynamic
 from minarch_jax.pruning.masks import apply_masks
 from minarch_jax.types import Array, Masks, Params
@@ -108,7 +108,7 @@ SCHEDULES = registries.SCHEDULES
 
 def check(name: str, rounds: int, steps: int) -> None:
   """Raises ValueError for an unknown schedule or more rounds than steps."""
-  schedule = names.find("schedule", name, SCHEDULES)
+  schedule = registries.find("schedule", name, SCHEDULES)
   in_rounds = (
     isinstance(schedule, Schedule) and len(schedule.levels(0.5, 2)) > 1
   )

@@ -7,7 +7,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-from minarch_jax import names, registries
+from minarch_jax import registries
 from minarch_jax.pruning import counting, selection
 from minarch_jax.types import Array
 
@@ -102,7 +102,7 @@ def find(scope: str | Mapping[str, float], rows: bool) -> Scope:
   if scope not in SCOPES:
     raise ValueError(
       f"scope {scope!r} is not one of {', '.join(SCOPES)}, or a dictionary "
-      f"from layers to sparsities{names.nearest(scope, SCOPES)}"
+      f"from layers to sparsities{registries.nearest(scope, SCOPES)}"
     )
   found = SCOPES[scope]
   found = found if isinstance(found, Scope) else Scope(found)

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from minarch_jax import names as naming
+from minarch_jax import registries
 from minarch_jax.types import Params, QTensor
 
 Path = tuple[str, ...]
@@ -41,7 +41,7 @@ def _entry(key: Any) -> str:
 
 
 def prunable(
-  path: Path, leaf: Any, names: Sequence[str] = naming.WEIGHTS
+  path: Path, leaf: Any, names: Sequence[str] = registries.WEIGHTS
 ) -> bool:
   """Says whether a leaf is pruned: kernels and embeddings, by default.
 
@@ -71,7 +71,7 @@ def check_layers(what: str, named: Iterable[str], paths: Sequence[Path]):
       known = layer_names(paths)
       raise ValueError(
         f"{what} names layer {layer!r}, which does not exist; layers that can "
-        f"be pruned: {', '.join(known)}{naming.nearest(layer, known)}"
+        f"be pruned: {', '.join(known)}{registries.nearest(layer, known)}"
       )
 
 

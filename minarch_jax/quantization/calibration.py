@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from minarch_jax import names, registries
+from minarch_jax import registries
 from minarch_jax.quantization import arithmetic, formats
 
 Range = tuple[jax.Array, jax.Array]
@@ -233,7 +233,7 @@ def resolve(rule: Rule, format: formats.Format) -> Calibration:
   """
   found: Any = format.calibration if rule is None else rule
   if isinstance(found, str):
-    found = names.find("calibration", found, CALIBRATIONS)
+    found = registries.find("calibration", found, CALIBRATIONS)
   if isinstance(found, Calibration):
     return found
   # Of a function nothing is known, so it is given the masks.

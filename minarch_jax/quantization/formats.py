@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from minarch_jax import names, registries, types
+from minarch_jax import registries, types
 
 Bits = Any  # 8, "int8", "nf4", or a traced integer width
 
@@ -239,5 +239,5 @@ def name_of(bits: Bits) -> str:
       return known[int(bits)]
   raise ValueError(
     f"bits {bits!r} is not one of {', '.join(map(str, known))} or "
-    f"{', '.join(FORMATS)}{names.nearest(bits, FORMATS)}"
+    f"{', '.join(FORMATS)}{registries.nearest(bits, FORMATS)}"
   )

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from minarch_jax import names, types
+from minarch_jax import registries, types
 from minarch_jax.quantization import formats, layouts, packing, trees
 from minarch_jax.quantization import rounding as roundings_lib
 
@@ -80,7 +80,7 @@ def weight_bytes(
 
 
 def count_nonzeros(
-  params: types.Params, choose: trees.Choose = names.is_weight
+  params: types.Params, choose: trees.Choose = registries.is_weight
 ) -> dict[str, jax.Array]:
   """Counts the entries other than 0 of each weight leaf, int32 scalars."""
   return {
@@ -96,7 +96,7 @@ def storage_bytes(
   granularity: str = "channel",
   *,
   nonzeros: Mapping[str, Count] | None = None,
-  choose: trees.Choose = names.is_weight,
+  choose: trees.Choose = registries.is_weight,
 ) -> Any:
   """Counts the bytes of a model once quantized, from shapes alone.
 
@@ -155,7 +155,7 @@ def grid_bytes(
     for each in dict.fromkeys(roundings)
   }
   for i, leaf in enumerate(leaves):
-    if not names.is_weight(leaf[0]):
+    if not registries.is_weight(leaf[0]):
       total += 4 * math.prod(leaf[1])
       continue
     for rounding, cells in alike.items():

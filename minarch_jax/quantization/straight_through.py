@@ -12,7 +12,7 @@ so the optimizer, masks and the training loop need not know of it.
 import jax
 import jax.numpy as jnp
 
-from minarch_jax import names, types
+from minarch_jax import registries, types
 from minarch_jax.quantization import activations, formats, tensors, trees
 from minarch_jax.quantization import calibration as calibrations
 
@@ -36,7 +36,7 @@ def straight_through(
   *,
   calibration: calibrations.Rule = None,
   within: types.Masks | None = None,
-  choose: trees.Choose = names.is_weight,
+  choose: trees.Choose = registries.is_weight,
 ) -> types.Params:
   """Rounds weights as `fake_quantize` does, with the clipped gradient.
 

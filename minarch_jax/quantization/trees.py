@@ -11,8 +11,7 @@ import jax.core
 import jax.numpy as jnp
 import numpy as np
 
-from minarch_jax import names as naming
-from minarch_jax import types
+from minarch_jax import registries, types
 from minarch_jax.quantization import calibration as calibrations
 from minarch_jax.quantization import formats, layouts, tensors
 
@@ -51,7 +50,7 @@ def replace_leaves(
 
 
 def weight_names(
-  params: types.Params, choose: Choose = naming.is_weight
+  params: types.Params, choose: Choose = registries.is_weight
 ) -> list[str]:
   """Lists the leaves that quantization touches, as "path/to/leaf"."""
   paths = [path for path, _ in paths_and_leaves(params)]
@@ -59,7 +58,7 @@ def weight_names(
 
 
 def bits_by_leaf(
-  params: types.Params, bits: TreeBits, choose: Choose = naming.is_weight
+  params: types.Params, bits: TreeBits, choose: Choose = registries.is_weight
 ) -> dict[str, formats.Bits]:
   """Gives each quantized leaf its width or format.
 
@@ -80,7 +79,7 @@ def bits_by_leaf(
     if name not in names:
       raise ValueError(
         f"bits name {name!r}, which is not a quantized leaf; they are "
-        f"{', '.join(names)}{naming.nearest(name, names)}"
+        f"{', '.join(names)}{registries.nearest(name, names)}"
       )
   for name in names:
     if name not in bits:
@@ -172,7 +171,7 @@ def quantize(
   *,
   calibration: calibrations.Rule = None,
   within: types.Masks | None = None,
-  choose: Choose = naming.is_weight,
+  choose: Choose = registries.is_weight,
 ) -> types.Params:
   """Replaces the weights of a parameter tree by QTensors.
 
@@ -251,7 +250,7 @@ def fake_quantize(
   *,
   calibration: calibrations.Rule = None,
   within: types.Masks | None = None,
-  choose: Choose = naming.is_weight,
+  choose: Choose = registries.is_weight,
 ) -> types.Params:
   """Rounds weights to what `dequantize(quantize(...))` gives, bit for bit.
 

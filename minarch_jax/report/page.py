@@ -5,7 +5,7 @@ import json
 from typing import Any
 
 from minarch_jax import config as config_lib
-from minarch_jax import names, registries
+from minarch_jax import registries
 from minarch_jax.analysis import summaries
 from minarch_jax.report import cells, export, method, sections
 from minarch_jax.report.entries import Drawing
@@ -54,11 +54,11 @@ def contents(
     for name, section in sections.SECTIONS.items()
   }
   for name, drawing in drawings.items():
-    part = names.find("section", registries.FIGURES[name].section, parts)
+    part = registries.find("section", registries.FIGURES[name].section, parts)
     shown = drawing._asdict() | {"name": name, "svg": svgs[name]}
     part["figures"].append(shown)
   for name, table in registries.TABLES.items():
-    part = names.find("section", table.section, parts)
+    part = registries.find("section", table.section, parts)
     frame = reading.tables.get(name)
     if frame is not None and not frame.is_empty():
       shown = cells.shown(name, table, frame, drawings)

@@ -85,7 +85,7 @@ def networks(session: Session, run_id: str, trained: Trained) -> pl.DataFrame:
         }.items()
       )
     )
-  return pl.concat(frames)
+  return records.typed("networks", pl.concat(frames))
 
 
 def _first_bad(trained: Trained) -> np.ndarray:
@@ -121,7 +121,7 @@ def curves(session: Session, run_id: str, trained: Trained) -> pl.DataFrame:
           seed=pl.lit(seed, pl.Int64),
         )
       )
-  return pl.concat(frames)
+  return records.typed("curves", pl.concat(frames))
 
 
 # --- compression -------------------------------------------------------------

@@ -83,9 +83,9 @@ def load(config: Config) -> Dataset:
   )
 
 
-def open_session(config: Config) -> Session:
-  """Loads the data of a configuration and opens a session on it."""
-  return sessions.open_session(config, load(config))
+def open_session(config: Config, dataset: Dataset | None = None) -> Session:
+  """Opens a session on a data set, or on that of the configuration."""
+  return sessions.open_session(config, dataset or load(config))
 
 
 def recipe_id(session: Session) -> str:

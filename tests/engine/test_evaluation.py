@@ -7,7 +7,7 @@ import pytest
 
 from minarch_jax import models
 from minarch_jax.architectures import Architecture, Problem
-from minarch_jax.engine import evaluation
+from minarch_jax.engine import accuracy, evaluation
 from minarch_jax.types import Batch
 
 SHAPE, CLASSES = (4, 4, 1), 3
@@ -121,7 +121,7 @@ def test_accuracy_of_stacked_networks(text, count):
   keys = jax.random.split(jax.random.key(0), 3)
   params = jax.jit(jax.vmap(model.init))(keys)
   batch = split(count)
-  found = evaluation.accuracy(model, params, batch)
+  found = accuracy.accuracy(Architecture.parse(text), params, batch)
   logits = jax.jit(jax.vmap(model.apply, (0, None)))(params, batch.x)
   logits = np.asarray(logits)
   expected = [by_hand(each, batch.y)[1].mean() for each in logits]

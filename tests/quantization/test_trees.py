@@ -14,7 +14,6 @@ from minarch_jax import (
   architectures,
   config,
   models,
-  names,
   quantization,
   registries,
 )
@@ -361,7 +360,7 @@ def padded_and_alone(family, roundings, masked):
         *r[:2],
         calibration=r[2],
         within=within,
-        choose=lambda path: names.is_weight(path) and path[-2] in LAYERS,
+        choose=lambda path: registries.is_weight(path) and path[-2] in LAYERS,
       )
       for r in roundings
     ]

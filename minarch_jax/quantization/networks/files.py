@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from minarch_jax import names, types
+from minarch_jax import registries, types
 from minarch_jax.quantization import (
   formats,
   layouts,
@@ -159,7 +159,7 @@ def save_model(
   params: types.Params,
   *,
   note: str = "",
-  choose: trees.Choose = names.is_weight,
+  choose: trees.Choose = registries.is_weight,
 ) -> int:
   """Writes one model to one file, which appears whole or not at all.
 

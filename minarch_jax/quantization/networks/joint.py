@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from minarch_jax import architectures, names, types
+from minarch_jax import architectures, registries, types
 from minarch_jax.quantization import cost, formats, storage, trees
 
 # A tree of parameters -> masks of its structure, 1 = kept; for example
@@ -139,7 +139,7 @@ def joint_surface(
     ValueError: an unknown order; otherwise as `prune` and `quantize`.
   """
   for order in orders:
-    names.find("order", order, ORDERS)
+    registries.find("order", order, ORDERS)
   points = []
   for order in orders:
     for sparsity in sparsities:

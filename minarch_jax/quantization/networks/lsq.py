@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from minarch_jax import names, types
+from minarch_jax import registries, types
 from minarch_jax.quantization import (
   arithmetic,
   formats,
@@ -77,7 +77,7 @@ def init_steps(
   bits: formats.Bits,
   granularity: str = "channel",
   *,
-  choose: trees.Choose = names.is_weight,
+  choose: trees.Choose = registries.is_weight,
 ) -> Steps:
   """Starts every weight's steps at 2 mean|w| / sqrt(highest code).
 
