@@ -1,5 +1,6 @@
 """Puts figures and tables in order on one page that needs nothing else."""
 
+import collections
 from collections.abc import Mapping
 import json
 from typing import Any
@@ -67,11 +68,10 @@ def contents(
     entries = (entry for part in parts.values() for entry in part[kind])
     for number, entry in enumerate(entries, 1):
       entry["number"] = number
-  numbered = dict.fromkeys(registries.FIGURES, "A figure") | {
-    entry["name"]: f"Figure {entry['number']}"
-    for part in parts.values()
-    for entry in part["figures"]
-  }
+  numbered = collections.defaultdict(lambda: "A figure")
+  for part in parts.values():
+    for entry in part["figures"]:
+      numbered[entry["name"]] = f"Figure {entry['number']}"
   for part in parts.values():
     part["text"] = part["text"].format_map(numbered)
   return {

@@ -137,3 +137,11 @@ def test_partial_records_give_a_page(name):
   inside = {link[1:] for link in reader.links if link.startswith("#")}
   assert inside <= set(reader.ids)
   assert "None" not in re.sub(r"<[^>]*>", "", text)
+
+
+def test_section_texts_number_the_figures_that_are_there(found):
+  drawn = {"accuracy": registries.FIGURES["accuracy"].draw(found)}
+  with_it = page.contents(found, drawn, {"accuracy": ""})["minimal"]["text"]
+  assert "Figure 1 draws P_min" in with_it
+  without = page.contents(found, {}, {})["minimal"]["text"]
+  assert "A figure draws P_min" in without
