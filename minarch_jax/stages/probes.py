@@ -7,12 +7,13 @@ them changes training.
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from flax import traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
 import polars as pl
 
-from minarch_jax import random, records, types
+from minarch_jax import models, random, records, types
 from minarch_jax.architectures import Architecture, Leaf, Spec
 from minarch_jax.engine import evaluation, packs, training
 from minarch_jax.engine import session as sessions
@@ -321,13 +322,12 @@ def sharpness(
     pairs = jax.tree.map(jnp.vdot, vector, after)
     return unit(after), jnp.asarray(sum(jax.tree.leaves(pairs)))
 
-  leaves, structure = jax.tree.flatten(params)
-  keys = jax.random.split(key, len(leaves))
-  start = structure.unflatten(
-    jax.random.normal(k, leaf.shape, leaf.dtype)
-    for k, leaf in zip(keys, leaves, strict=True)
-  )
-  zero = jnp.zeros((), jnp.result_type(*leaves))
+  # Drawn by coordinate: a network starts from the same vector in any parent.
+  flat = models.flatten(params)
+  leaves = [(path, leaf.shape) for path, leaf in flat.items()]
+  drawn = random.normals(key, leaves)
+  start = traverse_util.unflatten_dict(dict(zip(flat, drawn, strict=True)))
+  zero = jnp.zeros((), jnp.result_type(float))
   start = (unit(_masked(start, masks)), zero)
   return jax.lax.fori_loop(0, iterations, body, start)[1]
 
