@@ -4,12 +4,15 @@ from collections.abc import Callable, Sequence
 import os
 import sys
 import time
+import typing
 
 from absl import app, logging
 
 from minarch_jax import config as config_lib
-from minarch_jax import data
 from minarch_jax import flags as config_flags
+
+if typing.TYPE_CHECKING:
+  import polars as pl
 
 Stage = Callable[[config_lib.Config], None]
 
@@ -31,6 +34,8 @@ def run(stage: Stage, *, trains: bool = True) -> None:
         )
       config = config_flags.read()
       if trains:
+        from minarch_jax import data  # imports numpy, after flags are checked
+
         data.check(config.dataset, config.data_dir or None)
         config_lib.check_writable(config.out)
       stage(config)
@@ -87,9 +92,9 @@ def report(config: config_lib.Config, start: float) -> None:
   print(f"  took     {time.monotonic() - start:.0f} s")
 
 
-def show(frame) -> None:
+def show(frame: "pl.DataFrame") -> None:
   """Prints a table whole, without the columns that repeat the thresholds."""
-  import polars as pl
+  import polars as pl  # not before flags are checked
 
   with pl.Config(
     tbl_rows=-1, tbl_cols=-1, tbl_width_chars=160, float_precision=4

@@ -430,8 +430,9 @@ RETRAINING = _with_role("retraining")  # no column of a table shows these
 
 def choices_of(rules: Mapping[str, Any]) -> list[str]:
   """Lists what a field may be; [] where anything goes."""
-  known: Any = rules.get("choices", ())
-  return [*(known() if callable(known) else known)]  # pyright: ignore
+  known = rules.get("choices", ())
+  names: Any = known() if callable(known) else known
+  return list(names)
 
 
 def check_choice(flag: str, item: Any, known: Iterable[str]) -> None:

@@ -1,6 +1,6 @@
 """The population of a notebook: train, look, measure, without files."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import dataclasses
 import functools
 from typing import Any
@@ -140,7 +140,9 @@ def _problem(
 
 
 @functools.lru_cache(maxsize=32)
-def _scorer(architecture: Architecture, problem: Problem):
+def _scorer(
+  architecture: Architecture, problem: Problem
+) -> Callable[[Params, evaluation.Chunks], jax.Array]:
   """Compiles the correct answers of each seed, once for all later calls."""
   model = models.make_model(architecture, problem)
   totals = evaluation.make_totals(model.apply)

@@ -6,7 +6,7 @@ a file that exists is complete; its id is the content hash of everything its
 rows depend on, so existing means done. No JAX here.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 import contextlib
 import glob
 import hashlib
@@ -119,7 +119,8 @@ NONE = "none"  # a control, a quantizer or a granularity that is not there
 
 _CUT = ("criterion", "granularity", "layer", "sparsity")
 
-_KEYS = {
+# What says which row of a table it is.
+KEYS = {
   "networks": NETWORK,
   "curves": (*NETWORK, "epoch"),
   "probes": (*NETWORK, "step"),
@@ -173,7 +174,7 @@ def exists(out: str, table: str, id: str) -> bool:
 
 
 @contextlib.contextmanager
-def atomic(path: str):
+def atomic(path: str) -> Iterator[str]:
   """Yields a temporary name beside `path` and renames it there on success.
 
   The file is synced before the rename; on any error, Ctrl-C included, the
@@ -231,7 +232,7 @@ def read_table(out: str, table: str) -> pl.DataFrame:
   Raises:
     ConfigError: a part was written by another version.
   """
-  keys, schema = _KEYS[table], SCHEMAS[table]
+  keys, schema = KEYS[table], SCHEMAS[table]
   frames = [
     _in_order(_part_of(table, path), keys) for path in _paths(out, table)
   ]

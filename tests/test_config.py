@@ -2,11 +2,13 @@
 
 import dataclasses
 import os
+import subprocess
+import sys
 
 from absl import flags
 import pytest
 
-from minarch_jax import config, records
+from minarch_jax import config, records, registries
 from minarch_jax import flags as config_flags
 from minarch_jax.config import Config, ConfigError
 
@@ -65,13 +67,46 @@ def test_bounds_are_inclusive_but_below(name, rule):
 
 @pytest.mark.parametrize("name", [n for n in RULES if "choices" in RULES[n]])
 def test_choices_are_taken_and_others_refused_with_the_nearest(name):
-  for choice in RULES[name]["choices"]:
+  for choice in config.choices_of(RULES[name]):
     Config().replace(**{name: holding(name, choice)})
     with pytest.raises(ConfigError) as error:
       Config().replace(**{name: holding(name, choice + "x")})
     message = str(error.value)
     assert f"--{name}={choice}x is not one of" in message
     assert "did you mean" in message
+
+
+LIVE = {
+  "families": registries.FAMILIES,
+  "criteria": registries.CRITERIA,
+  "scopes": registries.SCOPES,
+  "granularities": registries.GRANULARITIES,
+  "quantizers": registries.FORMATS,
+  "convolution": registries.CONVOLUTIONS,
+}
+
+
+@pytest.mark.parametrize("name", LIVE)
+def test_a_name_that_is_registered_later_can_be_chosen(name, monkeypatch):
+  changes = {name: holding(name, "toy")}
+  with pytest.raises(ConfigError, match=f"--{name}=toy is not one of"):
+    Config().replace(**changes)
+  # What it stands for is not looked up, but a family is asked for its grids.
+  family = "minarch_jax.architectures.dnn:FAMILY"
+  monkeypatch.setitem(
+    LIVE[name], "toy", family if name == "families" else "nowhere:TOY"
+  )
+  assert getattr(Config().replace(**changes), name) == changes[name]
+
+
+def test_a_grid_of_any_family_can_be_chosen(monkeypatch):
+  dnn = registries.FAMILIES["dnn"]
+  grown = dataclasses.replace(dnn, grids={**dnn.grids, "toy": lambda shape: []})
+  monkeypatch.setitem(registries.FAMILIES, "dnn", grown)
+  assert Config().replace(grid="toy").grid == "toy"
+  monkeypatch.undo()
+  with pytest.raises(ConfigError, match="--grid=toy is not one of"):
+    Config().replace(grid="toy")
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -130,7 +165,7 @@ def parse(monkeypatch):
     for kind in ("boolean", "integer", "float", "list", "string"):
       define = getattr(flags, f"DEFINE_{kind}")
       monkeypatch.setattr(
-        config.flags,
+        config_flags.flags,
         f"DEFINE_{kind}",
         lambda *a, define=define: define(*a, flag_values=values),
       )
@@ -157,7 +192,7 @@ def test_every_field_can_be_given_as_a_flag(parse):
     if isinstance(default, bool):
       return not default
     if "choices" in rules:
-      return rules["choices"][-1]
+      return config.choices_of(rules)[-1]
     if isinstance(default, int | float):
       return rules["low"] if default != rules["low"] else default + 1
     return "elsewhere"
@@ -200,6 +235,33 @@ def test_flags_are_checked(parse, argument, message):
 
 # --- identity ----------------------------------------------------------------
 
+# Written out once more: a field that changes its role changes identities.
+ROLES = {
+  "threshold": (
+    *("eps_accuracy", "eps_sigma", "max_failed", "chance_level"),
+    *("chance_margin", "overfit_rise", "learnable", "free_margin"),
+    *("equivalence_margin", "match_tolerance", "rapid_gain"),
+    *("saturation_margin", "collapse_share", "regime_share"),
+    *("claimed_redundancy", "confidence", "num_bootstrap"),
+  ),
+  "training": (
+    *("num_epochs", "batch_size", "optimizer", "learning_rate", "schedule"),
+    *("warmup_fraction", "weight_decay", "momentum", "compute_dtype"),
+  ),
+  "retraining": ("finetune_share", "finetune_learning_rate"),
+}
+
+
+def test_roles_are_what_they_were():
+  found = {
+    "threshold": config.THRESHOLDS,
+    "training": config.TRAINING,
+    "retraining": config.RETRAINING,
+  }
+  assert found == ROLES
+  roles = {field.metadata["role"] for field in FIELDS.values()}
+  assert roles == {"", *ROLES}
+
 
 def test_the_recipe_is_what_decides_training():
   recipe = Config().recipe()
@@ -207,9 +269,10 @@ def test_the_recipe_is_what_decides_training():
   for name in config.TRAINING:
     default = getattr(Config(), name)
     rules = RULES.get(name, {})
-    value = rules["choices"][-1] if "choices" in rules else default / 2 + 1
+    choices = config.choices_of(rules)
+    value = choices[-1] if choices else default / 2 + 1
     if value == default:
-      value = rules["choices"][0]
+      value = choices[0]
     other = dataclasses.replace(Config(), **{name: value}).recipe()
     assert records.content_id(other) != records.content_id(recipe), name
 
@@ -220,6 +283,37 @@ def test_where_and_how_judged_is_not_in_the_recipe():
   assert not machine & set(config.TRAINING)
   assert not set(config.THRESHOLDS) & set(config.TRAINING)
   assert set(config.THRESHOLDS) | set(config.TRAINING) <= FIELDS.keys()
+
+
+# --- what it costs -----------------------------------------------------------
+
+HEAVY = {
+  "jax",
+  "jaxlib",
+  "numpy",
+  "scipy",
+  "polars",
+  "flax",
+  "sklearn",
+  "etils",
+}
+LIGHT = ("config", "flags", "registries", "names", "architectures")
+
+
+@pytest.mark.parametrize("module", LIGHT)
+def test_nothing_heavy_is_loaded_to_check_a_flag(module):
+  program = (
+    f"import sys, minarch_jax.{module}\n"
+    "from minarch_jax import config\n"
+    "try: config.Config().replace(grid='papr', architectures=('dnn:3',))\n"
+    "except ValueError: pass\n"
+    "print(*sorted({name.partition('.')[0] for name in sys.modules}))"
+  )
+  done = subprocess.run(
+    [sys.executable, "-c", program], capture_output=True, text=True, check=True
+  )
+  loaded = set(done.stdout.split())
+  assert "minarch_jax" in loaded and not HEAVY & loaded
 
 
 # --- places ------------------------------------------------------------------

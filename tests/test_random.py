@@ -1,5 +1,8 @@
 """Random numbers by coordinate: the law of shapes, then distributions."""
 
+import ast
+import pathlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +10,7 @@ import pytest
 from scipy import stats
 
 from minarch_jax import random
+from minarch_jax.random import Purpose
 
 DRAWS = {
   "bits": random.bits,
@@ -112,3 +116,82 @@ def test_shapes_that_coordinates_cannot_count(shape):
 def test_other_generators_are_refused():
   with pytest.raises(ValueError, match="no Threefry key"):
     random.bits(jax.random.key(0, impl="rbg"), (2,))
+
+
+# --- purposes ----------------------------------------------------------------
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+def test_every_purpose_has_a_number_of_its_own_that_stays():
+  # Golden: a number decides what was drawn, so it may change only together
+  # with records.SCHEMA_VERSION.
+  numbers = {"INIT": 0, "PRUNE": 1, "AGAIN": 2, "PROBE": 3}
+  assert {name: int(each) for name, each in Purpose.__members__.items()} == (
+    numbers
+  )
+  assert len(set(numbers.values())) == len(Purpose) == len(numbers)
+  keys = [jax.random.key_data(random.key_for(5, each)) for each in Purpose]
+  assert len(np.unique(keys, axis=0)) == len(Purpose)
+
+
+def called(node):
+  """The last name of what a call calls."""
+  function = node.func
+  return getattr(function, "attr", getattr(function, "id", None))
+
+
+def ends_in(node, *names):
+  """Says whether an expression is names joined by dots, or their end."""
+  return (ast.unparse(node).split(".") if node else [])[-len(names) :] == [
+    *names
+  ]
+
+
+def is_purpose(node, function):
+  """Says whether an expression is a Purpose: a member, or a parameter."""
+  if isinstance(node, ast.Attribute) and node.attr in Purpose.__members__:
+    return ends_in(node.value, "Purpose")
+  arguments = function.args
+  parameters = [*arguments.args, *arguments.kwonlyargs]
+  return isinstance(node, ast.Name) and any(
+    each.arg == node.id and ends_in(each.annotation, "Purpose")
+    for each in parameters
+  )
+
+
+def uses_of_keys():
+  """Every call of key_for with the functions that it stands in."""
+
+  def visit(node, path, functions):
+    if isinstance(node, ast.FunctionDef | ast.Lambda):
+      functions = [*functions, node]
+    if isinstance(node, ast.Call) and called(node) == "key_for":
+      yield path, node, functions
+    for child in ast.iter_child_nodes(node):
+      yield from visit(child, path, functions)
+
+  for folder in ("minarch_jax", "experiments"):
+    for path in sorted((ROOT / folder).rglob("*.py")):
+      yield from visit(ast.parse(path.read_text()), path, [])
+
+
+def test_every_key_says_what_it_is_for():
+  used = set()
+  for path, call, functions in uses_of_keys():
+    where = f"{path.relative_to(ROOT)}:{call.lineno}"
+    assert len(call.args) == 2 and not call.keywords, where
+    purpose = call.args[1]
+    assert any(is_purpose(purpose, each) for each in functions), where
+    used.add(ast.unparse(purpose))
+  assert {"random.Purpose.PRUNE", "random.Purpose.PROBE"} <= used
+
+
+def test_seeds_become_keys_in_one_place():
+  for path in sorted((ROOT / "minarch_jax").rglob("*.py")):
+    if path.name == "random.py":
+      continue
+    for node in ast.walk(ast.parse(path.read_text())):
+      if isinstance(node, ast.Call):
+        text = ast.unparse(node.func)
+        assert text not in ("jax.random.key", "jax.random.PRNGKey"), path

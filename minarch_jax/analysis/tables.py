@@ -1,5 +1,5 @@
-"""Reads the three tables into what the estimators want: one recipe, outcomes
-per network, and curves as matrices."""
+"""Records as the estimators want them: one training recipe, one setting of
+several, seeds and curves as matrices."""
 
 from collections.abc import Iterator, Sequence
 
@@ -61,7 +61,6 @@ COMPUTED = pl.col("activation_bits") == 32
 AS_TRAINED = (pl.col("bits") == 32) & COMPUTED
 INTEGER = pl.col("quantizer").is_in(["absmax", "none"])
 
-
 RANDOM = "random"  # the criterion that is a control
 RANKED = pl.col("criterion") != RANDOM
 
@@ -85,13 +84,11 @@ def preferred(rows: pl.DataFrame, column: str, then: Sequence[str] = ()) -> str:
   return next((name for name in order if name in values), values[0])
 
 
-def primary(
-  rows: pl.DataFrame, columns: Sequence[str], then: Sequence[str] = ()
-) -> pl.DataFrame:
+def primary(rows: pl.DataFrame, columns: Sequence[str]) -> pl.DataFrame:
   """Keeps the rows of the preferred value of each column, in turn."""
   for column in columns:
     if len(rows):
-      rows = rows.filter(pl.col(column) == preferred(rows, column, then))
+      rows = rows.filter(pl.col(column) == preferred(rows, column))
   return rows
 
 

@@ -77,10 +77,13 @@ class Architecture:
   def spec(self, problem: Problem) -> Spec:
     """Describes every leaf of the network.
 
+    Args:
+      problem: ((height, width, channels) of one image, number of classes).
+
     Raises:
       ValueError: the images are too small or not divisible by the patch.
     """
-    return _spec(self, problem)
+    return _spec(self, Problem(*problem))
 
   def num_params(self, input_shape: Shape, num_classes: int) -> int:
     """Counts the parameters exactly, without building the network."""
@@ -128,8 +131,9 @@ def parent(architectures: Iterable[Architecture]) -> Architecture:
   members = list(architectures)
   if len({member.skeleton for member in members}) != 1:
     raise ValueError(
-      "a parent needs architectures of one family and options, and for cnn of "
-      "one depth; got " + ", ".join(map(str, members))
+      "a parent needs architectures of one family and options, and of one "
+      "depth where a deeper network cannot hold them; got "
+      + ", ".join(map(str, members))
     )
   depth = max(member.depth for member in members)
   columns = zip(*(m.extended(depth).widths for m in members), strict=True)

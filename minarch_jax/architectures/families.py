@@ -54,8 +54,9 @@ class Family:
   """Everything that the project asks of a family.
 
   Attributes:
-    parse: reads what follows the colon of "dnn:30-30".
-    format: writes it.
+    parse: reads what follows the colon of "dnn:30-30"; ValueError names the
+      part that is wrong.
+    format: writes it; `parse` undoes it.
     spec: describes every leaf of a network on a problem; ValueError where the
       images do not fit.
     problem: infers the problem from the leaves' shapes; images are taken as

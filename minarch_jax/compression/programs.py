@@ -36,7 +36,7 @@ from minarch_jax.types import Array, Batch, Masks, Model, Params, Sizes
 
 
 class Outcome(NamedTuple):
-  """What became of networks in each cell, on the host.
+  """What networks score in each cell and weigh, on the host.
 
   Attributes:
     validation, test: int [S, A, cells], correct answers.

@@ -116,6 +116,8 @@ def _retrain_slots(
 ) -> Outcome:
   """Retrains as many networks of one kind as the pack has slots."""
   session, kind = ranked.placed.session, retrainings[0]
+  # The same parent and number of slots, hence the same programs; an
+  # architecture stands in a slot for each sparsity.
   chosen = dataclasses.replace(
     pack, architectures=tuple(each.architecture for each in retrainings)
   )

@@ -1,4 +1,14 @@
-"""Compresses a pack: ranks its networks, scores the grid, retrains."""
+"""Compresses a pack: ranks its networks, scores the grid, retrains.
+
+A pack's weights are ranked once by every rule, and each ranking is cut at every
+sparsity (`scoring.Ranked`). Two calls of programs are a cell of the grid:
+`scoring.transform` chooses a cut and rounds, which makes new parameters, and
+`scoring.Scorer` scores these. Retraining puts the pruned networks into the
+slots of the same pack, trains them by the program that trained it, and scores
+them likewise. What a cell is enters programs as data (which cut, how many bits,
+which rounding): no cell and no retraining costs a compilation, except where a
+whole network is rounded at once (`oneshot`).
+"""
 
 from collections.abc import Sequence
 import time

@@ -180,8 +180,18 @@ def transform(
 class Scorer:
   """Scores placed networks one setting after the other.
 
-  The scoring program is the one that trains: it carries an optimizer state
-  along, whose buffers pass from call to call.
+  The program that trained the pack scores it, by running no epoch: another
+  would cost a compilation per parent. It takes an optimizer state, of which
+  scoring makes no use, and donates its arguments: the buffers that go in are
+  overwritten by what comes out. So every call consumes the parameters that it
+  scores, which `transform` made for it alone, and passes the optimizer state's
+  buffers on to the next call, instead of allocating two copies of the
+  parameters per cell.
+
+  Attributes:
+    placed: the slots.
+    masks: what of the slots exists and was kept, placed.
+    opt_state: placed; that of the last call.
   """
 
   placed: Placed
@@ -189,7 +199,14 @@ class Scorer:
   opt_state: Any
 
   def score(self, params: Any, nonzeros: Any, activation_bits: int) -> Outcome:
-    """Scores transformed networks: arrays [S, A, ...]."""
+    """Scores networks and consumes them: arrays [S, A, ...].
+
+    Args:
+      params: what `transform` returned; its buffers are gone afterwards, except
+        where layers round their inputs, which another program scores.
+      nonzeros: entries that are not zero, int [S, A, leaves].
+      activation_bits: to which layers round their inputs; 32 = not.
+    """
     if activation_bits == 32:
       state = TrainState(params, self.opt_state)
       state, scores = packs.score(self.placed, state, self.masks, *SCORED)

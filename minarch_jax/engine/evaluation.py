@@ -72,17 +72,6 @@ def no_totals(chunks: Chunks) -> Score:
   return Score(jnp.zeros(count, jnp.result_type(float)), jnp.zeros(count, int))
 
 
-def mean_score(
-  score: Score, chunks: Chunks, first: Array, last: Array
-) -> Score:
-  """Turns sums of the chunks [first, last) into mean loss and hits."""
-  weights = jnp.asarray(chunks.weight).sum(axis=1)
-  inside = jnp.arange(len(weights))
-  inside = (first <= inside) & (inside < last)
-  images = jnp.where(inside, weights, 0).sum().astype(score.loss.dtype)
-  return Score(score.loss.sum() / images, score.correct.sum())
-
-
 def make_totals(apply: Callable[..., Any]) -> Callable[..., Score]:
   """Makes the sums per chunk of one network, for any range of chunks.
 
@@ -109,14 +98,30 @@ def make_totals(apply: Callable[..., Any]) -> Callable[..., Score]:
   return totals
 
 
+def mean(
+  score: Score, chunks: Chunks, first: Array | int, last: Array | int
+) -> Score:
+  """Adds the sums of the chunks [first, last) up to mean loss and hits.
+
+  Args:
+    score: sums per chunk [n], zero elsewhere, as of `make_totals`.
+    chunks: those that were scored; padding images do not count.
+    first, last: the range that was scored.
+  """
+  weights = chunks.weight.sum(axis=1)
+  inside = jnp.arange(len(weights))
+  inside = (first <= inside) & (inside < last)
+  images = jnp.where(inside, weights, 0).sum().astype(score.loss.dtype)
+  return Score(score.loss.sum() / images, score.correct.sum())
+
+
 def make_evaluate(apply: Callable[..., Any]) -> Evaluate:
   """Makes `evaluate(params, chunks, sizes) -> Score`, mean loss and hits."""
   totals = make_totals(apply)
 
   def evaluate(params: Params, chunks: Chunks, sizes: Sizes) -> Score:
-    loss, correct = totals(params, sizes, chunks, 0, chunks.y.shape[0])
-    count = chunks.weight.sum().astype(loss.dtype)
-    return Score(loss.sum() / count, correct.sum())
+    count = chunks.y.shape[0]
+    return mean(totals(params, sizes, chunks, 0, count), chunks, 0, count)
 
   return evaluate
 

@@ -32,8 +32,7 @@ def _make_run(
   layout: population.Mapping,
   validation: tuple[int, int],
 ) -> Callable:
-  """Trains some epochs, then scores; padding does neither where networks run
-  one after another."""
+  """Trains some epochs, then scores."""
   kernel = network.architecture.traits.image_kernel
   model = models.on_unit_rows(network.model, network.architecture)
   axis = population.AXIS if layout.split == "batch" else None
@@ -45,23 +44,27 @@ def _make_run(
 
   def function(state, masks, wanted_seed, member, order, lesson, data):
     sizes, wanted_member = member
-    count, steps, rates, final = lesson
-    # Under vmap a bound that differs would turn the loops into selections.
+    epochs, steps, rates, final = lesson
+    # Networks that only fill up a pack need not be trained: where networks run
+    # one after another their loops end at once. Under vmap all loops have the
+    # same bounds: one that differed by network would be run to the largest,
+    # with every result selected.
+    bounds = (epochs, steps, final)
     if layout.seeds == "map":
-      count, steps, final = _if(wanted_seed, (count, steps, final))
+      bounds = _zero_unless(wanted_seed, bounds)
     if layout.members == "map":
-      count, steps, final = _if(wanted_member, (count, steps, final))
+      bounds = _zero_unless(wanted_member, bounds)
+    epochs, steps, final = bounds
     state, masks = models.unit_rows((state, masks), kernel)
-    task = training.Lesson(count, steps, order, rates)
-    state, curve, score = run(state, task, sizes, masks, data, final)
+    lesson = training.Lesson(epochs, steps, order, rates)
+    state, curve, score = run(state, lesson, sizes, masks, data, final)
     return models.unit_rows(state, kernel), curve, score
 
   return function
 
 
-def _if(wanted, counts):
-  """Returns the counts, or zeros."""
-  return jax.tree.map(lambda count: jnp.where(wanted, count, 0), counts)
+def _zero_unless(wanted, bounds):
+  return jax.tree.map(lambda bound: jnp.where(wanted, bound, 0), bounds)
 
 
 RUN = Program(
@@ -146,7 +149,8 @@ def train(
     session: the data and programs.
     pack: what to train.
     progress: told of finished epochs.
-    more: float32 [E, T], learning rates of steps after those of the recipe.
+    more: float32 [E, T], learning rates of steps after those of the recipe;
+      the curve does not show them.
   """
   start = time.perf_counter()
   placed = sessions.place(session, pack)
@@ -318,30 +322,30 @@ def train_epochs(
     The state, the curve as host arrays [S, A, E], and for each split mean loss
     and hits, [S, A].
   """
-  session = placed.session
-  # Every call has the shapes of the first, so one program serves them all; the
-  # last one fills up with epochs that are not counted.
-  per_call = placed.order_shape[1]
+  # Every call is given arrays of E epochs of T steps, so one program serves
+  # them all: the last call of training, and retraining with its fewer steps,
+  # fill these up with zeros beyond the epochs and steps that they ask for.
+  _, per_call, most_steps, _ = placed.order_shape
+  num_epochs, num_steps = rates.shape
   curves, totals = [], None
-  for first in range(0, len(rates), per_call):
-    numbers = range(first, min(first + per_call, len(rates)))
-    order = _orders(placed, first_epoch, numbers)
-    rate = np.zeros(order.shape[1:3], np.float32)
-    rate[: len(numbers), : rates.shape[1]] = rates[numbers.start : numbers.stop]
+  for first in range(0, num_epochs, per_call):
+    epochs = range(first, min(first + per_call, num_epochs))
+    padded = np.zeros((per_call, most_steps), np.float32)
+    padded[: len(epochs), :num_steps] = rates[epochs.start : epochs.stop]
     state, curve, totals = _run(
       placed,
       state,
       masks,
-      order,
-      (len(numbers), rates.shape[1], rate),
-      splits if numbers.stop == len(rates) else (),
+      _orders(placed, first_epoch, epochs),
+      (len(epochs), num_steps, padded),
+      splits if epochs.stop == num_epochs else (),
     )
     curve = jax.device_get(curve)
-    done = len(numbers)
+    done = len(epochs)
     curves.append(jax.tree.map(lambda c, n=done: c[..., :n], curve))
     progress(done)
   curve = jax.tree.map(lambda *parts: np.concatenate(parts, axis=-1), *curves)
-  return state, curve, split_scores(session, totals, splits)
+  return state, curve, split_scores(placed.session, totals, splits)
 
 
 def score(
@@ -358,10 +362,22 @@ def score(
   return state, split_scores(placed.session, totals, splits)
 
 
-def _run(placed: Placed, state, masks, order, lesson, splits):
-  """Runs the program of a pack: (epochs, steps of each), then a score."""
+def _run(
+  placed: Placed,
+  state: TrainState,
+  masks: Any,
+  order: Any,
+  lesson: tuple[int, int, Any],
+  splits: Sequence[str],
+) -> tuple[TrainState, training.Curve, evaluation.Score]:
+  """Runs the program of a pack: so many epochs of so many steps, then a score.
+
+  Args:
+    lesson: epochs, steps of each, and learning rates [E, T].
+    splits: what is scored; all chunks from the first to the last of them.
+  """
   session = placed.session
-  count, steps, rates = lesson
+  epochs, steps, rates = lesson
   final = (0, 0)
   if splits:
     final = (session.splits[splits[0]][0], session.splits[splits[-1]][1])
@@ -381,7 +397,7 @@ def _run(placed: Placed, state, masks, order, lesson, splits):
     member=(placed.sizes, wanted_member),
     order=order,
     lesson=(
-      np.int32(count),
+      np.int32(epochs),
       np.int32(steps),
       rates,
       tuple(map(np.int32, final)),
@@ -407,12 +423,12 @@ def split_scores(
   return [of(split) for split in splits]
 
 
-def _orders(placed: Placed, first_epoch: int, numbers: range) -> np.ndarray:
-  """Minibatches of several epochs, int32 [S, E, T, B]; the rest is 0."""
+def _orders(placed: Placed, first_epoch: int, epochs: range) -> np.ndarray:
+  """Draws minibatches of some epochs, int32 [S, E, T, B]; the rest is 0."""
   work = placed.session.work
   order = np.zeros(placed.order_shape, np.int32)
   for i, seed in enumerate(placed.pack.seeds):
-    for j, number in enumerate(numbers):
+    for j, number in enumerate(epochs):
       order[i, j] = training.data_order(
         seed, first_epoch + number, work.num_train, work.batch_size
       )

@@ -32,7 +32,14 @@ STATE_BYTES_PER_SECOND = 24e9  # of parameters and moments
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-  """What every network of the sweep goes through."""
+  """What every network of the sweep goes through.
+
+  Attributes:
+    problem: the images and classes.
+    num_train, num_eval: images trained on, and validated on after each epoch.
+    batch_size: images per step; what is left of an epoch is not trained on.
+    num_epochs: of training.
+  """
 
   problem: Problem
   num_train: int

@@ -18,9 +18,9 @@ import jax
 from minarch_jax.engine import population
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Program:
-  """Declares a program.
+  """Declares a program; equal to itself only.
 
   Attributes:
     make: a function of a module that takes the static values as keywords and
@@ -28,6 +28,9 @@ class Program:
       in order. It must depend on nothing else.
     kinds: name -> kind (see `population`) of every argument, a tree of arrays.
     donated: names of the arguments whose buffers the results may overwrite.
+
+  Raises:
+    ValueError: `make` remembers values of its own, which no key would show.
   """
 
   make: Callable[..., Callable]
@@ -35,7 +38,9 @@ class Program:
   donated: tuple[str, ...] = ()
 
   def __post_init__(self):
-    closed = inspect.getclosurevars(self.make).nonlocals
+    if not inspect.isfunction(self.make):  # a method, a partial: both hold some
+      raise ValueError(f"{self.make} is not a function of a module")
+    closed = self.make.__code__.co_freevars
     if closed:
       raise ValueError(
         f"{self.make.__qualname__} closes over {', '.join(closed)}; make it a "
@@ -87,15 +92,16 @@ class Table:
       static: hashable values for `program.make`.
       layout: how it is mapped over members, seeds and devices.
       arguments: in the order of `program.kinds`; their shapes count.
-      hot: as for `population.compile`.
+      hot: as for `population.compile`; the first that asks decides, because it
+        changes how fast the program is and not what it computes.
+
+    Raises:
+      TypeError: a static value cannot be hashed.
     """
-    shapes = tuple(
-      (leaf.shape, str(leaf.dtype)) for leaf in jax.tree.leaves(arguments)
-    )
-    key = (
-      *(program.make, tuple(sorted(static.items())), layout),
-      *(shapes, jax.tree.structure(arguments)),
-    )
+    key = _key(program, static, layout, arguments)
+    # A future stands in the table before the program does, so compiling holds
+    # no lock: other programs compile and run meanwhile, and only threads that
+    # need this one wait for it.
     with self._lock:
       found = self._compiled.get(key)
       ours = found is None
@@ -115,7 +121,32 @@ class Table:
     except BaseException as error:
       with self._lock:
         del self._compiled[key]  # the next that asks tries again
-      found.set_exception(error)
+      found.set_exception(error)  # those that wait fail as this one does
       raise
     found.set_result(compiled)
     return compiled.call, compiled.compile_seconds
+
+
+def _key(
+  program: Program,
+  static: Mapping[str, Any],
+  layout: population.Mapping,
+  arguments: tuple[Any, ...],
+) -> tuple:
+  """Everything that the compiled code depends on.
+
+  The structure of the arguments counts beside their shapes: what a tree holds
+  besides arrays (the plan of a ranking) is part of it.
+  """
+  for name, value in static.items():
+    try:
+      hash(value)
+    except TypeError:
+      raise TypeError(
+        f"{program.make.__name__}: static value {name}={value!r} cannot be "
+        "hashed; make it a tuple or a frozen dataclass, or an argument"
+      ) from None
+  leaves, structure = jax.tree.flatten(arguments)
+  shapes = tuple((leaf.shape, str(leaf.dtype)) for leaf in leaves)
+  values = tuple(sorted(static.items()))
+  return program, values, layout, shapes, structure

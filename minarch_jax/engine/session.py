@@ -132,11 +132,12 @@ class Placed:
 
   Attributes:
     session: the data and programs.
-    pack: padded to what the devices divide.
+    pack: with its last seed or member repeated until the devices divide it;
+      the results of repetitions are dropped.
     layout: how its programs are mapped.
     sizes: the members' true sizes, placed.
-    wanted: which of its seeds and members are not padding, placed bool [S] and
-      [A].
+    wanted: which of its seeds and members are no repetitions, placed bool [S]
+      and [A].
     compile_seconds: what its programs took to compile, added up.
   """
 
@@ -196,17 +197,28 @@ class Placed:
 
     Args:
       program: the declaration.
-      static: values its function closes over.
+      static: values its function closes over; what it depends on and is
+        neither here nor an argument would be that of whoever came first.
       hot: whether its speed matters more than compiling it.
       layout: where not the pack's own.
-      **arguments: by name; what is on the host is placed as its kind says.
+      **arguments: by name; what is on the host is placed as its kind says, and
+        the buffers of donated arguments are given up.
+
+    Returns:
+      Placed results, [S, A, ...].
 
     Raises:
       Stopped: the session was told to stop.
+      TypeError: an argument is missing or unknown, or a static value cannot be
+        hashed.
     """
+    # Here, because every wait for a device passes here: a thread whose session
+    # ends gives up between two calls, never with half a result.
     if self.session.stop.is_set():
       raise Stopped
     layout = layout or self.layout
+    # Placed before the program is looked up: it is compiled for how its
+    # arguments lie on the devices.
     ordered = tuple(
       population.place(value, kind, layout)
       for value, kind in zip(
@@ -221,7 +233,11 @@ class Placed:
 
 
 def place(session: Session, pack: Pack) -> Placed:
-  """Decides a pack's layout and pads it to the devices."""
+  """Decides a pack's layout and repeats networks until the devices divide it.
+
+  Repetitions, like the slots that a pack has beyond its architectures, are
+  marked as not wanted: a program may skip them, a result leaves them out.
+  """
   layout = layout_of(session, pack)
   full = padded(pack, layout)
   sizes = population.place(sizes_of(full, session), "member", layout)
@@ -323,11 +339,11 @@ def together(
   with concurrent.futures.ThreadPoolExecutor(count) as pool:
     futures = [pool.submit(work, task) for task in tasks]
     try:
-      left = True
-      while left:
+      pending = True
+      while pending:
         # Polars restarts a wait that Ctrl-C interrupts: only one that ends by
         # itself lets the main thread see it.
-        _, left = concurrent.futures.wait(
+        _, pending = concurrent.futures.wait(
           futures, LOOK_SECONDS, concurrent.futures.FIRST_EXCEPTION
         )
         for future in futures:

@@ -177,17 +177,19 @@ def make_step(
 
 
 class Lesson(NamedTuple):
-  """What one network is trained on.
+  """What one network is trained on in one call.
 
-  The first `steps` of T steps of the first `count` of E epochs are taken.
+  The arrays have the same shapes in every call, so that one program serves
+  calls of any length: of their E epochs of T steps only the first `epochs`,
+  and the first `steps` of each, are taken.
 
   Attributes:
-    count, steps: int32 scalars.
+    epochs, steps: int32 scalars.
     order: int32 [E, T, B], indices of training images.
     learning_rate: float32 [E, T].
   """
 
-  count: Array
+  epochs: Array
   steps: Array
   order: Array
   learning_rate: Array
@@ -207,9 +209,9 @@ def make_run(
     `run(state, lesson, sizes, masks, chunks, final) -> (state, Curve, Score)`.
     Each epoch of the lesson is followed by the exact score of the validation
     split; at the end the chunks `final` (first, last) are scored, sums per
-    chunk. With count 0 it only scores, so the same program trains, retrains
+    chunk. With no epochs it only scores, so the same program trains, retrains
     and evaluates. The order indexes the images of `chunks`, which start with
-    the training split; the curve is [E], zero beyond `count`.
+    the training split; the curve is [E], zero beyond the lesson's epochs.
   """
   beginning, end = map(np.int32, validation)
 
@@ -221,8 +223,8 @@ def make_run(
     chunks: evaluation.Chunks,
     final: tuple[Array, Array],
   ) -> tuple[TrainState, Curve, evaluation.Score]:
-    count, steps, order, learning_rate = lesson
-    epochs, train = order.shape[0], evaluation.images(chunks)
+    epochs, steps, order, learning_rate = lesson
+    train = evaluation.images(chunks)
 
     def one_step(epoch):
       def body(t, carry):
@@ -234,9 +236,12 @@ def make_run(
 
       return body
 
-    def one_epoch(epoch, carry):
+    # One round more than there are epochs, so that scoring is compiled once:
+    # a round that trains ends with the score of the validation split, the last
+    # one takes no step and scores `final`. Only the bounds of loops differ.
+    def one_round(epoch, carry):
       state, curve, _ = carry
-      training = epoch < count
+      training = epoch < epochs
       zero = jnp.zeros_like(curve.train.loss[0])
       state, sums = jax.lax.fori_loop(
         0,
@@ -251,9 +256,10 @@ def make_run(
       score = totals(state.params, sizes, chunks, first, last)
       point = Curve(
         jax.tree.map(lambda total: total / steps, sums),
-        evaluation.mean_score(score, chunks, first, last),
+        evaluation.mean(score, chunks, first, last),
       )
-      # The last round, which only scores, has no place in the curve.
+      # The round that only scores has no place in the curve: it writes what is
+      # there already, or, after all E epochs, beyond the end, which is dropped.
       curve = jax.tree.map(
         lambda c, p: c.at[epoch].set(jnp.where(training, p, c[epoch])),
         curve,
@@ -261,11 +267,12 @@ def make_run(
       )
       return state, curve, score
 
-    real = jnp.zeros(epochs, jnp.result_type(float))
+    most = len(order)
+    real = jnp.zeros(most, jnp.result_type(float))
     curve = Curve(
-      Step(real, real), evaluation.Score(real, jnp.zeros(epochs, int))
+      Step(real, real), evaluation.Score(real, jnp.zeros(most, int))
     )
     nothing = evaluation.no_totals(chunks)
-    return jax.lax.fori_loop(0, count + 1, one_epoch, (state, curve, nothing))
+    return jax.lax.fori_loop(0, epochs + 1, one_round, (state, curve, nothing))
 
   return run

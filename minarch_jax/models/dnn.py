@@ -16,7 +16,7 @@ class DNN(nn.Module):
 
   Padding needs no care here: a unit with zero weights and bias outputs
   relu(0) = 0 and receives a zero gradient. A layer beyond a member's depth
-  hands on what it was given.
+  passes its input on.
   """
 
   architecture: Architecture

@@ -1,0 +1,1 @@
+"""Stages: what is missing in a results directory is computed and written."""

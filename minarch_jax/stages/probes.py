@@ -154,8 +154,14 @@ def _order(session: Session, seed: int, steps: int) -> np.ndarray:
   return np.concatenate(epochs)[:steps]
 
 
-def _rows(session, pack: Pack, steps: int, found) -> pl.DataFrame:
-  """Two rows per network of a pack; what is not finite becomes null."""
+def _rows(
+  session: Session, pack: Pack, steps: int, found: "tuple[Probe, Probe]"
+) -> pl.DataFrame:
+  """Makes two rows per network of a pack; what is not finite becomes null.
+
+  Args:
+    found: before and after the steps, of arrays [S, A].
+  """
   recipe, frames = setup.recipe_id(session), []
   for i, architecture in enumerate(pack.architectures):
     shared = make_rows.identity(session, recipe, architecture)

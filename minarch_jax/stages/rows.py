@@ -127,8 +127,8 @@ def curves(session: Session, run_id: str, trained: Trained) -> pl.DataFrame:
 # --- compression -------------------------------------------------------------
 
 
-class Graded(NamedTuple):
-  """Results of one architecture: every seed in every cell.
+class Scored(NamedTuple):
+  """What one architecture scored: every seed in every cell.
 
   Attributes:
     architecture: of the networks.
@@ -161,8 +161,8 @@ def oneshot(
   steps, frames = session.work.num_steps, []
   for i, a in enumerate(pack.architectures):
     outcome = _member(session, pack, found.oneshot, i, a)
-    graded = Graded(a, pack.seeds, cells, outcome, steps)
-    frames.append(compressed(session, run_id, graded))
+    scored = Scored(a, pack.seeds, cells, outcome, steps)
+    frames.append(compressed(session, run_id, scored))
   return frames
 
 
@@ -184,12 +184,12 @@ def retrained(
   for i, each in enumerate(retrainings):
     cells = [Cell(each.rule, each.sparsity, p) for p in precisions]
     outcome = _member(session, pack, found.retrained, i, each.architecture)
-    graded = Graded(
+    scored = Scored(
       *(each.architecture, pack.seeds, cells, outcome, steps),
       each.schedule,
       each.control or records.NONE,
     )
-    frames.append(compressed(session, run_id, graded))
+    frames.append(compressed(session, run_id, scored))
   return frames
 
 
@@ -219,10 +219,10 @@ def small_dense(
     np.asarray(trained.scores.test.correct)[:, index : index + 1],
     np.tile(counts, (len(seeds), 1, 1)),
   )
-  graded = Graded(
+  scored = Scored(
     small, seeds, [cell], outcome, steps, "finetune", "small_dense"
   )
-  return compressed(session, run_id, graded).with_columns(
+  return compressed(session, run_id, scored).with_columns(
     architecture=pl.lit(str(architecture)),
     depth=pl.lit(architecture.depth),
     params=pl.lit(spec.num_params),
@@ -241,10 +241,13 @@ def _member(
   return scoring.of_member(outcome, index, own, parent)
 
 
-def compressed(session: Session, run_id: str, graded: Graded) -> pl.DataFrame:
-  """Makes one row per seed and cell of one architecture."""
-  dataset, outcome, cells = session.dataset, graded.outcome, graded.cells
-  spec = graded.architecture.spec(session.problem)
+def compressed(session: Session, run_id: str, scored: Scored) -> pl.DataFrame:
+  """Makes one row per seed and cell of one architecture.
+
+  What a cell was is read off the cell: no configuration is asked.
+  """
+  dataset, outcome, cells = session.dataset, scored.outcome, scored.cells
+  spec = scored.architecture.spec(session.problem)
   roundings = [cell.precision.rounding for cell in cells]
   bits = np.array([cell.precision.bits for cell in cells], np.int64)
   nonzeros = np.asarray(outcome.nonzeros, np.int64)
@@ -255,7 +258,7 @@ def compressed(session: Session, run_id: str, graded: Graded) -> pl.DataFrame:
   counts = {leaf.name: nonzeros[..., i] for i, leaf in enumerate(spec.leaves)}
   pruned = _before_rounding(cells, nonzeros)
   columns: Mapping[str, Any] = {
-    "seed": np.repeat(np.asarray(graded.seeds, np.int64), len(cells)),
+    "seed": np.repeat(np.asarray(scored.seeds, np.int64), len(cells)),
     "achieved_sparsity": 1
     - pruned[..., weights].sum(-1).ravel() / sizes[weights].sum(),
     "dead_layers": (pruned[..., kernels] == 0).sum(-1).ravel(),
@@ -266,14 +269,14 @@ def compressed(session: Session, run_id: str, graded: Graded) -> pl.DataFrame:
     "macs": cost.macs(spec, counts).ravel(),
   }
   for name, values in _settings(cells).items():
-    columns[name] = np.tile(values, len(graded.seeds))
+    columns[name] = np.tile(values, len(scored.seeds))
   return pl.DataFrame(columns).with_columns(
     pl.lit(value).alias(name)
     for name, value in {
-      **identity(session, run_id, graded.architecture),
-      "schedule": graded.schedule,
-      "control": graded.control,
-      "steps": graded.steps,
+      **identity(session, run_id, scored.architecture),
+      "schedule": scored.schedule,
+      "control": scored.control,
+      "steps": scored.steps,
     }.items()
   )
 

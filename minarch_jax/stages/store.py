@@ -6,9 +6,7 @@ import jax
 import numpy as np
 import polars as pl
 
-from minarch_jax import (
-  records,
-)
+from minarch_jax import records
 from minarch_jax.architectures import Architecture
 from minarch_jax.config import ConfigError
 from minarch_jax.engine.session import Session
@@ -19,7 +17,14 @@ Key = tuple[str, int]  # architecture and seed
 
 
 def stored(out: str, recipe: str) -> dict[Key, tuple[str, int, int]]:
-  """Where each trained network is: (checkpoint, member, seed position)."""
+  """Says where the networks of a training recipe are.
+
+  A network is there once its row is: the part of `networks` is written last.
+
+  Returns:
+    Of each network its checkpoint's id, and its places among the checkpoint's
+    architectures and among that architecture's seeds.
+  """
   found = {}
   for id, rows in records.parts(out, "networks"):
     rows = rows.filter(pl.col("run_id") == recipe)
@@ -56,7 +61,7 @@ def load_params(
     ConfigError: a network is not in the results directory.
   """
   where = stored(out, recipe)
-  opened: dict[str, list[Params]] = {}
+  opened: dict[str, list[Params]] = {}  # each checkpoint is read once
 
   def one(architecture: Architecture, seed: int) -> Params:
     key = (str(architecture), seed)

@@ -46,8 +46,8 @@ print(json.dumps({
     name: float((scores["32 bits"] - score).mean())
     for name, score in scores.items()
   },
-  "before": [architecture.num_params(*shape), architecture.macs(*shape)],
-  "after": [smaller.num_params(*shape), smaller.macs(*shape)],
+  "before": [architecture.num_params(*problem), architecture.macs(*problem)],
+  "after": [smaller.num_params(*problem), smaller.macs(*problem)],
   "leaves": sum(leaf.size for leaf in jax.tree.leaves(small_params)),
   "moved": float(jnp.abs(before - after).max()),
   "tables": {name: len(frame) for name, frame in records._asdict().items()},

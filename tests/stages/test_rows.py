@@ -94,8 +94,8 @@ def test_rows_say_what_the_cells_were_and_hold(text):
   )
   spec = a.spec(Problem(SHAPE, CLASSES))
   outcome = outcome_of(spec)
-  graded = make_rows.Graded(a, SEEDS, CELLS, outcome, steps=36)
-  frame = make_rows.compressed(session, "run", graded)
+  scored = make_rows.Scored(a, SEEDS, CELLS, outcome, steps=36)
+  frame = make_rows.compressed(session, "run", scored)
   assert set(frame.columns) == records.SCHEMAS["compression"].keys()
   assert len(frame) == len(SEEDS) * len(CELLS)
   shapes = traverse_util.unflatten_dict(
@@ -152,10 +152,10 @@ def test_rows_are_made_from_cells_alone():
   """Other configurations that name a cell give it the same columns."""
   a = Architecture.parse("dnn:5-6")
   outcome = outcome_of(a.spec(Problem(SHAPE, CLASSES)))
-  graded = make_rows.Graded(a, SEEDS, CELLS, outcome, steps=36)
+  scored = make_rows.Scored(a, SEEDS, CELLS, outcome, steps=36)
   first, second = (
     make_rows.compressed(
-      sessions.open_session(config, made_up()), "run", graded
+      sessions.open_session(config, made_up()), "run", scored
     )
     for config in (
       CONFIG,
