@@ -35,7 +35,7 @@ def describe(
       f"{device.platform}:{device.id} {device.device_kind}"
       for device in jax.local_devices()
     ],
-    "git_revision": _revision(),
+    "git_revision": revision(),
     "datasets": {
       dataset.name: {
         "fingerprint": dataset.fingerprint,
@@ -67,7 +67,8 @@ def _jsonable(value: Any) -> Any:
   return json.loads(json.dumps(value, default=list))
 
 
-def _revision() -> str:
+def revision() -> str:
+  """Returns the commit of the checkout this code stands in, '' without one."""
   folder = os.path.dirname(os.path.abspath(__file__))
   try:
     found = subprocess.run(
