@@ -248,7 +248,11 @@ ROLES = {
     *("num_epochs", "batch_size", "optimizer", "learning_rate", "schedule"),
     *("warmup_fraction", "weight_decay", "momentum", "compute_dtype"),
   ),
-  "retraining": ("finetune_share", "finetune_learning_rate"),
+  "retraining": (
+    "finetune_share",
+    "finetune_learning_rate",
+    "retraining_rounds",
+  ),
 }
 
 
@@ -297,7 +301,7 @@ HEAVY = {
   "sklearn",
   "etils",
 }
-LIGHT = ("config", "flags", "registries", "names", "architectures")
+LIGHT = ("config", "flags", "registries", "architectures")
 
 
 @pytest.mark.parametrize("module", LIGHT)

@@ -33,7 +33,7 @@ DEVICES = {"pmap", "shard_map", "device_put", "Mesh", "make_mesh"}
 # population, which knows the whole program.
 SELF_COMPILED = {
   "minarch_jax.models.networks",
-  "minarch_jax.notebook",
+  "minarch_jax.engine.accuracy",
   "minarch_jax.pruning.masks",
   "minarch_jax.pruning.ranking",
   "minarch_jax.pruning.scopes",

@@ -119,6 +119,7 @@ def _kind(session: Session, design: Design) -> dict[str, Any]:
     "recipe": setup.recipe_id(session),
     "cells": design.cells,
     "precisions": design.precisions,
+    "schedules": config.schedules,
     "finetune": {name: getattr(config, name) for name in RETRAINING},
     "controls": [config.controls, config.compared_sparsities],
   }

@@ -154,12 +154,23 @@ DNN, CNN = map(Architecture.parse, ("dnn:3", "cnn:2"))
 def test_every_criterion_is_retrained_in_the_first_scope():
   found = grids.retrainings_of(CONFIG, [DNN, CNN])
   assert found == [
-    Retraining(architecture, Rule(criterion, "global"), sparsity, "none")
+    Retraining(architecture, Rule(criterion, "global"), sparsity)
     for criterion in ("magnitude", "random")
     for architecture in (DNN, CNN)
     for sparsity in (0.0, 0.8)
   ]
   assert grids.retrainings_of(CONFIG, []) == []
+
+
+def test_other_schedules_retrain_by_the_main_rule():
+  config = CONFIG.replace(schedules=("finetune", "iterative", "rigl"))
+  plain, found = (grids.retrainings_of(c, [DNN]) for c in (CONFIG, config))
+  assert [r for r in found if r.schedule == "finetune"] == plain
+  assert [r for r in found if r.schedule != "finetune"] == [
+    Retraining(DNN, MAIN, sparsity, schedule)
+    for schedule in ("iterative", "rigl")
+    for sparsity in (0.0, 0.8)
+  ]
 
 
 def test_controls_keep_the_mask_or_the_weights_of_the_main_rule():
@@ -168,7 +179,7 @@ def test_controls_keep_the_mask_or_the_weights_of_the_main_rule():
   )
   found = grids.controls_of(config, [CNN])
   assert found == [
-    Retraining(CNN, MAIN, sparsity, control)
+    Retraining(CNN, MAIN, sparsity, control=control)
     for control in ("shuffled", "reinit")  # a small dense network has no mask
     for sparsity in (0.5, 0.9)
   ]

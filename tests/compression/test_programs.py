@@ -10,8 +10,7 @@ import pytest
 import minarch_jax as ma
 from minarch_jax import architectures
 from minarch_jax.architectures import Architecture, Problem
-from minarch_jax.compression import grid as grids
-from minarch_jax.compression import programs, running
+from minarch_jax.compression import programs, scoring
 from minarch_jax.config import Config
 from minarch_jax.engine import evaluation, packs
 from minarch_jax.engine import session as sessions
@@ -49,7 +48,7 @@ def transformed(session, pack, params, settings=SETTINGS):
   Two lists of lists: rules or settings, then members.
   """
   rules = grids.rules_of(session.config)
-  ranking = running.rank(session, pack, params, rules, [0.6])
+  ranking = scoring.rank(session, pack, params, rules, [0.6])
   transform = programs.make_transform(
     pack.parent.spec(Problem(SHAPE, CLASSES)),
     grids.roundings_of(session.config),

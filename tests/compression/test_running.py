@@ -19,7 +19,7 @@ import minarch_jax as ma
 from minarch_jax import models, quantization, random
 from minarch_jax.architectures import Architecture, Problem
 from minarch_jax.compression import grid as grids
-from minarch_jax.compression import running
+from minarch_jax.compression import oneshot, retraining, running, scoring
 from minarch_jax.compression.grid import Cell, Precision, Retraining
 from minarch_jax.compression.programs import Outcome
 from minarch_jax.config import Config
@@ -27,7 +27,7 @@ from minarch_jax.engine import evaluation, packs, training
 from minarch_jax.engine import session as sessions
 from minarch_jax.engine.planning import Pack
 from minarch_jax.quantization import Rounding
-from minarch_jax.registries import QUANTIZERS
+from minarch_jax.registries import METHODS, MOVES, QUANTIZERS, RETRAINING
 from minarch_jax.stages import rows as make_rows
 from minarch_jax.types import Batch, record_inputs
 from tests import made_up
@@ -104,14 +104,14 @@ def cells_of(family):
 @functools.cache
 def ranked(family):
   session, found = trained(family)
-  return running.rank(
+  return scoring.rank(
     *(session, found.pack, found.params, rules_of(family), SPARSITIES),
     [CHANNEL, TENSOR],
   )
 
 
 def scores_of(family, cells):
-  return running.score_cells(ranked(family), trained(family)[1].pack, cells)
+  return oneshot.score_cells(ranked(family), trained(family)[1].pack, cells)
 
 
 @functools.cache
@@ -124,7 +124,7 @@ def of_members(family, outcome, members=(0, 1)):
   pack = trained(family)[1].pack
   parent = pack.parent.spec(Problem(SHAPE, CLASSES))
   return [
-    running.of_member(
+    scoring.of_member(
       outcome, i, pack.architectures[m].spec(Problem(SHAPE, CLASSES)), parent
     )
     for i, m in enumerate(members)
@@ -226,7 +226,7 @@ def test_criteria_look_at_training_images_only():
   others = session.data._replace(x=session.data.x.at[last:].set(9.0))
   rules = grids.rules_of(config)
   cuts = [
-    running.rank(each, pack, params, rules, [0.6]).cuts
+    scoring.rank(each, pack, params, rules, [0.6]).cuts
     for each in (session, dataclasses.replace(session, data=others))
   ]
   jax.tree.map(np.testing.assert_array_equal, *cuts)
@@ -272,6 +272,8 @@ def form_of(row):
   It may name a calibration of integers or a format, which has its own.
   """
   name, granularity = row["quantizer"], row["quant_granularity"]
+  if name in METHODS:
+    return row["bits"], granularity, name
   granularity = "channel" if granularity == "none" else granularity
   if name in quantization.FORMATS:
     return name, granularity, None
@@ -291,12 +293,15 @@ def test_a_row_of_a_quantizer_is_what_the_public_functions_give():
   forms = list(map(form_of, rows[0]))
   architecture = pack.architectures[member]
   score = scored(architecture)
+  apply = ma.make_model(architecture, Problem(SHAPE, CLASSES)).apply
+
+  def rounded(params, bits, granularity, how):
+    if how in METHODS:
+      return METHODS[how](apply, params, dataset().train.x, bits, granularity)
+    return ma.quantize(params, bits, granularity, calibration=how)
 
   def alone(params):
-    return [
-      score(ma.dequantize(ma.quantize(params, *form, calibration=calibration)))
-      for *form, calibration in forms
-    ]
+    return [score(ma.dequantize(rounded(params, *form))) for form in forms]
 
   expected = jax.jit(jax.vmap(alone))(found.params[member])
   leaves = architecture.spec(Problem(SHAPE, CLASSES)).leaves
@@ -391,7 +396,7 @@ def retrained(family, retrainings):
     return result
 
   with mock.patch.object(packs, "train_epochs", spy):
-    outcome = running.retrain(ranked(family), pack, retrainings, PRECISIONS)
+    outcome = retraining.retrain(ranked(family), pack, retrainings, PRECISIONS)
   trees = [
     jax.tree.map(lambda leaf, i=i: leaf[: len(SEEDS), i], state)
     for state in states
@@ -460,3 +465,72 @@ def test_retraining_keeps_what_was_pruned_zero_and_moves_the_rest(family):
     for cell, alone in enumerate(scorer(family, member)(inside)):
       for part, expected in zip(outcomes[i], alone, strict=True):
         np.testing.assert_array_equal(part[:, cell], expected)
+
+
+@pytest.mark.parametrize("name", RETRAINING)
+def test_a_schedule_spends_the_steps_and_keeps_as_many_weights(name):
+  session, found = trained("cnn")
+  rule, a = rules_of("cnn")[0], found.pack.architectures[0]
+  spent, run = [], packs.train_epochs
+
+  def spy(placed, state, masks, rates, *splits, first_epoch, **options):
+    spent.append((first_epoch, rates.size))
+    return run(
+      *(placed, state, masks, rates, *splits),
+      first_epoch=first_epoch,
+      **options,
+    )
+
+  def kept(schedule):
+    spent.clear()
+    wanted = [Retraining(a, rule, s, schedule) for s in (0.0, 0.3, 0.8)]
+    with mock.patch.object(packs, "train_epochs", spy):
+      outcome = retraining.retrain(
+        ranked("cnn"), found.pack, wanted, PRECISIONS[:1]
+      )
+    return outcome.nonzeros[:, :, 0]
+
+  expected = kept("finetune")
+  ((_, steps),) = spent
+  if name in MOVES:  # a connection that has grown may not have moved from 0
+    assert (kept(name) <= expected).all()
+  else:
+    np.testing.assert_array_equal(kept(name), expected)
+  assert sum(size for _, size in spent) == steps
+  numbers = [first for first, _ in spent]
+  assert numbers == sorted(set(numbers))  # no image order comes twice
+  if name != "finetune":
+    assert len(spent) >= session.config.retraining_rounds
+
+
+@pytest.mark.parametrize("name", MOVES)
+def test_connections_move_where_some_are_free(name):
+  _, found = trained("dnn")
+  rule, a = rules_of("dnn")[0], found.pack.architectures[0]
+  cut = {}
+  for schedule in ("finetune", name):
+    wanted = [Retraining(a, rule, s, schedule) for s in (0.0, 0.8)]
+    _, trees = retrained("dnn", wanted)
+    cut[schedule] = trees[-found_slots("dnn") :]
+  for i, moves in enumerate((False, True)):
+    there = [
+      np.asarray(models.flatten(cut[s][i])["hidden_0", "kernel"]) != 0
+      for s in ("finetune", name)
+    ]
+    assert (there[0] != there[1]).any() == moves
+
+
+def found_slots(family):
+  return trained(family)[1].pack.slots
+
+
+def test_retraining_in_rounds_does_not_depend_on_company():
+  session, found = trained("vit")
+  rule, pack = rules_of("vit")[0], found.pack
+  for name in ("iterative", "rigl"):
+    wanted = [Retraining(m, rule, 0.8, name) for m in pack.architectures]
+    together = retraining.retrain(ranked("vit"), pack, wanted, PRECISIONS[:1])
+    for i, each in enumerate(wanted):
+      alone = retraining.retrain(ranked("vit"), pack, [each], PRECISIONS[:1])
+      for part, expected in zip(together, alone, strict=True):
+        np.testing.assert_array_equal(part[:, i], expected[:, 0])

@@ -100,7 +100,8 @@ def test_a_part_is_named_by_all_that_its_rows_depend_on(studied):
   magnitude, random = (
     [criterion, "global", "element"] for criterion in CONFIG.criteria
   )
-  plain, narrow = ([bits, ["int", "channel", None], 32] for bits in (32, 4))
+  rounding = ["int", "channel", None, "nearest"]
+  plain, narrow = ([bits, rounding, 32] for bits in (32, 4))
   kind = {
     "recipe": setup.recipe_id(session),
     "cells": [
@@ -112,7 +113,12 @@ def test_a_part_is_named_by_all_that_its_rows_depend_on(studied):
       [random, 0.8, plain],
     ],
     "precisions": [plain, narrow],
-    "finetune": {"finetune_share": 0.5, "finetune_learning_rate": 3e-4},
+    "schedules": ["finetune"],
+    "finetune": {
+      "finetune_share": 0.5,
+      "finetune_learning_rate": 3e-4,
+      "retraining_rounds": 5,
+    },
     "controls": [["shuffled", "reinit", "small_dense"], [0.8]],
   }
   ids = set()
