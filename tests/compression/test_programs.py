@@ -10,6 +10,7 @@ import pytest
 import minarch_jax as ma
 from minarch_jax import architectures
 from minarch_jax.architectures import Architecture, Problem
+from minarch_jax.compression import grid as grids
 from minarch_jax.compression import programs, scoring
 from minarch_jax.config import Config
 from minarch_jax.engine import evaluation, packs
