@@ -60,8 +60,8 @@ def _spec(widths: Widths, options: Options, problem: Problem) -> Spec:
 
 def _problem(shapes: Shapes, widths: Widths, options: Options) -> Problem:
   del options
-  height, width = families.sides(shapes["output", "kernel"][-3])
   channels = shapes["conv_0", "kernel"][-2]
+  height, width = families.sides(shapes["output", "kernel"][-3])
   if len(widths) == 1:
     size = (height + 2, width + 2)
   else:

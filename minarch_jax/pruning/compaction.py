@@ -102,6 +102,10 @@ def problem_of(architecture: Architecture, params: Params) -> Problem:
       f"params lack leaf {'/'.join(error.args[0])!r} of {architecture}; they "
       f"have {', '.join('/'.join(p) for p in shapes)}"
     ) from None
+  except IndexError:
+    raise ValueError(
+      f"the leaves of params have other numbers of axes than {architecture}'s"
+    ) from None
 
 
 def _keep(used: np.ndarray) -> np.ndarray:

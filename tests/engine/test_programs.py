@@ -10,7 +10,7 @@ import pytest
 
 from minarch_jax import random
 from minarch_jax.architectures import Architecture
-from minarch_jax.compression import running
+from minarch_jax.compression import scoring
 from minarch_jax.compression.grid import Rule
 from minarch_jax.engine import packs, population
 from minarch_jax.engine import session as sessions
@@ -256,7 +256,7 @@ KEPT = Program(make_kept, {"params": "network", "cuts": "network"})
 
 def kept(session, params, rule):
   """Looks at what one rule keeps of the weights."""
-  ranked = running.rank(session, PACK, params, [rule], [0.7])
+  ranked = scoring.rank(session, PACK, params, [rule], [0.7])
   found = ranked.placed.run(
     KEPT,
     static={"network": ranked.placed.network, "level": 1},

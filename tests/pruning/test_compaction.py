@@ -213,6 +213,10 @@ def test_bad_input_is_named():
   other, _, _ = network("cnn:6")
   with pytest.raises(ValueError, match="lack leaf 'conv_0/kernel'"):
     compaction.compact(other, params)
+  with pytest.raises(ValueError, match="other numbers of axes than cnn:6's"):
+    compaction.compact(
+      other, {**params, "conv_0": {"kernel": np.ones((3,) * 4)}}
+    )
   with pytest.raises(ValueError, match="kernel' is quantized; prune before"):
     compaction.compact(architecture, quantization.quantize(params, 8))
   with pytest.raises(ValueError, match="concrete parameters"):

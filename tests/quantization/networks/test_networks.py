@@ -312,14 +312,14 @@ def test_gptq_keeps_pruned_weights_at_zero(monkeypatch):
 @pytest.mark.parametrize("masked", [True, False])
 def test_gptq_in_a_parent_is_gptq_alone(masked):
   """... mapped over networks; without the masks damping is another."""
-  shape, classes = (4, 4, 1), 3
+  problem = Problem((4, 4, 1), 3)
   own, wide = (
     architectures.Architecture.parse(text) for text in ("dnn:6-5", "dnn:20-9")
   )
-  spec, parent = own.spec(shape, classes), wide.spec(shape, classes)
-  sizes = own.sizes(shape, classes)
-  small, large = (models.make_model(a, shape, classes) for a in (own, wide))
-  x = jax.random.normal(jax.random.key(3), (40, *shape))
+  spec, parent = own.spec(problem), wide.spec(problem)
+  sizes = own.sizes(problem)
+  small, large = (models.make_model(a, problem) for a in (own, wide))
+  x = jax.random.normal(jax.random.key(3), (40, *problem.input_shape))
   keys = jax.vmap(jax.random.key)(jnp.arange(3))
   params = jax.device_get(jax.vmap(small.init)(keys))
   within = jax.device_get(jax.jit(lambda: models.width_masks(parent, sizes))())
