@@ -14,6 +14,8 @@ from minarch_jax import flags as config_flags
 if typing.TYPE_CHECKING:
   import polars as pl
 
+  from minarch_jax import report
+
 Stage = Callable[[config_lib.Config], None]
 
 
@@ -66,7 +68,9 @@ def line(**stages: bool) -> Stage:
     from minarch_jax import study  # imports JAX
 
     study.run(config, **stages)
-    report(config, start)
+    from minarch_jax import report as report_lib
+
+    show_report(config, report_lib.update(config.out, config), start)
 
   return stage
 
@@ -78,17 +82,15 @@ def dry_run(config: config_lib.Config) -> None:
   print(train.describe_plan(config))
 
 
-def report(config: config_lib.Config, start: float) -> None:
-  """Builds the report and prints the summary."""
-  from minarch_jax import report as report_lib
-
-  findings = report_lib.analyse(config.out, config)
-  page = report_lib.write(config.out, findings)
+def show_report(
+  config: config_lib.Config, built: "report.Built", start: float
+) -> None:
+  """Prints the summary of a report and where everything lies."""
   print()
-  for line in findings.summary:
+  for line in built.summary:
     print(f"  {line}")
   print(f"\n  records  {os.path.join(config.out, 'records')}")
-  print(f"  report   {page}")
+  print(f"  report   {built.page}")
   print(f"  took     {time.monotonic() - start:.0f} s")
 
 

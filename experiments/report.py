@@ -20,9 +20,12 @@ config_flags.define("out", *config.THRESHOLDS)
 def stage(settings: config.Config) -> None:
   config.check_writable(settings.out)
   try:
-    common.report(settings, START)
+    from minarch_jax import report  # not before flags are checked
+
+    built = report.build(settings.out, settings)
   except (FileNotFoundError, config.ConfigError) as error:
     raise config.ConfigError(f"--out={settings.out}: {error}") from None
+  common.show_report(settings, built, START)
 
 
 if __name__ == "__main__":

@@ -7,29 +7,47 @@ import os
 from minarch_jax import config as config_lib
 from minarch_jax import records as records_lib
 from minarch_jax import registries
-from minarch_jax.report import export, method, page
+from minarch_jax.report import export, method, page, standing
 from minarch_jax.report import reading as reading_lib
+from minarch_jax.report.standing import Built
 
 
-def build(out: str, config: config_lib.Config | None = None) -> str:
+def build(out: str, config: config_lib.Config | None = None) -> Built:
   """Analyses the records of a results directory and writes its report.
 
   Writes <out>/report/tables/*.csv, report/figures/*.{svg,png,pdf},
-  report/index.html and report/method.html, each atomically. The same records,
-  study.json and config give the same bytes.
+  report/index.html, report/method.html and report/summary.json, each
+  atomically. The same records, study.json and config give the same bytes.
 
   Args:
     out: the results directory.
     config: thresholds of the analyses.
 
   Returns:
-    The path of the page.
+    The path of the page and the summary.
 
   Raises:
     FileNotFoundError: there are no records at `out`.
     ConfigError: the records hold no networks.
   """
-  return write(out, analyse(out, config))
+  config = config or config_lib.Config()
+  # Before the records are read: what is added meanwhile is not in the report.
+  made_from = standing.sources(out, config)
+  reading = analyse(out, config)
+  built = Built(write(out, reading), list(map(str, reading.summary)))
+  standing.leave(out, made_from, built)
+  return built
+
+
+def update(out: str, config: config_lib.Config | None = None) -> Built:
+  """Builds the report, unless the one that stands there would be the same.
+
+  Raises:
+    FileNotFoundError, ConfigError: as `build`.
+  """
+  config = config or config_lib.Config()
+  found = standing.find(out, standing.sources(out, config))
+  return found or build(out, config)
 
 
 def analyse(

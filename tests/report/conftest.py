@@ -25,7 +25,7 @@ def built(tmp_path_factory) -> pathlib.Path:
   out = studies.save(
     folder, studies.small(), studies.STUDY, studies.layered(studies.small())
   )
-  return pathlib.Path(report.build(out, studies.CONFIG)).parent
+  return pathlib.Path(report.build(out, studies.CONFIG).page).parent
 
 
 @pytest.fixture(scope="session")

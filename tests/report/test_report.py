@@ -21,7 +21,7 @@ from tests.report import studies
 
 
 def test_all_files_exist_and_nothing_else(built):
-  expected = {"index.html", "method.html"}
+  expected = {"index.html", "method.html", "summary.json"}
   expected |= {
     f"figures/{name}.{format}"
     for name, format in itertools.product(registries.FIGURES, export.FORMATS)

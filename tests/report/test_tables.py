@@ -184,7 +184,7 @@ def test_one_line_adds_a_table_and_one_a_figure(tmp_path, monkeypatch):
   monkeypatch.setitem(registries.FIGURES, "toy", f"{__name__}:TOY_FIGURE")
   records = studies.small(families=("dnn",))
   out = studies.save(tmp_path, records)
-  index = pathlib.Path(report.build(out, studies.CONFIG))
+  index = pathlib.Path(report.build(out, studies.CONFIG).page)
   frame = pl.read_csv(index.parent / "tables" / "toy.csv")
   assert frame.columns == ["family", "params", "networks"]
   assert frame["networks"].to_list() == [len(records.networks)]

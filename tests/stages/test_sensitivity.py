@@ -407,7 +407,7 @@ def test_the_command_shows_what_is_recorded_and_the_report_draws_it(
   with mock.patch.object(
     registries, "FIGURES", {name: registries.FIGURES[name] for name in DRAWN}
   ):
-    page = pathlib.Path(report.build(out, settings))
+    page = pathlib.Path(report.build(out, settings).page)
   for name in DRAWN:
     assert f'<figure id="figure-{name}">' in page.read_text()
     table = pl.read_csv(page.parent / "tables" / f"{name}.csv")

@@ -1,0 +1,75 @@
+"""A report is built again when it would differ, and only then."""
+
+import os
+import pathlib
+
+import pytest
+
+from minarch_jax import records, report
+from minarch_jax.report import standing
+from tests.report import studies
+
+CONFIG = studies.CONFIG
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("standing")
+  networks = studies.small(families=("dnn",), num_architectures=3)
+  return studies.save(
+    folder, studies.without_compression(networks), studies.STUDY
+  )
+
+
+def times(out):
+  return {
+    path: path.stat().st_mtime_ns
+    for path in pathlib.Path(out, "report").rglob("*")
+    if path.is_file()
+  }
+
+
+def test_a_report_is_built_once(study):
+  built = report.update(study, CONFIG)
+  before = times(study)
+  assert report.update(study, CONFIG) == built
+  assert times(study) == before
+  assert any("P_min" in line for line in built.summary)
+  other = CONFIG.replace(eps_accuracy=0.03)
+  report.update(study, other)
+  after = times(study)
+  assert all(after[path] > time for path, time in before.items())
+  assert standing.find(study, standing.sources(study, other))
+  assert not standing.find(study, standing.sources(study, CONFIG))
+
+
+def another_part(out):
+  networks = records.read(out).networks
+  other = networks.with_columns(seed=networks["seed"] + 100)
+  records.write(out, "networks", "f" * 20, other)
+
+
+def another_study(out):
+  path = os.path.join(out, "study.json")
+  records.write_json(path, {**records.read_json(path), "programs": 77})
+
+
+@pytest.mark.parametrize("change", [another_part, another_study])
+def test_what_a_report_is_made_of_is_what_it_reads(study, change):
+  before = standing.sources(study, CONFIG)
+  assert standing.sources(study, CONFIG) == before
+  change(study)
+  assert standing.sources(study, CONFIG) != before
+
+
+@pytest.mark.parametrize("content", ['{"made_fr', "[]", '{"made_from": "it"}'])
+def test_half_a_report_is_none(tmp_path, content):
+  out = str(tmp_path)
+  built = report.Built(str(tmp_path / "report" / "index.html"), ["a line"])
+  standing.leave(out, "it", built)
+  assert standing.find(out, "it") is None  # there is no page
+  pathlib.Path(built.page).touch()
+  assert standing.find(out, "it") == built
+  assert standing.find(out, "another") is None
+  (tmp_path / "report" / standing.FILE).write_text(content)
+  assert standing.find(out, "it") is None
