@@ -40,6 +40,10 @@ def run(stage: Stage, *, trains: bool = True) -> None:
 
         data.check(config.dataset, config.data_dir or None)
         config_lib.check_writable(config.out)
+        if config.repair and not config.dry_run:
+          from minarch_jax.stages import repair  # imports JAX
+
+          repair.set_aside(config.out)
       stage(config)
     except KeyboardInterrupt:
       sys.exit(

@@ -336,6 +336,9 @@ class Config:
     "default",
     "Where compiled programs are kept between runs ('' = nowhere).",
   )
+  repair: bool = _field(
+    False, "Set damaged files of --out aside and compute anew what they held."
+  )
   dry_run: bool = _field(False, "Print the plan without training.")
 
   def replace(self, **changes: Any) -> "Config":

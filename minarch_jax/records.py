@@ -3,13 +3,15 @@
 A table is a directory of immutable parquet part files, `records/<table>/
 <id>.parquet`. A part is written under a temporary name, synced and renamed, so
 a file that exists is complete; its id is the content hash of everything its
-rows depend on, so existing means done. No JAX here.
+rows depend on, so existing means done. What it holds is checked whenever it is
+read. No JAX here.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 import contextlib
 import glob
 import hashlib
+import io
 import itertools
 import json
 import os
@@ -19,6 +21,7 @@ import uuid
 import numpy as np
 import polars as pl
 
+from minarch_jax import checksums
 from minarch_jax.config import ConfigError
 
 SCHEMA_VERSION = 2
@@ -164,13 +167,14 @@ def content_id(value: Any) -> str:
   return hashlib.sha256(text.encode()).hexdigest()[:20]
 
 
-def _part(out: str, table: str, id: str) -> str:
+def part(out: str, table: str, id: str) -> str:
+  """Names the file of a part."""
   return os.path.join(out, "records", table, f"{id}.parquet")
 
 
 def exists(out: str, table: str, id: str) -> bool:
   """Says whether a part is complete."""
-  return os.path.exists(_part(out, table, id))
+  return os.path.exists(part(out, table, id))
 
 
 @contextlib.contextmanager
@@ -204,9 +208,12 @@ def write(out: str, table: str, id: str, frame: pl.DataFrame) -> str:
   Raises:
     ValueError: a column is missing or unknown.
   """
-  path, rows = _part(out, table, id), typed(table, frame)
-  with atomic(path) as temporary:
-    rows.write_parquet(temporary)
+  path, buffer = part(out, table, id), io.BytesIO()
+  typed(table, frame).write_parquet(buffer)
+  name = f"{table}/{id}"
+  content = checksums.marked(buffer.getvalue(), name, SCHEMA_VERSION)
+  with atomic(path) as temporary, open(temporary, "wb") as file:
+    file.write(content)
   return path
 
 
@@ -230,12 +237,10 @@ def read_table(out: str, table: str) -> pl.DataFrame:
   rows: twenty million epochs cost one copy of one column at a time.
 
   Raises:
-    ConfigError: a part was written by another version.
+    ConfigError: a part is damaged, or was written by another version.
   """
   keys, schema = KEYS[table], SCHEMAS[table]
-  frames = [
-    _in_order(_part_of(table, path), keys) for path in _paths(out, table)
-  ]
+  frames = [_in_order(part, keys) for _, part in parts(out, table)]
   whole = pl.concat([pl.DataFrame(schema=schema), *frames], rechunk=False)
   if not len(whole):
     return whole
@@ -257,16 +262,18 @@ def read_table(out: str, table: str) -> pl.DataFrame:
   )
 
 
-def _part_of(table: str, path: str) -> pl.DataFrame:
-  """Reads a part; ConfigError where it has not the columns of today."""
-  part, schema = pl.read_parquet(path), SCHEMAS[table]
-  if part.schema != pl.Schema(schema):
-    wrong = sorted(set(part.columns) ^ set(schema)) or ["types or order"]
+def _read_part(table: str, path: str) -> pl.DataFrame:
+  """Reads a part; ConfigError where it is damaged or has other columns."""
+  name = f"{table}/{_id(path)}"
+  content = checksums.read(path, name, SCHEMA_VERSION)
+  rows, schema = pl.read_parquet(content), SCHEMAS[table]
+  if rows.schema != pl.Schema(schema):
+    wrong = sorted(set(rows.columns) ^ set(schema)) or ["types or order"]
     raise ConfigError(
       f"{path} was written by another version (it differs in "
       f"{', '.join(wrong)}); read it with that version, or choose another --out"
     )
-  return part
+  return rows
 
 
 def _in_order(part: pl.DataFrame, keys: Sequence[str]) -> pl.DataFrame:
@@ -319,12 +326,34 @@ def _paths(out: str, table: str) -> list[str]:
   )
 
 
+def _id(path: str) -> str:
+  return os.path.basename(path).removesuffix(".parquet")
+
+
 def parts(out: str, table: str) -> list[tuple[str, pl.DataFrame]]:
-  """Reads the parts of a table as (id, rows in the order written)."""
-  return [
-    (os.path.basename(path).removesuffix(".parquet"), pl.read_parquet(path))
-    for path in _paths(out, table)
-  ]
+  """Reads the parts of a table as (id, rows in the order written).
+
+  Raises:
+    ConfigError: a part is damaged, or was written by another version.
+  """
+  return [(_id(path), _read_part(table, path)) for path in _paths(out, table)]
+
+
+def ids(out: str, table: str) -> list[str]:
+  """Lists the parts of a table, unread."""
+  return list(map(_id, _paths(out, table)))
+
+
+def damaged(out: str) -> list[tuple[str, str, str]]:
+  """Finds parts that cannot be used: (table, id, path) of each."""
+  found = []
+  for table in SCHEMAS:
+    for path in _paths(out, table):
+      try:
+        _read_part(table, path)
+      except ConfigError:
+        found.append((table, _id(path), path))
+  return found
 
 
 def read(out: str) -> Records:
@@ -348,8 +377,18 @@ def write_json(path: str, value: Mapping[str, Any]) -> None:
 
 
 def read_json(path: str) -> dict[str, Any]:
-  """Reads a JSON file; {} when it does not exist."""
+  """Reads a JSON object; {} when there is no such file.
+
+  Raises:
+    ConfigError: the file holds something else.
+  """
   if not os.path.exists(path):
     return {}
-  with open(path) as file:
-    return json.load(file)
+  try:
+    with open(path, encoding="utf-8") as file:
+      value = json.load(file)
+  except ValueError as error:
+    raise checksums.damaged(path, f"it is no JSON ({error})") from None
+  if not isinstance(value, dict):
+    raise checksums.damaged(path, "it holds no JSON object")
+  return value

@@ -284,6 +284,7 @@ def test_the_recipe_is_what_decides_training():
 def test_where_and_how_judged_is_not_in_the_recipe():
   machine = {"out", "device_map", "seed_mapping", "member_mapping"}
   machine |= {"convolution", "memory_limit", "compilation_cache_dir", "dry_run"}
+  machine |= {"repair"}
   assert not machine & set(config.TRAINING)
   assert not set(config.THRESHOLDS) & set(config.TRAINING)
   assert set(config.THRESHOLDS) | set(config.TRAINING) <= FIELDS.keys()

@@ -16,6 +16,7 @@ LAYERS = (
   ("registries",),
   ("types", "random"),
   ("config",),
+  ("checksums",),
   ("records", "flags", "architectures"),
   ("models", "data", "pruning", "quantization"),
   ("engine",),
@@ -27,7 +28,9 @@ LAYERS = (
 LEVEL = {name: i for i, names in enumerate(LAYERS) for name in names}
 # Right of the bar: tables and plots, on a machine without an accelerator.
 TABLES = ("analysis", "report")
-WITHOUT_JAX = ("architectures", "config", "data", "flags", "records")
+WITHOUT_JAX = (
+  *("architectures", "checksums", "config", "data", "flags", "records"),
+)
 DEVICES = {"pmap", "shard_map", "device_put", "Mesh", "make_mesh"}
 # What a notebook calls directly compiles itself; the rest is compiled by
 # population, which knows the whole program.

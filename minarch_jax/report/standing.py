@@ -27,7 +27,7 @@ def find(out: str, made_from: str) -> Built | None:
     left = records.read_json(os.path.join(folder, FILE))
     same = left.get("made_from") == made_from
     built.summary.extend(left["summary"] if same else [])
-  except (ValueError, AttributeError, KeyError):
+  except (config_lib.ConfigError, KeyError):
     return None  # damaged: the report is built again
   return built if same and os.path.exists(built.page) else None
 

@@ -2,10 +2,11 @@
 
 One checkpoint holds one pack: its stacked parameters at the members' true
 shapes. What a checkpoint contains is known from its name alone: the id of the
-part file written after it.
+part file written after it. A digest of the arrays lies among them.
 """
 
 from collections.abc import Sequence
+import hashlib
 import os
 import shutil
 
@@ -13,7 +14,10 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from minarch_jax import checksums
 from minarch_jax.types import Params
+
+_DIGEST = "digest"
 
 
 def path(out: str, id: str) -> str:
@@ -27,10 +31,19 @@ def save(out: str, id: str, params: Sequence[Params]) -> None:
   if os.path.exists(target):
     shutil.rmtree(target)  # left by a run that ended before its part file
   tree = {str(i): tree for i, tree in enumerate(params)}
+  tree = jax.tree.map(np.asarray, tree)
+  tree[_DIGEST] = _digest(tree)
   with _checkpointer() as checkpointer:
-    checkpointer.save(
-      target, ocp.args.StandardSave(jax.tree.map(np.asarray, tree))
-    )
+    checkpointer.save(target, ocp.args.StandardSave(tree))
+
+
+def _digest(tree: Params) -> np.ndarray:
+  """SHA-256 of all names, types, shapes and values, as 32 bytes."""
+  digest = hashlib.sha256()
+  for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+    name = f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape} "
+    digest.update(name.encode() + leaf.tobytes())
+  return np.frombuffer(digest.digest(), np.uint8)
 
 
 def _checkpointer() -> ocp.Checkpointer:
@@ -43,18 +56,30 @@ def load(out: str, id: str) -> list[Params]:
 
   Raises:
     FileNotFoundError: there is no such checkpoint.
+    ConfigError: it does not hold what was saved.
   """
   target = path(out, id)
   if not os.path.isdir(target):
     raise FileNotFoundError(
       f"{target} is missing: the tables are there but not the trained "
-      "parameters; remove records/networks or copy the checkpoints too"
+      "parameters; copy the checkpoints too, or let --repair train them anew"
     )
+  try:
+    tree = _restored(target)
+  except Exception as error:  # of whichever layer stumbled over the bytes
+    why = f"orbax cannot read it ({type(error).__name__})"
+    raise checksums.damaged(target, why) from error
+  digest = tree.pop(_DIGEST, None)
+  if digest is None or not np.array_equal(digest, _digest(tree)):
+    raise checksums.damaged(target, "its arrays are not those it was given")
+  return [tree[str(i)] for i in range(len(tree))]
+
+
+def _restored(target: str) -> Params:
   with _checkpointer() as checkpointer:
     structure = checkpointer.metadata(target).item_metadata.tree
     abstract = jax.tree.map(
       lambda leaf: np.empty(leaf.shape, leaf.dtype), structure
     )
     tree = checkpointer.restore(target, args=ocp.args.StandardRestore(abstract))
-  tree = jax.tree.map(np.asarray, tree)
-  return [tree[str(i)] for i in range(len(tree))]
+  return jax.tree.map(np.asarray, tree)
