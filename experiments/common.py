@@ -1,6 +1,6 @@
 """What every experiment does: flags, errors without tracebacks, the end."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import os
 import sys
 import time
@@ -69,14 +69,26 @@ def line(**stages: bool) -> Stage:
     if config.dry_run and stages.get("train", True):
       dry_run(config)
       return
-    from minarch_jax import study  # imports JAX
-
-    study.run(config, **stages)
-    from minarch_jax import report as report_lib
-
-    show_report(config, report_lib.update(config.out, config), start)
+    show_report(config, _ended(config, stages), start)
 
   return stage
+
+
+def _ended(
+  config: config_lib.Config, stages: Mapping[str, bool]
+) -> "report.Built":
+  """Runs what is missing of a study, and returns its report."""
+  from minarch_jax import data, report  # numpy and polars
+  from minarch_jax.report import standing
+
+  run = standing.run_of(config, data.fingerprint_of(config), stages)
+  found = report.find(config.out, config, run)
+  if found is None:
+    from minarch_jax import study  # imports what trains and what draws
+
+    study.run(config, **stages)
+    found = report.build(config.out, config, run)
+  return found
 
 
 def dry_run(config: config_lib.Config) -> None:

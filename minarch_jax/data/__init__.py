@@ -11,7 +11,8 @@ from typing import NamedTuple, TYPE_CHECKING
 
 import numpy as np
 
-from minarch_jax import config, registries
+from minarch_jax import config as config_lib
+from minarch_jax import registries
 from minarch_jax.data import normalisation, sources, splits, tfds
 from minarch_jax.registries import DATASETS as DATASETS
 
@@ -54,7 +55,7 @@ def describe(
   name: str,
   data_dir: str | None = None,
   *,
-  validation_fraction: float = config.Config.validation_fraction,
+  validation_fraction: float = config_lib.Config.validation_fraction,
 ) -> Description:
   """Gives the sizes that `load` will deliver, as fast as `check`.
 
@@ -79,8 +80,8 @@ def load(
   name: str,
   data_dir: str | None = None,
   *,
-  validation_fraction: float = config.Config.validation_fraction,
-  split_seed: int = config.Config.split_seed,
+  validation_fraction: float = config_lib.Config.validation_fraction,
+  split_seed: int = config_lib.Config.split_seed,
 ) -> "types.Dataset":
   """Loads a data set: x float32 [N, H, W, C] standardised, y int32 [N].
 
@@ -95,8 +96,62 @@ def load(
     ValueError: what `check` raises, damaged files, labels out of range, images
       of several sizes, or a split that would be empty.
   """
-  from minarch_jax import types  # brings JAX, which nothing before here needs
+  from minarch_jax import types  # brings JAX, which nothing else here needs
 
+  found = _divided(name, data_dir, validation_fraction, split_seed)
+
+  def batch(split):
+    x, y, indices = split
+    return types.Batch(
+      normalisation.standardise(x, indices, found.stats), np.asarray(y[indices])
+    )
+
+  return types.Dataset(
+    name=name,
+    train=batch(found.train),
+    validation=batch(found.validation),
+    test=batch(found.test),
+    num_classes=found.info.num_classes,
+    fingerprint=found.fingerprint,
+    test_note=found.info.test_note,
+  )
+
+
+def load_chosen(config: config_lib.Config) -> "types.Dataset":
+  """Loads the data set of a configuration."""
+  return load(
+    config.dataset,
+    config.data_dir or None,
+    validation_fraction=config.validation_fraction,
+    split_seed=config.split_seed,
+  )
+
+
+def fingerprint_of(config: config_lib.Config) -> str:
+  """The fingerprint of a configuration's data set, without loading JAX."""
+  return _divided(
+    config.dataset,
+    config.data_dir or None,
+    config.validation_fraction,
+    config.split_seed,
+  ).fingerprint
+
+
+class _Divided(NamedTuple):
+  """Where each split's images are: (all images, all labels, its places)."""
+
+  info: sources.Info
+  train: tuple
+  validation: tuple
+  test: tuple
+  stats: np.ndarray
+  fingerprint: str
+
+
+def _divided(
+  name: str, data_dir: str | None, validation_fraction: float, split_seed: int
+) -> _Divided:
+  """Reads a data set and divides it; Raises: as `load`."""
   source = _source(name, data_dir)
   info = source.describe(name, data_dir)
   images = source.read(name, data_dir)
@@ -112,29 +167,23 @@ def load(
   )
   train, validation = rest[kept], rest[held]
   stats = normalisation.statistics(images.x, train)
-
-  def batch(x, y, indices):
-    return types.Batch(
-      normalisation.standardise(x, indices, stats), np.asarray(y[indices])
-    )
-
-  return types.Dataset(
-    name=name,
-    train=batch(images.x, images.y, train),
-    validation=batch(images.x, images.y, validation),
-    test=batch(test_x, test_y, test),
-    num_classes=info.num_classes,
-    # Stored bytes, places and statistics decide every delivered byte, and are
-    # a quarter of them.
-    fingerprint=sources.digest(
-      np.frombuffer(images.digest.encode(), np.uint8),
-      train,
-      validation,
-      test,
-      stats,
-      np.asarray(info.num_classes),
-    ),
-    test_note=info.test_note,
+  # Stored bytes, places and statistics decide every delivered byte, and are a
+  # quarter of them.
+  fingerprint = sources.digest(
+    np.frombuffer(images.digest.encode(), np.uint8),
+    train,
+    validation,
+    test,
+    stats,
+    np.asarray(info.num_classes),
+  )
+  return _Divided(
+    info,
+    (images.x, images.y, train),
+    (images.x, images.y, validation),
+    (test_x, test_y, test),
+    stats,
+    fingerprint,
   )
 
 
@@ -145,7 +194,7 @@ def _source(name: str, data_dir: str | None) -> sources.Source:
   if base in DATASETS:
     source: sources.Source = DATASETS[base]
     if source.suffix == "" and base != name:
-      raise config.ConfigError(
+      raise config_lib.ConfigError(
         f"--dataset={name}: {base} takes no {name[len(base) :]}"
       )
     return source
@@ -154,7 +203,7 @@ def _source(name: str, data_dir: str | None) -> sources.Source:
     return tfds.SOURCE
   known = [f"{n}{source.suffix or ''}" for n, source in DATASETS.items()]
   there = ", ".join(n for n in prepared if n not in DATASETS)
-  raise config.ConfigError(
+  raise config_lib.ConfigError(
     f"--dataset={name} is not one of {', '.join(known)}, nor prepared in "
     f"{tfds.root(data_dir)}{f' (there also: {there})' if there else ''}"
     f"{registries.nearest(base, [*DATASETS, *prepared])}"

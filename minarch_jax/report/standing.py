@@ -1,15 +1,19 @@
 """The report that stands in a results directory, and what it was made from."""
 
 from collections.abc import Iterator
+import dataclasses
 import hashlib
 import json
 import os
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from minarch_jax import config as config_lib
 from minarch_jax import records
 
 FILE = "summary.json"
+
+# What decides neither what a study leaves nor how it is judged.
+_AROUND = ("out", "dry_run", "repair")
 
 
 class Built(NamedTuple):
@@ -19,26 +23,44 @@ class Built(NamedTuple):
   summary: list[str]
 
 
-def find(out: str, made_from: str) -> Built | None:
-  """Returns the report of <out>, None unless it was made from just this."""
+def find(out: str, config: config_lib.Config, run: str) -> Built | None:
+  """Finds the report of a study that ended and would end the same again.
+
+  Args:
+    out: the results directory.
+    config: thresholds of the analyses.
+    run: what the study is, by `run_of`.
+
+  Returns:
+    None where the study has not ended, or where records, study.json,
+    thresholds or code are not those that the report was made from.
+  """
   folder = os.path.join(out, "report")
   built = Built(os.path.join(folder, "index.html"), [])
   try:
     left = records.read_json(os.path.join(folder, FILE))
-    same = left.get("made_from") == made_from
+    same = left.get("run") == run and left["sources"] == sources_of(out, config)
     built.summary.extend(left["summary"] if same else [])
   except (config_lib.ConfigError, KeyError):
     return None  # damaged: the report is built again
   return built if same and os.path.exists(built.page) else None
 
 
-def leave(out: str, made_from: str, built: Built) -> None:
+def leave(out: str, built: Built, sources: str, run: str) -> None:
   """Says what a report was made from; last, when all its files stand."""
-  left: dict[str, Any] = {"made_from": made_from, "summary": built.summary}
+  left = {"summary": built.summary, "sources": sources, "run": run}
   records.write_json(os.path.join(out, "report", FILE), left)
 
 
-def sources(out: str, config: config_lib.Config) -> str:
+def run_of(config: config_lib.Config, fingerprint: str, stages: object) -> str:
+  """Identifies a study: every choice, the bytes of the data, the stages."""
+  choices = dataclasses.asdict(config)
+  for name in _AROUND:
+    del choices[name]
+  return records.content_id([choices, fingerprint, stages])
+
+
+def sources_of(out: str, config: config_lib.Config) -> str:
   """Identifies everything that a report's bytes depend on.
 
   The contents of the records and of study.json, the thresholds, and the code:
@@ -47,12 +69,11 @@ def sources(out: str, config: config_lib.Config) -> str:
   thresholds = {name: getattr(config, name) for name in config_lib.THRESHOLDS}
   digest = hashlib.sha256(json.dumps(thresholds, sort_keys=True).encode())
   package = os.path.dirname(os.path.abspath(records.__file__))
-  paths = [
-    *_files(os.path.join(out, "records"), (".parquet",)),
-    *_files(package, (".py", ".md", ".html", ".css", ".js")),
-  ]
   study = os.path.join(out, "study.json")
-  for path in [study] * os.path.exists(study) + paths:
+  paths = [study] * os.path.exists(study)
+  paths += _files(os.path.join(out, "records"), (".parquet",))
+  paths += _files(package, (".py", ".md", ".html", ".css", ".js"))
+  for path in paths:
     with open(path, "rb") as file:
       content = hashlib.file_digest(file, "sha256")
     digest.update(os.path.basename(path).encode() + content.digest())
@@ -62,8 +83,6 @@ def sources(out: str, config: config_lib.Config) -> str:
 def _files(folder: str, endings: tuple[str, ...]) -> Iterator[str]:
   for root, folders, names in os.walk(folder):
     folders.sort()
-    yield from (
-      os.path.join(root, name)
-      for name in sorted(names)
-      if name.endswith(endings)
-    )
+    for name in sorted(names):
+      if name.endswith(endings):
+        yield os.path.join(root, name)

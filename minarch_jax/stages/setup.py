@@ -73,19 +73,9 @@ def select(config: Config, problem: Problem) -> list[Architecture]:
     raise ConfigError(f"--architectures: {error}") from None
 
 
-def load(config: Config) -> Dataset:
-  """Loads the data set of a configuration."""
-  return data.load(
-    config.dataset,
-    config.data_dir or None,
-    validation_fraction=config.validation_fraction,
-    split_seed=config.split_seed,
-  )
-
-
 def open_session(config: Config, dataset: Dataset | None = None) -> Session:
   """Opens a session on a data set, or on that of the configuration."""
-  return sessions.open_session(config, dataset or load(config))
+  return sessions.open_session(config, dataset or data.load_chosen(config))
 
 
 def recipe_id(session: Session) -> str:

@@ -29,18 +29,33 @@ def times(out):
   }
 
 
-def test_a_report_is_built_once(study):
-  built = report.update(study, CONFIG)
+def test_a_report_stands_until_it_would_differ(study):
+  built = report.build(study, CONFIG, "run")
   before = times(study)
-  assert report.update(study, CONFIG) == built
+  assert report.find(study, CONFIG, "run") == built
   assert times(study) == before
   assert any("P_min" in line for line in built.summary)
   other = CONFIG.replace(eps_accuracy=0.03)
-  report.update(study, other)
+  assert not report.find(study, CONFIG, "another run")
+  assert not report.find(study, other, "run")
+  report.build(study, other)
   after = times(study)
   assert all(after[path] > time for path, time in before.items())
-  assert standing.find(study, standing.sources(study, other))
-  assert not standing.find(study, standing.sources(study, CONFIG))
+  assert not report.find(study, CONFIG, "run")
+  assert not report.find(study, other, "run")  # no study ended with it
+
+
+def test_a_study_is_its_choices_data_and_stages():
+  run = standing.run_of(CONFIG, "bytes", {})
+  for same in ({"out": "there"}, {"dry_run": True}, {"repair": True}):
+    assert standing.run_of(CONFIG.replace(**same), "bytes", {}) == run
+  others = {
+    standing.run_of(CONFIG.replace(num_seeds=2), "bytes", {}),
+    standing.run_of(CONFIG.replace(eps_accuracy=0.03), "bytes", {}),
+    standing.run_of(CONFIG, "other bytes", {}),
+    standing.run_of(CONFIG, "bytes", {"prune": False}),
+  }
+  assert len(others | {run}) == 5
 
 
 def another_part(out):
@@ -56,20 +71,19 @@ def another_study(out):
 
 @pytest.mark.parametrize("change", [another_part, another_study])
 def test_what_a_report_is_made_of_is_what_it_reads(study, change):
-  before = standing.sources(study, CONFIG)
-  assert standing.sources(study, CONFIG) == before
+  before = standing.sources_of(study, CONFIG)
+  assert standing.sources_of(study, CONFIG) == before
   change(study)
-  assert standing.sources(study, CONFIG) != before
+  assert standing.sources_of(study, CONFIG) != before
 
 
-@pytest.mark.parametrize("content", ['{"made_fr', "[]", '{"made_from": "it"}'])
+@pytest.mark.parametrize("content", ['{"made_fr', "[]", '{"run": "run"}'])
 def test_half_a_report_is_none(tmp_path, content):
   out = str(tmp_path)
   built = report.Built(str(tmp_path / "report" / "index.html"), ["a line"])
-  standing.leave(out, "it", built)
-  assert standing.find(out, "it") is None  # there is no page
+  standing.leave(out, built, standing.sources_of(out, CONFIG), "run")
+  assert report.find(out, CONFIG, "run") is None  # there is no page
   pathlib.Path(built.page).touch()
-  assert standing.find(out, "it") == built
-  assert standing.find(out, "another") is None
+  assert report.find(out, CONFIG, "run") == built
   (tmp_path / "report" / standing.FILE).write_text(content)
-  assert standing.find(out, "it") is None
+  assert report.find(out, CONFIG, "run") is None
