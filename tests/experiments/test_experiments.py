@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -321,11 +322,45 @@ def test_a_study_leaves_its_files_and_says_where(finished):
   assert not list(out.rglob("*.tmp"))
 
 
-def test_the_same_again_only_writes_the_report(finished, command):
+def everything(folder):
+  return {
+    path: path.stat().st_mtime_ns
+    for path in folder.rglob("*")
+    if path.is_file()
+  }
+
+
+def answer(stdout):
+  """What a study printed, but for the time it took."""
+  return [line for line in stdout.splitlines() if "took" not in line]
+
+
+def test_the_same_again_answers_and_writes_nothing(finished, command):
+  folder, stdout = finished
+  before = everything(folder)
+  assert answer(command(folder, "study")) == answer(stdout)
+  assert everything(folder) == before
+
+
+def test_another_threshold_only_writes_the_report(finished, command):
   folder, _ = finished
   before = written(folder / "out")
-  command(folder, "study")
+  command(folder, "report", "--eps_accuracy=0.05")
   assert written(folder / "out") == before
+
+
+def test_damage_is_one_message_and_made_good(finished, command, tmp_path):
+  folder, stdout = finished
+  out = shutil.copytree(folder / "out", tmp_path / "out")
+  path = sorted((out / "records" / "curves").iterdir())[0]
+  path.write_bytes(path.read_bytes()[:-30])
+  words = ("-m", "experiments.study", "--out=out", *FLAGS)
+  code, _, stderr = finish(start(tmp_path, *words))
+  assert code == 1 and "Traceback" not in stderr
+  assert path.name in stderr and "--repair" in stderr
+  said = answer(command(tmp_path, "study", "--repair"))
+  assert said == answer(stdout)
+  assert (out / "damaged" / "records" / "curves" / path.name).exists()
 
 
 def test_stages_on_their_own_make_the_same_tables(finished, command, tmp_path):
