@@ -275,8 +275,8 @@ def _intervals(
   )
   means = _resampled_means(along, counts)
   level = _filled(dense).mean(1)[:, None] - chance[:, None]
-  measured = ~np.isnan(along)
-  there = np.broadcast_to(measured.any(-1)[:, None], means.shape)
+  measured = np.any(~np.isnan(along), axis=-1)
+  there = np.broadcast_to(measured[:, None], means.shape)
   tail = (1 - config.confidence) / 2
   # Redundancy has a last sparsity, 1, even where the grid ends before it does;
   # a collapse that the grid does not reach stays open.
