@@ -11,11 +11,11 @@ import re
 from typing import NamedTuple
 
 import jax
-from jax import lax
+from jax import core, lax
 import jax.numpy as jnp
 
 from minarch_jax import architectures, registries
-from minarch_jax.pruning import trees
+from minarch_jax.pruning import counting, trees
 from minarch_jax.types import Array
 
 
@@ -100,6 +100,21 @@ def parse(text: str) -> tuple[Granularity, tuple[int, ...]]:
       "integers"
     )
   return chosen, args
+
+
+def check_sparsity(
+  granularity: Granularity, args: tuple[int, ...], sparsity: float | Array
+) -> None:
+  """Raises ValueError for a known sparsity that leaves none of every M."""
+  if not granularity.rows or isinstance(sparsity, core.Tracer):
+    return
+  (m,) = args
+  if int(counting.kept_count(sparsity, m)) < 1:
+    raise ValueError(
+      f"sparsity {float(sparsity):g} would keep 0 of every {m} (nm:{m}) and so "
+      f"remove everything; at most {1 - 1 / m:g} can be removed, which keeps 1 "
+      f"of every {m}"
+    )
 
 
 # How element scores become one score of a group: from their sum and number.

@@ -6,7 +6,7 @@ from jax import lax
 import jax.numpy as jnp
 
 from minarch_jax import architectures
-from minarch_jax.pruning import counting, criteria, ranking
+from minarch_jax.pruning import counting, criteria, granularity, ranking
 from minarch_jax.pruning import masks as masking
 from minarch_jax.types import Array, Masks, Params
 
@@ -52,6 +52,8 @@ def prune(
   """
   ranking.check_keywords("prune", options, (*_GROUPING, *_READ))
   counting.check(sparsity)
+  cut_into = granularity.parse(options.get("granularity", "element"))
+  granularity.check_sparsity(*cut_into, sparsity)
   if rounds < 1:
     raise ValueError(f"rounds {rounds} is below 1; one cut is rounds=1")
   chosen = criteria.find(criterion)

@@ -139,15 +139,28 @@ def rank(
 
 
 def check(
-  shapes: Params, scope: Scope, granularity: str, spec: architectures.Spec
+  shapes: Params,
+  scope: Scope,
+  granularity: str,
+  spec: architectures.Spec,
+  sparsities: Sequence[float] = (),
 ) -> None:
-  """Raises what `rank` would, from the shapes of a network alone.
+  """Raises what `rank` and `masks_at` would, from a network's shapes alone.
 
   Args:
     shapes: a tree of arrays or `jax.ShapeDtypeStruct`.
     scope, granularity, spec: as for `rank`.
+    sparsities: that will be cut at.
   """
-  _plan(shapes, scope, Grouping(granularity, spec=spec))
+  plan = _plan(shapes, scope, Grouping(granularity, spec=spec))
+  for sparsity in sparsities:
+    _check_sparsity(plan, sparsity)
+
+
+def _check_sparsity(plan: Plan, sparsity: float | Array) -> None:
+  """Raises ValueError for a known sparsity that cannot be cut at."""
+  counting.check(sparsity)
+  shapes.check_sparsity(plan.granularity, plan.layers[0].args, sparsity)
 
 
 # Compiled whole: one operation after the other would take seconds to compile
@@ -216,9 +229,10 @@ def masks_at(ranking: Ranking, sparsity: float | Array) -> Masks:
       pool of n groups keeps `round((1 - sparsity) * n)`, or all that are left.
 
   Raises:
-    ValueError: a known sparsity outside [0, 1).
+    ValueError: a known sparsity outside [0, 1), or one that leaves none of
+      every M.
   """
-  counting.check(sparsity)
+  _check_sparsity(ranking.plan, sparsity)
   return _cut(ranking, kept_groups(ranking, sparsity))
 
 
@@ -324,6 +338,8 @@ def _plan(tree: Params, scope: Scope, grouping: Grouping) -> Plan:
     )
   own: Sequence[float | None] = [None] * len(layers)
   if isinstance(scope, Mapping):
+    for sparsity in scope.values():
+      shapes.check_sparsity(chosen, args, sparsity)
     own = _own_sparsities(scope, layers, paths)
   return Plan(jax.tree.structure(tree), chosen, layers, sharing, tuple(own))
 

@@ -47,6 +47,18 @@ ERRORS = {
     dict(granularity="nm:4"),
     "nm:4: axis 0 of leaf 'hidden_1/kernel' has 6 entries, not a multiple of 4",
   ),
+  "N:M and nothing left": (
+    dict(sparsity=0.875, granularity="nm:4", exclude=["hidden_1", "output"]),
+    "sparsity 0.875 would keep 0 of every 4 .*; at most 0.75 can be removed",
+  ),
+  "N:M and nothing left of a layer": (
+    dict(
+      granularity="nm:4",
+      exclude=["hidden_1", "output"],
+      scope={"hidden_0": 0.9},
+    ),
+    "sparsity 0.9 would keep 0 of every 4",
+  ),
   "N:M and ERK": (
     dict(granularity="nm:2", scope="erk"),
     "use scope 'layerwise'",
