@@ -171,50 +171,41 @@ def fake_quantize_tensor(
     within: mask of the entries that exist; None = all.
 
   Returns:
-    float32, bit for bit dequantize_tensor(quantize_tensor(x, ...)).
+    float32, bit for bit dequantize_tensor(quantize_tensor(x, ...)). The
+    gradient goes straight through, to x alone; see `trees.fake_quantize`.
   """
-  if isinstance(bits, jax.Array):
-    rule = calibrations.resolve(calibration, formats.INT8)
-    return _fake_traced(x, bits, within, layout, rule)
-  format = resolve_format(bits)
-  rule = calibrations.resolve(calibration, format)
-  return _fake(x, within, layout, format, rule)
+  traced = isinstance(bits, jax.Array)
+  format = None if traced else resolve_format(bits)
+  rule = calibrations.resolve(calibration, format or formats.INT8)
+  return _fake(x, bits if traced else None, within, layout, format, rule)
 
 
+# Of `bits`, traced, and `format` one is None.
+@functools.partial(jax.custom_jvp, nondiff_argnums=(3, 4, 5))
 @functools.partial(jax.jit, static_argnames=("layout", "format", "rule"))
-def _fake(x, within, layout, format, rule) -> jax.Array:
-  if not format.scaled:
-    return format.decode(format.encode(jnp.asarray(x, jnp.float32)))
-  return _rounded(jnp.asarray(x), within, layout, format, rule)
-
-
-@functools.partial(jax.jit, static_argnames=("layout", "rule"))
-def _fake_traced(x, bits, within, layout, rule) -> jax.Array:
+def _fake(x, bits, within, layout, format, rule) -> jax.Array:
   x = jnp.asarray(x)
-  rounded = _rounded(x, within, layout, resolve_format(bits), rule)
-  return jnp.where(bits >= 32, x, rounded)
-
-
-def _rounded(x, within, layout, format, rule) -> jax.Array:
+  format = format or resolve_format(bits)
+  if not format.scaled:
+    return format.decode(format.encode(x.astype(jnp.float32)))
   blocks, low, high = calibrate(x, layout, format, rule, within)
   rounded = arithmetic.round_trip(blocks, low, high, format)
-  return layouts.from_blocks(rounded, layout, x.shape)
+  rounded = layouts.from_blocks(rounded, layout, x.shape)
+  return rounded if bits is None else jnp.where(bits >= 32, x, rounded)
 
 
-def unclipped_tensor(
-  x: types.Array,
-  bits: formats.Bits,
-  layout: layouts.Layout,
-  *,
-  calibration: calibrations.Rule = None,
-  within: types.Array | None = None,
-) -> jax.Array:
-  """Marks the entries that the calibrated range does not clip."""
-  format = resolve_format(bits)
-  rule = calibrations.resolve(calibration, format)
-  if not format.scaled or not rule.clips:
-    return jnp.ones(x.shape, bool)
-  blocks, low, high = calibrate(x, layout, format, rule, within)
-  return layouts.from_blocks(
-    (blocks >= low) & (blocks <= high), layout, x.shape
-  )
+@_fake.defjvp
+def _straight_through(layout, format, rule, primals, tangents):
+  """Rounds as ever; the derivative is 1, or 0 where the range clips."""
+  x, bits, within = primals
+  tangent, *_ = tangents
+  rounded = _fake(*primals, layout, format, rule)
+  format = format or resolve_format(bits)
+  if format.scaled and rule.clips:
+    blocks, low, high = calibrate(x, layout, format, rule, within)
+    passes = (blocks >= low) & (blocks <= high)
+    passes = layouts.from_blocks(passes, layout, x.shape)
+    if bits is not None:
+      passes = passes | (bits >= 32)
+    tangent = jnp.where(passes, tangent, jnp.zeros_like(tangent))
+  return rounded, tangent.astype(rounded.dtype)

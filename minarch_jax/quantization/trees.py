@@ -254,6 +254,15 @@ def fake_quantize(
 ) -> types.Params:
   """Rounds weights to what `dequantize(quantize(...))` gives, bit for bit.
 
+  >>> def rounded_loss(params):
+  ...   return loss(ma.fake_quantize(params, bits=2), batch)
+  >>> grads = jax.grad(rounded_loss)(params)
+
+  The gradient goes straight through to the weights: it is 1 inside the
+  calibrated range and 0 where a weight is clipped (Bengio et al. 2013, arXiv
+  1308.3432; clipped as in Courbariaux et al. 2016, arXiv 1602.02830, equation
+  4). A range by absolute maximum clips nothing. Scales are constants to it.
+
   Takes the arguments of `quantize`; besides, `bits` may be a traced integer
   (2 to 8, or 32 for the identity), so that one compiled program serves a grid
   of widths.
