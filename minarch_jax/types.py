@@ -115,8 +115,8 @@ class QTensor:
     zero_point: int8 code of the real number 0, shaped like `scale`; None for
       symmetric formats.
     bits: bits per stored value, static.
-    layout: static `quantization.tensors.Coding`: the format's name and which
-      entries share a scale.
+    layout: static `quantization.tensors.Coding`: the format's name, which
+      entries share a scale, and the original's type.
   """
 
   values: Any

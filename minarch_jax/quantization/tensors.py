@@ -15,10 +15,12 @@ from minarch_jax.quantization import calibration as calibrations
 
 @dataclasses.dataclass(frozen=True)
 class Coding:
-  """The static `layout` of a QTensor: its format and its blocks."""
+  """The static `layout` of a QTensor: its format, its blocks, and the type it
+  had and is given back in."""
 
   format: str
   blocks: layouts.Layout
+  dtype: str = "float32"
 
 
 def _existing(
@@ -55,6 +57,11 @@ def resolve_format(bits: formats.Bits) -> formats.Format:
   return formats.FORMATS[formats.name_of(bits)]
 
 
+def coding_of(x: types.Array, name: str, layout: layouts.Layout) -> Coding:
+  """Describes how x is stored in the named format."""
+  return Coding(name, layout, str(jnp.result_type(x)))
+
+
 def quantize_tensor(
   x: types.Array,
   name: str,
@@ -77,7 +84,7 @@ def quantize_tensor(
   """
   format = formats.FORMATS[name]
   rule = calibrations.resolve(calibration, format)
-  return _quantize(x, within, Coding(name, layout), format, rule)
+  return _quantize(x, within, coding_of(x, name, layout), format, rule)
 
 
 # Compiled whole: one operation after the other takes a second in a notebook.
@@ -133,7 +140,7 @@ def check_one(where: str, q: types.QTensor) -> None:
 
 
 def dequantize_tensor(q: types.QTensor) -> jax.Array:
-  """Returns the real numbers a QTensor stands for, float32."""
+  """Returns the real numbers a QTensor stands for, in the original's type."""
   return _dequantize(q, formats.FORMATS[q.layout.format])
 
 
@@ -141,7 +148,7 @@ def dequantize_tensor(q: types.QTensor) -> jax.Array:
 def _dequantize(q, format) -> jax.Array:
   layout = q.layout.blocks
   if not format.scaled:
-    return format.decode(q.values)
+    return format.decode(q.values).astype(q.layout.dtype)
   shape = q.values.shape
   scale = layouts.scale_to_blocks(q.scale, layout, shape)
   zero_point = q.zero_point
@@ -150,7 +157,7 @@ def _dequantize(q, format) -> jax.Array:
     zero_point = zero_point.astype(jnp.float32)
   codes = layouts.to_blocks(q.values, layout)
   blocks = arithmetic.decode(codes, scale, zero_point, format)
-  return layouts.from_blocks(blocks, layout, shape)
+  return layouts.from_blocks(blocks, layout, shape).astype(q.layout.dtype)
 
 
 def fake_quantize_tensor(
@@ -171,7 +178,7 @@ def fake_quantize_tensor(
     within: mask of the entries that exist; None = all.
 
   Returns:
-    float32, bit for bit dequantize_tensor(quantize_tensor(x, ...)). The
+    Bit for bit dequantize_tensor(quantize_tensor(x, ...)), of x's type. The
     gradient goes straight through, to x alone; see `trees.fake_quantize`.
   """
   traced = isinstance(bits, jax.Array)
@@ -187,10 +194,10 @@ def _fake(x, bits, within, layout, format, rule) -> jax.Array:
   x = jnp.asarray(x)
   format = format or resolve_format(bits)
   if not format.scaled:
-    return format.decode(format.encode(x.astype(jnp.float32)))
+    return format.decode(format.encode(x.astype(jnp.float32))).astype(x.dtype)
   blocks, low, high = calibrate(x, layout, format, rule, within)
   rounded = arithmetic.round_trip(blocks, low, high, format)
-  rounded = layouts.from_blocks(rounded, layout, x.shape)
+  rounded = layouts.from_blocks(rounded, layout, x.shape).astype(x.dtype)
   return rounded if bits is None else jnp.where(bits >= 32, x, rounded)
 
 
@@ -208,4 +215,4 @@ def _straight_through(layout, format, rule, primals, tangents):
     if bits is not None:
       passes = passes | (bits >= 32)
     tangent = jnp.where(passes, tangent, jnp.zeros_like(tangent))
-  return rounded, tangent.astype(rounded.dtype)
+  return rounded, tangent

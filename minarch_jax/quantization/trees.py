@@ -222,7 +222,7 @@ def quantize(
 
 
 def dequantize(params: types.Params) -> types.Params:
-  """Replaces QTensors by the float32 numbers they stand for.
+  """Replaces QTensors by the numbers they stand for, in their first type.
 
   Args:
     params: one network's parameters; map over seeds with `jax.vmap`.

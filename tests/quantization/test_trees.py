@@ -419,6 +419,25 @@ def test_the_gradient_goes_straight_through(bits):
   np.testing.assert_array_equal(mapped, np.ones_like(stack["kernel"]))
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("bits", [4, "nf4", "bfloat16", 32])
+def test_a_tree_comes_back_in_its_own_type(bits, dtype):
+  """The numbers of float32, rounded once to the type, also with traced bits."""
+  params = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), draw_one())
+  wide = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), params)
+  expected = quantization.dequantize(quantization.quantize(wide, bits))
+  expected = jax.tree.map(lambda leaf: leaf.astype(dtype), expected)
+  found = [
+    quantization.dequantize(quantization.quantize(params, bits)),
+    quantization.fake_quantize(params, bits),
+  ]
+  if isinstance(bits, int):
+    found.append(jax.jit(quantization.fake_quantize)(params, jnp.int32(bits)))
+  for tree in found:
+    assert tree["kernel"].dtype == tree["bias"].dtype == dtype
+    assert_equal(tree, expected)
+
+
 @pytest.mark.parametrize("bits", [3, 32])
 def test_the_gradient_stops_where_a_weight_is_clipped(bits):
   params = draw_one()

@@ -79,6 +79,7 @@ def quantize_kernel(
     within: mask of the entries that exist; None = all.
   """
   format, shape = formats.FORMATS[name], w.shape
+  coding = tensors.coding_of(w, name, layout)
   w = jnp.asarray(w, jnp.float32)
   blocks, low, high = tensors.calibrate(w, layout, format, calibration, within)
   scale, zero_point = arithmetic.step_size(low, high, format)
@@ -120,7 +121,6 @@ def quantize_kernel(
   codes = arithmetic.encode(
     layouts.to_blocks(moved, layout), scale, zero_point, format
   )
-  coding = tensors.Coding(name, layout)
   return tensors.pack_blocks(codes, scale, zero_point, coding, shape)
 
 

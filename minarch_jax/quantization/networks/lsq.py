@@ -124,7 +124,8 @@ def quantize(
     step = layouts.scale_to_blocks(step, layout, leaf.shape)
     low, high = format.low, format.high
     rounded = round_with_step(blocks, step, low, high, blocks.shape[1])
-    return layouts.from_blocks(rounded, layout, leaf.shape)
+    rounded = layouts.from_blocks(rounded, layout, leaf.shape)
+    return rounded.astype(leaf.dtype)
 
   return _map_steps(change, params, steps, granularity)
 
@@ -148,7 +149,7 @@ def to_qtensors(
     step = jnp.maximum(jnp.abs(step), 1e-12)
     blocks = layouts.to_blocks(leaf, layout)
     codes = arithmetic.encode(blocks, step, None, format)
-    coding = tensors.Coding(formats.name_of(bits), layout)
+    coding = tensors.coding_of(leaf, formats.name_of(bits), layout)
     return tensors.pack_blocks(codes, step, None, coding, leaf.shape)
 
   return _map_steps(change, params, steps, granularity)
