@@ -15,7 +15,7 @@ PACKAGE = ROOT / "minarch_jax"
 LAYERS = (
   ("registries",),
   ("types", "random"),
-  ("config",),
+  ("config", "leaves"),
   ("records", "flags", "architectures"),
   ("models", "data", "pruning", "quantization"),
   ("engine",),

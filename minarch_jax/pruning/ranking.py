@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from minarch_jax import architectures, registries
+from minarch_jax import architectures, leaves, registries
 from minarch_jax.pruning import counting, scopes, selection, trees
 from minarch_jax.pruning import granularity as shapes
 from minarch_jax.types import Array, Masks, Params
@@ -121,11 +121,11 @@ def rank(
   for what, given in (("within", within), ("masks", masks)):
     if given is not None:
       trees.check_like(what, given, scores)
-  leaves = tuple(jax.tree.leaves(scores))
+  found = jax.tree.leaves(scores)
   order = _order(
     plan,
     pool,
-    leaves,
+    tuple(leaf if leaves.is_array(leaf) else 0.0 for leaf in found),
     None if within is None else tuple(jax.tree.leaves(within)),
     None if masks is None else tuple(jax.tree.leaves(masks)),
   )

@@ -19,12 +19,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from minarch_jax import leaves as leaves_lib
 from minarch_jax import registries, types
 from minarch_jax.quantization import formats, layouts, packing, trees
 from minarch_jax.quantization import rounding as roundings_lib
 
 Count = Any  # an int, or an integer array
-Leaf = tuple[trees.Path, tuple[int, ...]]  # path and shape
+Leaf = tuple[leaves_lib.Path, tuple[int, ...]]  # path and shape
 
 
 def uses_bitmap(
@@ -124,7 +125,9 @@ def storage_bytes(
   for path, leaf in trees.paths_and_leaves(params):
     name = "/".join(path)
     if name not in by_leaf:
-      total = total + 4 * math.prod(leaf.shape)
+      total = total + (
+        4 * math.prod(leaf.shape) if leaves_lib.is_array(leaf) else 0
+      )
       continue
     format = formats.FORMATS[by_leaf[name]]
     count = None if nonzeros is None else np.asarray(nonzeros[name])

@@ -11,28 +11,16 @@ import jax.core
 import jax.numpy as jnp
 import numpy as np
 
-from minarch_jax import registries, types
+from minarch_jax import leaves, registries, types
 from minarch_jax.quantization import calibration as calibrations
 from minarch_jax.quantization import formats, layouts, tensors
 
-Path = tuple[str, ...]
-Choose = Callable[[Path], bool]  # whether the leaf at a path is quantized
+Choose = Callable[[leaves.Path], bool]  # whether the leaf is quantized
 # One width or format for all leaves, or one for each "path/to/leaf".
 TreeBits = formats.Bits | Mapping[str, formats.Bits]
 
-
-def _path(keys: tuple) -> Path:
-  return tuple(str(getattr(key, "key", key)) for key in keys)
-
-
-def is_qtensor(leaf: Any) -> bool:
-  return isinstance(leaf, types.QTensor)
-
-
-def paths_and_leaves(tree: types.Params) -> list[tuple[Path, Any]]:
-  """Lists (path, leaf); a QTensor is one leaf."""
-  found, _ = jax.tree.flatten_with_path(tree, is_leaf=is_qtensor)
-  return [(_path(keys), leaf) for keys, leaf in found]
+is_qtensor = leaves.is_qtensor
+paths_and_leaves = leaves.named
 
 
 def leaves_with_names(tree: types.Params) -> list[tuple[str, Any]]:
@@ -41,20 +29,23 @@ def leaves_with_names(tree: types.Params) -> list[tuple[str, Any]]:
 
 
 def replace_leaves(
-  tree: types.Params, leaves: Mapping[str, Any]
+  tree: types.Params, changed: Mapping[str, Any]
 ) -> types.Params:
   """Returns the tree with the leaves of the given names exchanged."""
   _, treedef = jax.tree.flatten(tree, is_leaf=is_qtensor)
   pairs = leaves_with_names(tree)
-  return treedef.unflatten([leaves.get(name, leaf) for name, leaf in pairs])
+  return treedef.unflatten([changed.get(name, leaf) for name, leaf in pairs])
 
 
 def weight_names(
   params: types.Params, choose: Choose = registries.is_weight
 ) -> list[str]:
   """Lists the leaves that quantization touches, as "path/to/leaf"."""
-  paths = [path for path, _ in paths_and_leaves(params)]
-  return ["/".join(path) for path in paths if choose(path)]
+  return [
+    "/".join(path)
+    for path, leaf in paths_and_leaves(params)
+    if choose(path) and (is_qtensor(leaf) or leaves.is_array(leaf))
+  ]
 
 
 def bits_by_leaf(
@@ -68,10 +59,10 @@ def bits_by_leaf(
   """
   names = weight_names(params, choose)
   if not names:
-    leaves = ", ".join(name for name, _ in leaves_with_names(params))
+    known = ", ".join(name for name, _ in leaves_with_names(params))
     raise ValueError(
       f"no leaf is a weight, so nothing can be quantized; the leaves are "
-      f"{leaves or 'none'}: choose others with choose="
+      f"{known or 'none'}: choose others with choose="
     )
   if not isinstance(bits, Mapping):
     bits = dict.fromkeys(names, bits)
@@ -126,10 +117,9 @@ def map_weights(
   else:
     _check_same_structure(params, within)
     masks = jax.tree.leaves(within)
-  found, treedef = jax.tree.flatten_with_path(params, is_leaf=is_qtensor)
+  treedef = jax.tree.structure(params, is_leaf=is_qtensor)
   changed = []
-  for (keys, leaf), mask in zip(found, masks, strict=True):
-    path = _path(keys)
+  for (path, leaf), mask in zip(paths_and_leaves(params), masks, strict=True):
     name = "/".join(path)
     if name in by_leaf:
       _check(name, leaf)

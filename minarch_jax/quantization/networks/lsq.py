@@ -157,17 +157,14 @@ def to_qtensors(
 
 def _map_steps(change, params, steps, granularity) -> Any:
   """Applies change(leaf, name, layout, step) where there is a step."""
-  found, treedef = jax.tree.flatten_with_path(params)
   changed = []
-  for (path, _), (_, leaf) in zip(
-    trees.paths_and_leaves(params), found, strict=True
-  ):
+  for path, leaf in trees.paths_and_leaves(params):
     name = "/".join(path)
     if name in steps:
       layout = layouts.make_layout(granularity, path, leaf.shape)
       leaf = change(jnp.asarray(leaf), name, layout, steps[name])
     changed.append(leaf)
-  return jax.tree.unflatten(treedef, changed)
+  return jax.tree.unflatten(jax.tree.structure(params), changed)
 
 
 def init_activation_steps(
