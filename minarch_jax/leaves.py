@@ -38,6 +38,12 @@ def named(tree: types.Params) -> list[tuple[Path, Any]]:
   return [(_path(keys), leaf) for keys, leaf in pairs]
 
 
+def likely(tree: types.Params) -> list[str]:
+  """Lists the last names of arrays with two axes or more, for messages."""
+  found = [p[-1] for p, x in named(tree) if p and is_array(x) and x.ndim > 1]
+  return list(dict.fromkeys(found))
+
+
 def _path(keys: tuple[Any, ...]) -> Path:
   if len(keys) > 1 and keys[-1] == jax.tree_util.GetAttrKey("value"):
     keys = keys[:-1]

@@ -1,12 +1,15 @@
 """`prune`: score, rank and cut one tree in one call."""
 
 from typing import Any
+import warnings
 
-from jax import lax
+import jax
+from jax import core, lax
 import jax.numpy as jnp
+import numpy as np
 
 from minarch_jax import architectures
-from minarch_jax.pruning import counting, criteria, granularity, ranking
+from minarch_jax.pruning import counting, criteria, granularity, ranking, trees
 from minarch_jax.pruning import masks as masking
 from minarch_jax.types import Array, Masks, Params
 
@@ -44,7 +47,8 @@ def prune(
       input_shape, activations, outputs, movement; see criteria.Context).
 
   Returns:
-    bool tree of the structure of params, 1 = kept, scalar 1 = never pruned.
+    bool tree of the structure of params, 1 = kept, scalar 1 = never pruned. A
+    warning tells leaves that nothing is left of (seen outside jit only).
 
   Raises:
     TypeError: an unknown keyword.
@@ -75,7 +79,7 @@ def prune(
     return ranking.masks_at(order, sparsity)
 
   if rounds == 1:
-    return cut(masks, sparsity)
+    return _told(cut(masks, sparsity), within)
   kept = 1.0 - jnp.asarray(sparsity, jnp.float32)
 
   def repeat(i, masks):
@@ -84,7 +88,30 @@ def prune(
   # The first cut gives the masks their shapes, the last the exact sparsity.
   masks = repeat(0, masks)
   masks = lax.fori_loop(1, rounds - 1, repeat, masks)
-  return cut(masks, sparsity)
+  return _told(cut(masks, sparsity), within)
+
+
+def _told(masks: Masks, within: Masks | None) -> Masks:
+  """Warns of leaves that nothing is left of, where masks are known."""
+  if any(isinstance(mask, core.Tracer) for mask in jax.tree.leaves(masks)):
+    return masks
+  # On the host the first kept entry answers; a program would be compiled.
+  dead = [
+    "/".join(path)
+    for path, mask in trees.named_leaves(masks)
+    if np.ndim(mask) and not np.asarray(mask).any()
+  ]
+  if within is not None and dead:
+    gone = masking.dead_layers(masks, within)
+    dead = [name for name in dead if gone[name]]
+  if dead:
+    warnings.warn(
+      "prune keeps nothing of some layers; scope='layerwise' or 'erk' keeps at "
+      "least one weight of each, exclude= spares some, a lower sparsity all: "
+      f"{', '.join(dead)}",
+      stacklevel=3,
+    )
+  return masks
 
 
 def _outputs(spec: architectures.Spec | None) -> dict[str, Any]:

@@ -311,9 +311,9 @@ def _plan(tree: Params, scope: Scope, grouping: Grouping) -> Plan:
   open_paths = [p for p, x in named if trees.prunable(p, x, names)]
   if not open_paths:
     raise ValueError(
-      f"no array is named {' or '.join(names)}, so nothing can be pruned; the "
-      f"leaves are {', '.join('/'.join(path) for path in paths)}; name others "
-      "with names="
+      f"no array is named {' or '.join(names)}, so nothing can be pruned; name "
+      f"others with names={leaves.likely(tree)}; the leaves are "
+      f"{', '.join('/'.join(path) for path in paths)}"
     )
   exclude = [_alias(layer, spec) for layer in exclude]
   trees.check_layers("exclude", exclude, open_paths)

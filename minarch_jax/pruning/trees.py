@@ -61,8 +61,9 @@ def check_layers(what: str, named: Iterable[str], paths: Sequence[Path]):
     if not any(in_layer(path, layer) for path in paths):
       known = layer_names(paths)
       raise ValueError(
-        f"{what} names layer {layer!r}, which does not exist; layers that can "
-        f"be pruned: {', '.join(known)}{registries.nearest(layer, known)}"
+        f"{what} names layer {layer!r}, which does not exist"
+        f"{registries.nearest(layer, known)}; layers that can be pruned: "
+        f"{', '.join(known)}"
       )
 
 

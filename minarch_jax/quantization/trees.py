@@ -61,16 +61,17 @@ def bits_by_leaf(
   if not names:
     known = ", ".join(name for name, _ in leaves_with_names(params))
     raise ValueError(
-      f"no leaf is a weight, so nothing can be quantized; the leaves are "
-      f"{known or 'none'}: choose others with choose="
+      "no leaf is a weight (choose others with choose=lambda path: path[-1] in "
+      f"{leaves.likely(params)}), so nothing can be quantized; the leaves are "
+      f"{known or 'none'}"
     )
   if not isinstance(bits, Mapping):
     bits = dict.fromkeys(names, bits)
   for name in bits:
     if name not in names:
       raise ValueError(
-        f"bits name {name!r}, which is not a quantized leaf; they are "
-        f"{', '.join(names)}{registries.nearest(name, names)}"
+        f"bits name {name!r}, which is not a quantized leaf"
+        f"{registries.nearest(name, names)}; they are {', '.join(names)}"
       )
   for name in names:
     if name not in bits:

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from minarch_jax import types
+from minarch_jax import registries, types
 from minarch_jax.quantization import (
   activations,
   arithmetic,
@@ -162,7 +162,8 @@ def gptq(
     The tree with QTensor leaves, as `quantize` gives it.
 
   Raises:
-    ValueError: as for `quantize`; an empty batch.
+    ValueError: as for `quantize`; an empty batch; a kernel whose input the
+      network does not show.
   """
   shapes = [leaf.shape for _, leaf in trees.paths_and_leaves(params)]
   padding = padding or integer_core.padding_rule(shapes)
@@ -174,6 +175,7 @@ def gptq(
   done = dict(trees.leaves_with_names(params))
   exists = dict(trees.leaves_with_names(options["within"] or {}))
   order = list(activations.inputs(apply, params, x))
+  _check_taps(order, by_leaf)
   done |= {name: rounded[name] for name in by_leaf if name not in order}
   for name in order:
     if not formats.FORMATS[by_leaf[name]].scaled:
@@ -193,6 +195,24 @@ def gptq(
       within=exists.get(name),
     )
   return trees.replace_leaves(params, done)
+
+
+def _check_taps(seen: list[str], by_leaf: dict[str, formats.Bits]) -> None:
+  """Raises ValueError where taps and kernels do not meet."""
+  for name in seen:
+    if name not in by_leaf:
+      raise ValueError(
+        f"apply taps the input of {name!r}, which is no quantized leaf"
+        f"{registries.nearest(name, by_leaf)}; they are {', '.join(by_leaf)}"
+      )
+  for name, bits in by_leaf.items():
+    kernel = not name.endswith("embedding") and bits != "float32"
+    if kernel and name not in seen:
+      raise ValueError(
+        f"the input of {name!r} is not known, so GPTQ cannot round it: tap it "
+        f"in apply, or leave it out with bits={{{name!r}: 32, ...}}; tapped "
+        f"are {', '.join(seen)}"
+      )
 
 
 def _options(
