@@ -8,7 +8,7 @@ from jax import core, lax
 import jax.numpy as jnp
 import numpy as np
 
-from minarch_jax import architectures
+from minarch_jax import leaves
 from minarch_jax.pruning import counting, criteria, granularity, ranking, trees
 from minarch_jax.pruning import masks as masking
 from minarch_jax.types import Array, Masks, Params
@@ -42,8 +42,8 @@ def prune(
     scope, within, masks: as for `rank`.
     rounds: cuts this often, scoring what is left anew, with the kept fraction
       falling geometrically (SynFlow: 100). No training in between.
-    **options: how entries are grouped (granularity, exclude, names, spec; see
-      ranking.Grouping) and what criteria read (key, loss, batch, apply,
+    **options: how entries are grouped (granularity, exclude, names, spec, axes;
+      see ranking.Grouping) and what criteria read (key, loss, batch, apply,
       input_shape, activations, outputs, movement; see criteria.Context).
 
   Returns:
@@ -63,7 +63,7 @@ def prune(
   chosen = criteria.find(criterion)
   grouping = {name: options[name] for name in _GROUPING if name in options}
   read = {name: options[name] for name in _READ if name in options}
-  known = criteria.Context(params, **_outputs(grouping.get("spec")) | read)
+  known = criteria.Context(params, **_outputs(params, grouping) | read)
   criteria.check_needs(criterion, known)
 
   def cut(masks, sparsity):
@@ -114,7 +114,14 @@ def _told(masks: Masks, within: Masks | None) -> Masks:
   return masks
 
 
-def _outputs(spec: architectures.Spec | None) -> dict[str, Any]:
-  """What a spec says of the leaves' output axes, for criteria that ask."""
-  leaves = () if spec is None else spec.leaves
-  return {"outputs": {"/".join(leaf.path): leaf.outputs for leaf in leaves}}
+def _outputs(params: Params, grouping: dict[str, Any]) -> dict[str, Any]:
+  """How many output axes leaves have, for criteria that ask."""
+  rules = grouping.get("spec"), grouping.get("axes")
+  axes = ranking.axes_of(params, *rules)
+  return {
+    "outputs": {
+      "/".join(path): len(found.outputs)
+      for path, found in axes.items()
+      if isinstance(found, leaves.Axes) and found.outputs
+    }
+  }

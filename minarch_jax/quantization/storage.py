@@ -50,6 +50,7 @@ def weight_bytes(
   granularity: str = "channel",
   nonzeros: Count | None = None,
   bits: Count | None = None,
+  axes: leaves_lib.Axes | leaves_lib.Readings | None = None,
 ) -> Count:
   """Counts the bytes of one weight: codes, bitmap, scales and zero points.
 
@@ -59,13 +60,14 @@ def weight_bytes(
     granularity: what shares a scale (4 bytes) and a zero point (1 byte).
     nonzeros: codes that are not 0; None = all.
     bits: of each code where not the format's, 32 = as trained, without scale.
+    axes: as for `layouts.make_layout`.
 
   Raises:
     ValueError: as `layouts.make_layout`.
   """
   path, shape = leaf
   size = math.prod(shape)
-  layout = layouts.make_layout(granularity, path, shape)
+  layout = layouts.make_layout(granularity, path, shape, axes)
   nonzeros = size if nonzeros is None else nonzeros
   bits = format.bits if bits is None else bits
   codes = np.where(
@@ -98,6 +100,7 @@ def storage_bytes(
   *,
   nonzeros: Mapping[str, Count] | None = None,
   choose: trees.Choose = registries.is_weight,
+  axes: leaves_lib.Rules | None = None,
 ) -> Any:
   """Counts the bytes of a model once quantized, from shapes alone.
 
@@ -112,6 +115,7 @@ def storage_bytes(
       gives them for the *dequantized* tree (rounding makes zeros too); None =
       all, that is dense storage. Arrays hold one number per network.
     choose: which paths are weights.
+    axes: as for `quantize`.
 
   Returns:
     Bytes: codes, scales, zero points and float32 leaves; an int, or an array
@@ -121,8 +125,9 @@ def storage_bytes(
     ValueError: as for `quantize`.
   """
   by_leaf = trees.bits_by_leaf(params, bits, choose)
-  total = 0
-  for path, leaf in trees.paths_and_leaves(params):
+  named, total = trees.paths_and_leaves(params), 0
+  described = leaves_lib.axes_of(named, axes)
+  for path, leaf in named:
     name = "/".join(path)
     if name not in by_leaf:
       total = total + (
@@ -131,7 +136,9 @@ def storage_bytes(
       continue
     format = formats.FORMATS[by_leaf[name]]
     count = None if nonzeros is None else np.asarray(nonzeros[name])
-    total = total + weight_bytes((path, leaf.shape), format, granularity, count)
+    total = total + weight_bytes(
+      (path, leaf.shape), format, granularity, count, axes=described[path]
+    )
   return total if np.ndim(total) else int(total)
 
 
@@ -152,6 +159,8 @@ def grid_bytes(
   Returns:
     int64 [..., cells].
   """
+  leaves = list(leaves)
+  axes = leaves_lib.axes_of(leaves)
   total = np.zeros(nonzeros.shape[:-1], np.int64)
   alike = {
     each: np.array([other == each for other in roundings])
@@ -168,5 +177,6 @@ def grid_bytes(
         rounding.granularity,
         nonzeros[..., cells, i],
         bits[cells],
+        axes[leaf[0]],
       )
   return total

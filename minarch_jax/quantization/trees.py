@@ -106,6 +106,7 @@ def map_weights(
   granularity: str,
   within: types.Masks | None,
   choose: Choose,
+  axes: leaves.Rules | None = None,
 ) -> types.Params:
   """Applies change(leaf, bits, layout, within) to each quantized leaf.
 
@@ -119,13 +120,17 @@ def map_weights(
     _check_same_structure(params, within)
     masks = jax.tree.leaves(within)
   treedef = jax.tree.structure(params, is_leaf=is_qtensor)
+  named = paths_and_leaves(params)
+  described = leaves.axes_of(named, axes)
   changed = []
-  for (path, leaf), mask in zip(paths_and_leaves(params), masks, strict=True):
+  for (path, leaf), mask in zip(named, masks, strict=True):
     name = "/".join(path)
     if name in by_leaf:
       _check(name, leaf)
       _check_within(name, leaf, mask)
-      layout = layouts.make_layout(granularity, path, leaf.shape)
+      layout = layouts.make_layout(
+        *(granularity, path, leaf.shape, described[path])
+      )
       leaf = change(leaf, by_leaf[name], layout, mask)
     changed.append(leaf)
   return jax.tree.unflatten(treedef, changed)
@@ -163,6 +168,7 @@ def quantize(
   calibration: calibrations.Rule = None,
   within: types.Masks | None = None,
   choose: Choose = registries.is_weight,
+  axes: leaves.Rules | None = None,
 ) -> types.Params:
   """Replaces the weights of a parameter tree by QTensors.
 
@@ -187,6 +193,8 @@ def quantize(
       them: to the others, and to all scales by absolute maximum, a padded 0
       is no number at all.
     choose: which paths are weights; kernels and embeddings by default.
+    axes: what the axes of leaves are where names, biases and shapes do not
+      tell, by patterns: {"*/proj/kernel": "ioo"}; see `minarch_jax.leaves`.
 
   Returns:
     The tree with QTensor leaves.
@@ -194,7 +202,7 @@ def quantize(
   Raises:
     ValueError: unknown bits, granularity or calibration; a group larger than
       the inputs; an empty, integer, NaN or infinite weight (values are seen
-      outside jit only); masks of another structure.
+      outside jit only); masks of another structure; axes that are not known.
   """
 
   def change(leaf, name, layout, mask):
@@ -209,7 +217,7 @@ def quantize(
       leaf, name, layout, calibration=calibration, within=mask
     )
 
-  return map_weights(change, params, bits, granularity, within, choose)
+  return map_weights(change, params, bits, granularity, within, choose, axes)
 
 
 def dequantize(params: types.Params) -> types.Params:
@@ -242,6 +250,7 @@ def fake_quantize(
   calibration: calibrations.Rule = None,
   within: types.Masks | None = None,
   choose: Choose = registries.is_weight,
+  axes: leaves.Rules | None = None,
 ) -> types.Params:
   """Rounds weights to what `dequantize(quantize(...))` gives, bit for bit.
 
@@ -264,4 +273,4 @@ def fake_quantize(
       leaf, name, layout, calibration=calibration, within=mask
     )
 
-  return map_weights(change, params, bits, granularity, within, choose)
+  return map_weights(change, params, bits, granularity, within, choose, axes)

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from minarch_jax import registries, types
+from minarch_jax import leaves, registries, types
 from minarch_jax.quantization import (
   activations,
   arithmetic,
@@ -154,7 +154,7 @@ def gptq(
     padding: of convolutions, SAME or VALID; None = by the architectures'
       rule.
     damping: share of the mean diagonal added to each Hessian.
-    **options: calibration and within, as for `quantize`. A network inside a
+    **options: calibration, within, axes, as for `quantize`. A network inside a
       wider parent rounds as alone, up to the order of sums, where a kernel has
       at most 1,024 inputs; wider ones are cut at other places.
 
@@ -176,6 +176,9 @@ def gptq(
   exists = dict(trees.leaves_with_names(options["within"] or {}))
   order = list(activations.inputs(apply, params, x))
   _check_taps(order, by_leaf)
+  axes = leaves.axes_of(trees.paths_and_leaves(params), options["axes"])
+  paths = {"/".join(path): path for path in axes}
+  _check_axes({name: axes[paths[name]] for name in order})
   done |= {name: rounded[name] for name in by_leaf if name not in order}
   for name in order:
     if not formats.FORMATS[by_leaf[name]].scaled:
@@ -184,12 +187,12 @@ def gptq(
     # The layers before, rounded already; those after are still as trained.
     now = trees.dequantize(trees.replace_leaves(params, done))
     y = activations.inputs(apply, now, x)[name]
-    w = done[name]
+    w, path = done[name], paths[name]
     done[name] = quantize_kernel(
       w,
       rows_of(y.astype(jnp.float32), w.shape, padding),
       by_leaf[name],
-      layouts.make_layout(granularity, name.split("/"), w.shape),
+      layouts.make_layout(granularity, path, w.shape, axes[path]),
       damping=damping,
       calibration=options["calibration"],
       within=exists.get(name),
@@ -215,8 +218,22 @@ def _check_taps(seen: list[str], by_leaf: dict[str, formats.Bits]) -> None:
       )
 
 
+def _check_axes(axes: dict[str, Any]) -> None:
+  """Raises ValueError for a kernel that does not begin with its inputs."""
+  for name, found in axes.items():
+    found = leaves.known(name, found)
+    if found.inputs != tuple(range(len(found.inputs))):
+      raise ValueError(
+        f"GPTQ takes kernels [*inputs, *outputs] of one layer, not {name!r}, "
+        f"of which axes {found.inputs} are the inputs; leave it out with "
+        f"bits={{{name!r}: 32, ...}}"
+      )
+
+
 def _options(
-  calibration: calibrations.Rule = None, within: types.Masks | None = None
+  calibration: calibrations.Rule = None,
+  within: types.Masks | None = None,
+  axes: leaves.Rules | None = None,
 ) -> dict[str, Any]:
   """Those of `quantize` that GPTQ takes too."""
-  return {"calibration": calibration, "within": within}
+  return {"calibration": calibration, "within": within, "axes": axes}

@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from minarch_jax import registries, types
+from minarch_jax import leaves, registries, types
 from minarch_jax.quantization import (
   arithmetic,
   formats,
@@ -87,10 +87,11 @@ def init_steps(
     ValueError: bits other than symmetric integers of 2 to 8.
   """
   format = _integer_format(bits)
-  steps = {}
-  for path, leaf in trees.paths_and_leaves(params):
+  steps, named = {}, trees.paths_and_leaves(params)
+  axes = leaves.axes_of(named)
+  for path, leaf in named:
     if choose(path):
-      layout = layouts.make_layout(granularity, path, leaf.shape)
+      layout = layouts.make_layout(granularity, path, leaf.shape, axes[path])
       blocks = jnp.abs(layouts.to_blocks(jnp.asarray(leaf), layout))
       # A group's padding is zeros and must not count.
       count = jnp.maximum(jnp.sum(blocks > 0, 1), 1)
@@ -157,11 +158,12 @@ def to_qtensors(
 
 def _map_steps(change, params, steps, granularity) -> Any:
   """Applies change(leaf, name, layout, step) where there is a step."""
-  changed = []
-  for path, leaf in trees.paths_and_leaves(params):
+  changed, named = [], trees.paths_and_leaves(params)
+  axes = leaves.axes_of(named)
+  for path, leaf in named:
     name = "/".join(path)
     if name in steps:
-      layout = layouts.make_layout(granularity, path, leaf.shape)
+      layout = layouts.make_layout(granularity, path, leaf.shape, axes[path])
       leaf = change(jnp.asarray(leaf), name, layout, steps[name])
     changed.append(leaf)
   return jax.tree.unflatten(jax.tree.structure(params), changed)

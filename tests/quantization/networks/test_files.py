@@ -56,13 +56,13 @@ def test_file_round_trip(tmp_path, name, granularity, sparsity):
 
 def test_a_stored_weight_knows_the_type_it_had(tmp_path):
   kernel = jnp.asarray(model(0.5)["block"]["out"]["kernel"], jnp.bfloat16)
-  quantized = quantization.quantize({"kernel": kernel}, 4)
+  quantized = quantization.quantize({"out": {"kernel": kernel}}, 4)
   path = os.path.join(tmp_path, "model.safetensors")
   files.save_model(path, quantized)
-  back = quantization.dequantize(files.load_model(path))["kernel"]
+  back = quantization.dequantize(files.load_model(path))["out"]["kernel"]
   assert back.dtype == jnp.bfloat16
   np.testing.assert_array_equal(
-    back, quantization.dequantize(quantized)["kernel"]
+    back, quantization.dequantize(quantized)["out"]["kernel"]
   )
 
 
