@@ -80,6 +80,9 @@ def record_inputs(
 
   Returns:
     The logits, and inputs by leaf name ("hidden_0/kernel"), [B, ..., *inputs].
+
+  Raises:
+    ValueError: the network shows no input.
   """
   seen: dict[str, jax.Array] = {}
 
@@ -87,7 +90,23 @@ def record_inputs(
     seen[name] = y
     return y
 
-  return apply(params, x, tap=tap), seen
+  hint = (
+    "call y = tap(name, y) in it on what each kernel is multiplied with, named "
+    "as its leaf ('hidden_0/kernel'), as minarch_jax/models do"
+  )
+  try:
+    logits = apply(params, x, tap=tap)
+  except TypeError as error:
+    if "'tap'" not in str(error):
+      raise
+    raise ValueError(
+      f"apply takes no tap=, so no layer's input is known; {hint}"
+    ) from error
+  if not seen:
+    raise ValueError(
+      f"apply never called its tap, so no layer's input is known; {hint}"
+    )
+  return logits, seen
 
 
 class TrainState(NamedTuple):
@@ -115,8 +134,8 @@ class QTensor:
     zero_point: int8 code of the real number 0, shaped like `scale`; None for
       symmetric formats.
     bits: bits per stored value, static.
-    layout: static `quantization.tensors.Coding`: the format's name and which
-      entries share a scale.
+    layout: static `quantization.tensors.Coding`: the format's name, which
+      entries share a scale, and the original's type.
   """
 
   values: Any

@@ -1,5 +1,6 @@
 """The names a notebook relies on, and a study in a few lines."""
 
+import dataclasses
 import functools
 import inspect
 from unittest import mock
@@ -130,6 +131,77 @@ def test_seeds_split_over_packs_come_back_in_order():
 def test_wrong_arguments_are_named(texts, overrides, error, message):
   with pytest.raises(error, match=message):
     train(texts, **overrides)
+
+
+def with_one(array, value):
+  """A copy whose last entry is `value`."""
+  changed = np.array(array)
+  changed.reshape(-1)[-1] = value
+  return changed
+
+
+# Splits that would train to chance, as (images, labels, classes) of made-up
+# ones.
+WRONG_DATA = {
+  "label above": (
+    lambda x, y: (x, with_one(y, 3), 3),
+    "train split of 'made-up': labels reach from 0 to 3, .*num_classes=4",
+  ),
+  "label below": (
+    lambda x, y: (x, with_one(y, -1), 3),
+    "labels reach from -1 to 2, .*number classes from 0",
+  ),
+  "classes too few": (lambda x, y: (x, y, 2), "0 to 2.*say num_classes=3"),
+  "classes too many": (
+    lambda x, y: (x, y, 10),
+    "num_classes=10, .*largest label .* is 2; say num_classes=3",
+  ),
+  "nan": (
+    lambda x, y: (with_one(x, np.nan), y, 3),
+    "1 of 52 images are NaN or infinite, the first at 51",
+  ),
+  "infinite": (lambda x, y: (with_one(x, np.inf), y, 3), "NaN or infinite"),
+  "features": (
+    lambda x, y: (x.reshape(len(x), -1), y, 3),
+    r"x has shape \(52, 16\) .*x\[:, None, :, None\]",
+  ),
+  "lengths": (lambda x, y: (x[1:], y, 3), "51 images and 52 labels"),
+  "no images": (lambda x, y: (x[:0], y[:0], 3), "0 images and 0 labels"),
+  "floats": (
+    lambda x, y: (x, y.astype(np.float32), 3),
+    r"labels are float32 of shape \(52,\)",
+  ),
+  "one-hot": (
+    lambda x, y: (x, np.eye(3, dtype=np.int32)[y], 3),
+    r"int32 of shape \(52, 3\).*argmax",
+  ),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_DATA)
+def test_wrong_data_are_named_before_anything_compiles(name):
+  change, message = WRONG_DATA[name]
+  x, y, classes = change(*dataset().train)
+  wrong = dataclasses.replace(
+    dataset(), train=ma.Batch(x, y), num_classes=classes
+  )
+  with (
+    mock.patch.object(planning, "plan", side_effect=AssertionError),
+    pytest.raises(ValueError, match=message),
+  ):
+    ma.train(["dnn:8"], wrong, num_seeds=1, num_epochs=1, batch_size=8)
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_images_of_all_splits_are_looked_at(split):
+  x, y = getattr(dataset(), split)
+  for batch, message in (
+    (ma.Batch(with_one(x, np.nan), y), f"{split} split of .*NaN"),
+    (ma.Batch(x[:, :2], y), f"{split} split of .*bring them to one shape"),
+  ):
+    wrong = dataclasses.replace(dataset(), **{split: batch})
+    with pytest.raises(ValueError, match=message):
+      ma.train(["dnn:8"], wrong, num_seeds=1, num_epochs=1, batch_size=8)
 
 
 def test_no_architectures_are_no_default():

@@ -5,8 +5,7 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
-from minarch_jax import registries
-from minarch_jax.pruning import criteria
+from minarch_jax.pruning import criteria, trees
 from minarch_jax.pruning.criteria import Context, Criterion
 from minarch_jax.types import Array, Params
 
@@ -25,8 +24,8 @@ def wanda(context: Context) -> Params:
 
   def score(path, w):
     name = "/".join(path)
-    if not registries.is_weight(path) or w.ndim == 0:
-      return jnp.abs(w)
+    if not trees.prunable(path, w):
+      return w
     if path[-1] == "embedding":
       return jnp.abs(w) * images**0.5
     return jnp.abs(w) * _norms(name, w, recorded, outputs.get(name, 1))

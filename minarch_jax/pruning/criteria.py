@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from minarch_jax import random, registries
+from minarch_jax import leaves, random, registries
 from minarch_jax.pruning import trees
 from minarch_jax.types import Array, Params
 
@@ -94,8 +95,8 @@ def map_named(
   function: Callable[[trees.Path, Any], Any], tree: Params
 ) -> Params:
   """Maps function(path, leaf) over a tree."""
-  leaves = [function(path, leaf) for path, leaf in trees.named_leaves(tree)]
-  return jax.tree.unflatten(jax.tree.structure(tree), leaves)
+  changed = [function(path, leaf) for path, leaf in trees.named_leaves(tree)]
+  return jax.tree.unflatten(jax.tree.structure(tree), changed)
 
 
 def magnitude(context: Context) -> Params:
@@ -103,7 +104,10 @@ def magnitude(context: Context) -> Params:
 
   Groups: mean.
   """
-  return jax.tree.map(jnp.abs, context.params)
+  return jax.tree.map(
+    lambda leaf: jnp.abs(leaf) if leaves.is_array(leaf) else leaf,
+    context.params,
+  )
 
 
 def random_choice(context: Context) -> Params:
@@ -113,8 +117,8 @@ def random_choice(context: Context) -> Params:
   """
   key = context.key
   assert key is not None
-  leaves = trees.named_leaves(context.params)
-  draws = random.uniforms(key, [(path, w.shape) for path, w in leaves])
+  named = trees.named_leaves(context.params)
+  draws = random.uniforms(key, [(path, np.shape(w)) for path, w in named])
   return jax.tree.unflatten(jax.tree.structure(context.params), draws)
 
 

@@ -4,7 +4,8 @@ An update drops the weakest connections of every layer and grows as many
 elsewhere. It is a function between training steps, never inside one.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+import functools
 from typing import NamedTuple
 
 import jax
@@ -54,9 +55,7 @@ def rigl(
   Raises:
     ValueError: a fraction outside [0, 1), or trees of different structure.
   """
-  trees.check_like("grads", grads, params)
-  growths = [jnp.abs(slope) for slope in jax.tree.leaves(grads)]
-  return _update(params, masks, fraction, growths, within)
+  return _update(params, masks, fraction, within, grads=grads)
 
 
 def sparse_evolution(
@@ -83,29 +82,54 @@ def sparse_evolution(
   Raises:
     ValueError: as for `rigl`.
   """
-  shapes = [(path, np.shape(w)) for path, w in trees.named_leaves(params)]
-  return _update(params, masks, fraction, random.uniforms(key, shapes), within)
+  return _update(params, masks, fraction, within, key=key)
 
 
-def _update(params, masks, fraction, growths, within) -> Moved:
-  """Drops the smallest weights and grows where `growths` are largest."""
+def _update(params, masks, fraction, within, grads=None, key=None) -> Moved:
+  """Drops the smallest weights; grows by gradient, or anywhere by key."""
   counting.check(fraction)
-  trees.check_like("masks", masks, params)
-  leaves, structure = jax.tree.flatten(params)
-  exists: Sequence = [None] * len(leaves)
-  if within is not None:
-    trees.check_like("within", within, params)
-    exists = jax.tree.leaves(within)
+  marks = trees.like("masks", masks, params)
+  named, structure = trees.named_leaves(params), jax.tree.structure(params)
+  moving = [i for i, mask in enumerate(marks) if np.ndim(mask)]
+  if not moving:
+    return Moved(params, masks)
+
+  def chosen(what, tree):
+    found = None if tree is None else trees.like(what, tree, params)
+    return None if found is None else [found[i] for i in moving]
+
+  exact = fraction if isinstance(fraction, int | float) else None
+  moved = _moved(
+    tuple((named[i][0], np.shape(marks[i])) for i in moving),
+    exact,  # a Python number is counted exactly, and there are few of them
+    fraction if exact is None else None,
+    [(named[i][1], marks[i]) for i in moving],
+    chosen("within", within),
+    chosen("grads", grads),
+    key,
+  )
+  leaves = [leaf for _, leaf in named]
+  for i, (leaf, mask) in zip(moving, moved, strict=True):
+    leaves[i], marks[i] = leaf, mask
+  return Moved(structure.unflatten(leaves), structure.unflatten(marks))
+
+
+# Compiled whole: one operation after the other takes seconds in a notebook.
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _moved(shapes, exact, fraction, pairs, exists, grads, key):
+  """The weights and masks, after an update, of the leaves that are pruned."""
+  fraction = fraction if exact is None else exact
+  if grads is None:
+    growths = random.uniforms(key, shapes)
+  else:
+    growths = [jnp.abs(slope) for slope in grads]
+  exists = exists or [None] * len(pairs)
   moved = []
-  for leaf, mask, growth, entries in zip(
-    leaves, jax.tree.leaves(masks), growths, exists, strict=True
-  ):
-    if np.ndim(mask):
-      mask = _move(leaf, jnp.asarray(mask, bool), growth, fraction, entries)
-      leaf, mask = jnp.where(mask[0], leaf, 0), mask[1]
-    moved.append((leaf, mask))
-  parts = zip(*moved, strict=True)
-  return Moved(*(structure.unflatten(list(part)) for part in parts))
+  for (leaf, mask), growth, entries in zip(pairs, growths, exists, strict=True):
+    mask = jnp.asarray(mask, bool)
+    kept, mask = _move(leaf, mask, growth, fraction, entries)
+    moved.append((jnp.where(kept, leaf, jnp.zeros_like(leaf)), mask))
+  return moved
 
 
 def _move(leaf, mask, growth, fraction, entries):

@@ -5,17 +5,20 @@ groups of one *layer* (a leaf; for units, an axis shared by several leaves)
 share one array of scores; `GRANULARITIES` lists the ways to cut.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
+import math
 import re
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
-from jax import lax
+from jax import core, lax
 import jax.numpy as jnp
+import numpy as np
 
 from minarch_jax import architectures, registries
-from minarch_jax.pruning import trees
+from minarch_jax import leaves as leaves_lib
+from minarch_jax.pruning import counting, trees
 from minarch_jax.types import Array
 
 
@@ -25,13 +28,27 @@ class Member:
 
   Scores are read from members whose axis is an output (`scored`): the incoming
   weights of a unit. All members are masked.
+
+  `axes` are those of the member, where they are known. A member that is one of
+  several stacked layers has its `place` along the leaf's axes `stacked`; shape
+  and axes are then its own.
   """
 
   leaf: int
   shape: tuple[int, ...]
-  outputs: int = 1
+  axes: leaves_lib.Axes | leaves_lib.Readings
   axis: int = 0
   scored: bool = True
+  rows: tuple[int, ...] = ()
+  stacked: tuple[int, ...] = ()
+  place: tuple[int, ...] = ()
+
+  def of(self, leaves: "Leaves") -> Any:
+    """Takes the member out of the leaves."""
+    leaf = leaves[self.leaf]
+    if not self.stacked:
+      return leaf
+    return jnp.moveaxis(leaf, self.stacked, _first(self))[self.place]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +65,10 @@ class Layer:
   before: int = -1
 
 
+def _first(member: Member) -> tuple[int, ...]:
+  return tuple(range(len(member.stacked)))
+
+
 class Tree(NamedTuple):
   """What is known of a parameter tree before any value is."""
 
@@ -55,6 +76,7 @@ class Tree(NamedTuple):
   shapes: Sequence[tuple[int, ...]]
   prunable: Sequence[bool]
   spec: architectures.Spec | None
+  axes: Mapping[trees.Path, leaves_lib.Axes | leaves_lib.Readings]
 
 
 Leaves = Sequence[Array]
@@ -102,6 +124,59 @@ def parse(text: str) -> tuple[Granularity, tuple[int, ...]]:
   return chosen, args
 
 
+def check_sparsity(
+  granularity: Granularity, args: tuple[int, ...], sparsity: float | Array
+) -> None:
+  """Raises ValueError for a known sparsity that leaves none of every M."""
+  if not granularity.rows or isinstance(sparsity, core.Tracer):
+    return
+  (m,) = args
+  if int(counting.kept_count(sparsity, m)) < 1:
+    raise ValueError(
+      f"sparsity {float(sparsity):g} would keep 0 of every {m} (nm:{m}) and so "
+      f"remove everything; at most {1 - 1 / m:g} can be removed, which keeps 1 "
+      f"of every {m}"
+    )
+
+
+def apart(layers: Sequence[Layer]) -> list[Layer]:
+  """Makes a layer of every layer that is stacked in one leaf.
+
+  Raises:
+    ValueError: it is not known whether some are.
+  """
+  found = []
+  for layer in layers:
+    member = layer.members[0]
+    axes = leaves_lib.known(layer.name, member.axes)
+    if len(layer.members) > 1 or not axes.stacked:
+      found.append(layer)
+      continue
+    own = [i for i in range(len(member.shape)) if i not in axes.stacked]
+    inputs, outputs = (
+      tuple(own.index(i) for i in part) for part in (axes.inputs, axes.outputs)
+    )
+    one = dataclasses.replace(
+      member,
+      shape=tuple(member.shape[i] for i in own),
+      axes=leaves_lib.Axes(inputs, outputs),
+      stacked=axes.stacked,
+    )
+    for place in np.ndindex(*(member.shape[i] for i in axes.stacked)):
+      name = "/".join([layer.name, *map(str, place)])
+      each = dataclasses.replace(one, place=place)
+      found.append(Layer(name, (each,), layer.args))
+  return found
+
+
+def together(members: Sequence[Member], parts: Sequence[jax.Array]):
+  """Stacks again what `apart` took apart: all layers of one leaf, in order."""
+  last = members[-1]
+  sizes = [place + 1 for place in last.place]
+  whole = jnp.stack(list(parts)).reshape(*sizes, *last.shape)
+  return jnp.moveaxis(whole, _first(last), last.stacked)
+
+
 # How element scores become one score of a group: from their sum and number.
 POOLS: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
   "mean": lambda total, size: total / jnp.maximum(size, 1),
@@ -116,11 +191,8 @@ FIRST = "first"
 
 
 def _element_layers(tree: Tree, args) -> list[Layer]:
-  outputs = {}
-  if tree.spec is not None:
-    outputs = {leaf.path: leaf.outputs for leaf in tree.spec.leaves}
   return [
-    Layer("/".join(path), (Member(i, shape, outputs.get(path, 1)),), args)
+    Layer("/".join(path), (Member(i, shape, tree.axes[path]),), args)
     for i, (path, shape) in enumerate(zip(tree.paths, tree.shapes, strict=True))
     if tree.prunable[i]
   ]
@@ -128,7 +200,7 @@ def _element_layers(tree: Tree, args) -> list[Layer]:
 
 def _element_group(layer, scores, alive, pool):
   (member,) = layer.members
-  return _single(scores[member.leaf], pool), alive[member.leaf]
+  return _single(member.of(scores), pool), member.of(alive)
 
 
 def _single(score, pool):
@@ -145,19 +217,29 @@ def _element_expand(layer, mask):
 
 
 def _nm_layers(tree: Tree, args) -> list[Layer]:
-  """Groups of M neighbours along the last input axis of each leaf."""
+  """Groups of M neighbours along the last input axis of each leaf.
+
+  Where that is no multiple of M, along all inputs together: a matrix product
+  sums over them in this order. Not within a spec, whose networks may lie in
+  parents that are wider.
+  """
   (m,) = args
   layers = []
   for layer in _element_layers(tree, args):
     (member,) = layer.members
-    axis = max(len(member.shape) - member.outputs - 1, 0)
-    if member.shape[axis] % m:
+    inputs = leaves_lib.known(layer.name, member.axes).inputs or (0,)
+    rows = inputs[-1:]
+    (size,) = (member.shape[axis] for axis in rows)
+    together = math.prod(member.shape[axis] for axis in inputs)
+    if size % m and together % m == 0 and tree.spec is None:
+      rows = inputs
+    elif size % m:
       raise ValueError(
-        f"granularity nm:{m}: axis {axis} of leaf {layer.name!r} has "
-        f"{member.shape[axis]} entries, not a multiple of {m}; exclude the "
-        "layer or choose another size"
+        f"granularity nm:{m}: axis {rows[0]} of leaf {layer.name!r} has {size} "
+        f"entries, not a multiple of {m}; exclude the layer or choose another "
+        "size"
       )
-    member = dataclasses.replace(member, axis=axis)
+    member = dataclasses.replace(member, rows=rows)
     layers.append(dataclasses.replace(layer, members=(member,)))
   return layers
 
@@ -170,14 +252,19 @@ def _nm_group(layer, scores, alive, pool):
 
 
 def _rows(x, member, m):
-  return jnp.moveaxis(x, member.axis, -1).reshape(-1, m)
+  return jnp.moveaxis(x, member.rows, _last(member)).reshape(-1, m)
+
+
+def _last(member: Member) -> tuple[int, ...]:
+  return tuple(range(-len(member.rows), 0))
 
 
 def _nm_expand(layer, mask):
   (member,) = layer.members
-  shape = list(member.shape)
-  shape.append(shape.pop(member.axis))
-  return {member.leaf: jnp.moveaxis(mask.reshape(shape), -1, member.axis)}
+  shape = [n for i, n in enumerate(member.shape) if i not in member.rows]
+  shape += [member.shape[i] for i in member.rows]
+  mask = jnp.moveaxis(mask.reshape(shape), _last(member), member.rows)
+  return {member.leaf: mask}
 
 
 # --- block -------------------------------------------------------------------
@@ -190,7 +277,7 @@ def _block_layers(tree: Tree, args) -> list[Layer]:
 def _block_group(layer, scores, alive, pool):
   """Blocks of the last two axes; those at the far edges may be smaller."""
   (member,) = layer.members
-  score, exists = scores[member.leaf], alive[member.leaf]
+  score, exists = member.of(scores), member.of(alive)
   blocks = [_blocks(x, layer.args) for x in (score, exists)]
   if pool == FIRST:
     return blocks[0][..., 0], jnp.any(blocks[1], -1)
@@ -253,9 +340,8 @@ def _unit_layers(tree: Tree, args) -> list[Layer]:
         output = position >= len(leaf.axes) - leaf.outputs
         scored = output and leaf.is_kernel
         inputs += leaf.axes[: -leaf.outputs] if scored else ()
-        members.append(
-          Member(i, tree.shapes[i], leaf.outputs, position, scored)
-        )
+        axes = tree.axes[leaf.path]
+        members.append(Member(i, tree.shapes[i], axes, position, scored))
     if all(tree.prunable[m.leaf] for m in members if m.scored):
       before = [i for i, each in enumerate(layers) if each.name in inputs]
       layers.append(Layer(axis, tuple(members), args, *before[-1:]))

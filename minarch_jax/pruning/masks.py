@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from minarch_jax import leaves
 from minarch_jax.pruning import trees
 from minarch_jax.types import Masks, Params
 
@@ -13,14 +14,21 @@ def apply_masks(params: Params, masks: Masks) -> Params:
   """Sets masked parameters to exactly zero, whatever they were (NaN too).
 
   Args:
-    params: a tree of arrays.
-    masks: a tree of the same structure; leaves broadcast to the parameters.
+    params: a tree of arrays; other leaves (functions, PRNG keys, Python
+      numbers) are left alone.
+    masks: a tree of the same structure, each leaf of its parameter's shape or
+      a scalar.
 
   Raises:
     ValueError: the masks were made for another tree.
   """
-  trees.check_like("masks", masks, params)
-  return _apply(params, masks)
+  marks = trees.like("masks", masks, params)
+  found, treedef = jax.tree.flatten(params)
+  arrays = {i: leaf for i, leaf in enumerate(found) if leaves.is_array(leaf)}
+  changed = _apply(arrays, {i: marks[i] for i in arrays})
+  return treedef.unflatten(
+    [changed.get(i, leaf) for i, leaf in enumerate(found)]
+  )
 
 
 @jax.jit  # whole: a notebook would wait for two operations of every shape
@@ -66,13 +74,15 @@ def masked(
       )
     grads, sparse = apply_masks(updates, masks), apply_masks(params, masks)
     updates, state = inner.update(grads, state, sparse, **extra)
-    updates = jax.tree.map(
-      lambda u, p, mask: jnp.where(jnp.asarray(mask, bool), u, -p),
-      updates,
-      params,
-      masks,
-    )
-    return updates, state
+    found, treedef = jax.tree.flatten(updates)
+    marks = trees.like("masks", masks, params)
+    parts = zip(found, jax.tree.leaves(params), marks, strict=True)
+    return treedef.unflatten(
+      [
+        jnp.where(jnp.asarray(mask, bool), u, -p) if leaves.is_array(p) else u
+        for u, p, mask in parts
+      ]
+    ), state
 
   return optax.GradientTransformationExtraArgs(init, update)
 

@@ -1,12 +1,15 @@
 """`prune`: score, rank and cut one tree in one call."""
 
 from typing import Any
+import warnings
 
-from jax import lax
+import jax
+from jax import core, lax
 import jax.numpy as jnp
+import numpy as np
 
-from minarch_jax import architectures
-from minarch_jax.pruning import counting, criteria, ranking
+from minarch_jax import leaves
+from minarch_jax.pruning import counting, criteria, granularity, ranking, trees
 from minarch_jax.pruning import masks as masking
 from minarch_jax.types import Array, Masks, Params
 
@@ -39,12 +42,13 @@ def prune(
     scope, within, masks: as for `rank`.
     rounds: cuts this often, scoring what is left anew, with the kept fraction
       falling geometrically (SynFlow: 100). No training in between.
-    **options: how entries are grouped (granularity, exclude, names, spec; see
-      ranking.Grouping) and what criteria read (key, loss, batch, apply,
+    **options: how entries are grouped (granularity, exclude, names, spec, axes;
+      see ranking.Grouping) and what criteria read (key, loss, batch, apply,
       input_shape, activations, outputs, movement; see criteria.Context).
 
   Returns:
-    bool tree of the structure of params, 1 = kept, scalar 1 = never pruned.
+    bool tree of the structure of params, 1 = kept, scalar 1 = never pruned. A
+    warning tells leaves that nothing is left of (seen outside jit only).
 
   Raises:
     TypeError: an unknown keyword.
@@ -52,12 +56,14 @@ def prune(
   """
   ranking.check_keywords("prune", options, (*_GROUPING, *_READ))
   counting.check(sparsity)
+  cut_into = granularity.parse(options.get("granularity", "element"))
+  granularity.check_sparsity(*cut_into, sparsity)
   if rounds < 1:
     raise ValueError(f"rounds {rounds} is below 1; one cut is rounds=1")
   chosen = criteria.find(criterion)
   grouping = {name: options[name] for name in _GROUPING if name in options}
   read = {name: options[name] for name in _READ if name in options}
-  known = criteria.Context(params, **_outputs(grouping.get("spec")) | read)
+  known = criteria.Context(params, **_outputs(params, grouping) | read)
   criteria.check_needs(criterion, known)
 
   def cut(masks, sparsity):
@@ -73,7 +79,7 @@ def prune(
     return ranking.masks_at(order, sparsity)
 
   if rounds == 1:
-    return cut(masks, sparsity)
+    return _told(cut(masks, sparsity), within)
   kept = 1.0 - jnp.asarray(sparsity, jnp.float32)
 
   def repeat(i, masks):
@@ -82,10 +88,40 @@ def prune(
   # The first cut gives the masks their shapes, the last the exact sparsity.
   masks = repeat(0, masks)
   masks = lax.fori_loop(1, rounds - 1, repeat, masks)
-  return cut(masks, sparsity)
+  return _told(cut(masks, sparsity), within)
 
 
-def _outputs(spec: architectures.Spec | None) -> dict[str, Any]:
-  """What a spec says of the leaves' output axes, for criteria that ask."""
-  leaves = () if spec is None else spec.leaves
-  return {"outputs": {"/".join(leaf.path): leaf.outputs for leaf in leaves}}
+def _told(masks: Masks, within: Masks | None) -> Masks:
+  """Warns of leaves that nothing is left of, where masks are known."""
+  if any(isinstance(mask, core.Tracer) for mask in jax.tree.leaves(masks)):
+    return masks
+  # On the host the first kept entry answers; a program would be compiled.
+  dead = [
+    "/".join(path)
+    for path, mask in trees.named_leaves(masks)
+    if np.ndim(mask) and not np.asarray(mask).any()
+  ]
+  if within is not None and dead:
+    gone = masking.dead_layers(masks, within)
+    dead = [name for name in dead if gone[name]]
+  if dead:
+    warnings.warn(
+      "prune keeps nothing of some layers; scope='layerwise' or 'erk' keeps at "
+      "least one weight of each, exclude= spares some, a lower sparsity all: "
+      f"{', '.join(dead)}",
+      stacklevel=3,
+    )
+  return masks
+
+
+def _outputs(params: Params, grouping: dict[str, Any]) -> dict[str, Any]:
+  """How many output axes leaves have, for criteria that ask."""
+  rules = grouping.get("spec"), grouping.get("axes")
+  axes = ranking.axes_of(params, *rules)
+  return {
+    "outputs": {
+      "/".join(path): len(found.outputs)
+      for path, found in axes.items()
+      if isinstance(found, leaves.Axes) and found.outputs
+    }
+  }

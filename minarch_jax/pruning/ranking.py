@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from minarch_jax import architectures, registries
+from minarch_jax import architectures, leaves, registries
 from minarch_jax.pruning import counting, scopes, selection, trees
 from minarch_jax.pruning import granularity as shapes
 from minarch_jax.types import Array, Masks, Params
@@ -28,12 +28,16 @@ class Grouping(NamedTuple):
       last layer of `spec`.
     names: last names of the leaves that are pruned.
     spec: named axes of the tree; units need it.
+    axes: without spec, what the axes of leaves are where names, biases and
+      shapes do not tell, by patterns: {"*/proj/kernel": "ioo"}; see
+      `minarch_jax.leaves`.
   """
 
   granularity: str = "element"
   exclude: Sequence[str] = ()
   names: Sequence[str] = registries.WEIGHTS
   spec: architectures.Spec | None = None
+  axes: leaves.Rules | None = None
 
 
 def check_keywords(
@@ -109,7 +113,7 @@ def rank(
     masks: entries that are still there; those pruned before stay pruned, count
       as existing and go first.
     pool: one of POOLS, or "first": how a group's score comes from its entries'.
-    **grouping: granularity, exclude, names, spec; see Grouping.
+    **grouping: granularity, exclude, names, spec, axes; see Grouping.
 
   Raises:
     TypeError: an unknown keyword.
@@ -121,11 +125,11 @@ def rank(
   for what, given in (("within", within), ("masks", masks)):
     if given is not None:
       trees.check_like(what, given, scores)
-  leaves = tuple(jax.tree.leaves(scores))
+  found = jax.tree.leaves(scores)
   order = _order(
     plan,
     pool,
-    leaves,
+    tuple(leaf if leaves.is_array(leaf) else 0.0 for leaf in found),
     None if within is None else tuple(jax.tree.leaves(within)),
     None if masks is None else tuple(jax.tree.leaves(masks)),
   )
@@ -139,15 +143,28 @@ def rank(
 
 
 def check(
-  shapes: Params, scope: Scope, granularity: str, spec: architectures.Spec
+  shapes: Params,
+  scope: Scope,
+  granularity: str,
+  spec: architectures.Spec,
+  sparsities: Sequence[float] = (),
 ) -> None:
-  """Raises what `rank` would, from the shapes of a network alone.
+  """Raises what `rank` and `masks_at` would, from a network's shapes alone.
 
   Args:
     shapes: a tree of arrays or `jax.ShapeDtypeStruct`.
     scope, granularity, spec: as for `rank`.
+    sparsities: that will be cut at.
   """
-  _plan(shapes, scope, Grouping(granularity, spec=spec))
+  plan = _plan(shapes, scope, Grouping(granularity, spec=spec))
+  for sparsity in sparsities:
+    _check_sparsity(plan, sparsity)
+
+
+def _check_sparsity(plan: Plan, sparsity: float | Array) -> None:
+  """Raises ValueError for a known sparsity that cannot be cut at."""
+  counting.check(sparsity)
+  shapes.check_sparsity(plan.granularity, plan.layers[0].args, sparsity)
 
 
 # Compiled whole: one operation after the other would take seconds to compile
@@ -216,9 +233,10 @@ def masks_at(ranking: Ranking, sparsity: float | Array) -> Masks:
       pool of n groups keeps `round((1 - sparsity) * n)`, or all that are left.
 
   Raises:
-    ValueError: a known sparsity outside [0, 1).
+    ValueError: a known sparsity outside [0, 1), or one that leaves none of
+      every M.
   """
-  counting.check(sparsity)
+  _check_sparsity(ranking.plan, sparsity)
   return _cut(ranking, kept_groups(ranking, sparsity))
 
 
@@ -234,10 +252,16 @@ def masks_of(ranking: Ranking, marks: jax.Array) -> Masks:
   masks: list[Any] = [None] * len(ranking.alive)
   parts = selection.take_apart(ranking.pools, marks)
   parts = _passed_through(plan.layers, parts, ranking.sizes)
+  stacks: dict[int, list[tuple[shapes.Member, jax.Array]]] = {}
   for layer, part in zip(plan.layers, parts, strict=True):
     # A leaf between two unit axes lives where both of its units do.
     for leaf, cut in plan.granularity.expand(layer, part).items():
-      masks[leaf] = cut if masks[leaf] is None else masks[leaf] & cut
+      if layer.members[0].place:
+        stacks.setdefault(leaf, []).append((layer.members[0], cut))
+      else:
+        masks[leaf] = cut if masks[leaf] is None else masks[leaf] & cut
+  for leaf, stack in stacks.items():
+    masks[leaf] = shapes.together(*zip(*stack, strict=True))
   masks = [
     alive if mask is None else mask & alive
     for mask, alive in zip(masks, ranking.alive, strict=True)
@@ -286,7 +310,7 @@ def kept_groups(ranking: Ranking, sparsity: float | Array) -> jax.Array:
 
 def _plan(tree: Params, scope: Scope, grouping: Grouping) -> Plan:
   """Checks everything that does not depend on values, and fixes it."""
-  granularity, exclude, names, spec = grouping
+  granularity, exclude, names, spec, rules = grouping
   for what, given in (("exclude", exclude), ("names", names)):
     if isinstance(given, str):
       raise ValueError(f"{what} is a text, {given!r}; write [{given!r}]")
@@ -297,9 +321,9 @@ def _plan(tree: Params, scope: Scope, grouping: Grouping) -> Plan:
   open_paths = [p for p, x in named if trees.prunable(p, x, names)]
   if not open_paths:
     raise ValueError(
-      f"no array is named {' or '.join(names)}, so nothing can be pruned; the "
-      f"leaves are {', '.join('/'.join(path) for path in paths)}; name others "
-      "with names="
+      f"no array is named {' or '.join(names)}, so nothing can be pruned; name "
+      f"others with names={leaves.likely(tree)}; the leaves are "
+      f"{', '.join('/'.join(path) for path in paths)}"
     )
   exclude = [_alias(layer, spec) for layer in exclude]
   trees.check_layers("exclude", exclude, open_paths)
@@ -315,8 +339,11 @@ def _plan(tree: Params, scope: Scope, grouping: Grouping) -> Plan:
     [np.shape(x) for _, x in named],
     [p in open_paths for p in paths],
     spec,
+    axes_of(tree, spec, rules),
   )
   layers = tuple(chosen.layers(cut, args))
+  if not sharing.pooled and not chosen.rows:
+    layers = tuple(shapes.apart(layers))
   if not layers:
     raise ValueError(
       f"every layer is excluded ({', '.join(exclude)}), or has no groups of "
@@ -324,8 +351,21 @@ def _plan(tree: Params, scope: Scope, grouping: Grouping) -> Plan:
     )
   own: Sequence[float | None] = [None] * len(layers)
   if isinstance(scope, Mapping):
+    for sparsity in scope.values():
+      shapes.check_sparsity(chosen, args, sparsity)
     own = _own_sparsities(scope, layers, paths)
   return Plan(jax.tree.structure(tree), chosen, layers, sharing, tuple(own))
+
+
+def axes_of(
+  tree: Params, spec: architectures.Spec | None, rules: leaves.Rules | None
+) -> dict[trees.Path, leaves.Axes | leaves.Readings]:
+  """Describes the axes of a tree: by its spec, where there is one."""
+  described = () if spec is None else spec.leaves
+  return leaves.axes_of(leaves.named(tree), rules) | {
+    leaf.path: leaves.trailing(len(leaf.axes), leaf.outputs)
+    for leaf in described
+  }
 
 
 def _check_spec(named, spec: architectures.Spec) -> None:
@@ -401,11 +441,14 @@ def _density(layer: shapes.Layer, exists) -> Any:
   if exists is not None:
     # What exists is a product of ranges, so an axis is as long as its longest
     # line through the entries.
-    entries = exists[member.leaf].astype(jnp.float32)
+    entries = member.of(exists).astype(jnp.float32)
     sizes = [jnp.max(jnp.sum(entries, i)) for i in range(len(sizes))]
   if len(sizes) != 4:
-    split = len(sizes) - member.outputs
-    sizes = [math.prod(sizes[:split]), math.prod(sizes[split:])]
+    axes = leaves.known(layer.name, member.axes)
+    sizes = [
+      math.prod(sizes[axis] for axis in part)
+      for part in (axes.inputs, axes.outputs)
+    ]
   if exists is None:
     return sum(sizes) / math.prod(sizes)
   # A layer that a shallow member of a deep parent lacks has no entries.

@@ -43,9 +43,13 @@ def _at_least_one(kept, sizes):
 
 
 def pool_shares(sizes, density, sparsity):
-  """Each pool of size n keeps `round((1 - s) n)`, be it nothing: N of M."""
+  """Each row of N of M keeps `round((1 - s) n)`, but at least one.
+
+  A known sparsity that leaves none is refused (granularity.check_sparsity); a
+  traced one cannot be.
+  """
   del density
-  return counting.kept_count(sparsity, sizes)
+  return _at_least_one(counting.kept_count(sparsity, sizes), sizes)
 
 
 def _erk(sizes, density, sparsity):

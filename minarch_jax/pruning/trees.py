@@ -3,13 +3,14 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from flax import nnx
 import jax
 import numpy as np
 
-from minarch_jax import registries
-from minarch_jax.types import Params, QTensor
+from minarch_jax import leaves, registries
+from minarch_jax.types import Params
 
-Path = tuple[str, ...]
+Path = leaves.Path
 
 
 def named_leaves(tree: Params) -> list[tuple[Path, Any]]:
@@ -18,10 +19,9 @@ def named_leaves(tree: Params) -> list[tuple[Path, Any]]:
   Raises:
     ValueError: a leaf is quantized.
   """
-  pairs, _ = jax.tree_util.tree_flatten_with_path(tree, is_leaf=_quantized)
-  named = [(tuple(map(_entry, keys)), leaf) for keys, leaf in pairs]
+  named = leaves.named(tree)
   for path, leaf in named:
-    if _quantized(leaf):
+    if leaves.is_qtensor(leaf):
       raise ValueError(
         f"leaf {'/'.join(path)!r} is quantized; prune before quantizing, or "
         "dequantize first"
@@ -29,25 +29,16 @@ def named_leaves(tree: Params) -> list[tuple[Path, Any]]:
   return named
 
 
-def _quantized(leaf: Any) -> bool:
-  return isinstance(leaf, QTensor)
-
-
-def _entry(key: Any) -> str:
-  for attribute in ("key", "name", "idx"):
-    if hasattr(key, attribute):
-      return str(getattr(key, attribute))
-  return str(key)
-
-
 def prunable(
   path: Path, leaf: Any, names: Sequence[str] = registries.WEIGHTS
 ) -> bool:
   """Says whether a leaf is pruned: kernels and embeddings, by default.
 
-  Scalar leaves never are: a scalar mask means "not pruned".
+  Scalar leaves never are: a scalar mask means "not pruned". Nor is what holds
+  no numbers.
   """
-  return bool(path) and path[-1] in names and np.ndim(leaf) > 0
+  named = bool(path) and path[-1] in names
+  return named and leaves.is_array(leaf) and np.ndim(leaf) > 0
 
 
 def in_layer(path: Path, layer: str) -> bool:
@@ -70,15 +61,26 @@ def check_layers(what: str, named: Iterable[str], paths: Sequence[Path]):
     if not any(in_layer(path, layer) for path in paths):
       known = layer_names(paths)
       raise ValueError(
-        f"{what} names layer {layer!r}, which does not exist; layers that can "
-        f"be pruned: {', '.join(known)}{registries.nearest(layer, known)}"
+        f"{what} names layer {layer!r}, which does not exist"
+        f"{registries.nearest(layer, known)}; layers that can be pruned: "
+        f"{', '.join(known)}"
       )
 
 
 def check_like(what: str, tree: Params, params: Params) -> None:
-  """Raises ValueError unless tree has the leaves of params.
+  """Raises ValueError unless tree has the leaves of params; see `like`."""
+  like(what, tree, params)
 
-  Each leaf must have the shape of its parameter, or be a scalar.
+
+def like(what: str, tree: Params, params: Params) -> list[Any]:
+  """Lists the leaves of a tree that was made for params, in their order.
+
+  Each leaf must have the name of its parameter, and its shape or none. The
+  containers must be the same, except that NNX variables may have been taken
+  out of one of them, as `nnx.Optimizer` does.
+
+  Raises:
+    ValueError: the tree was made for another one.
   """
   ours, theirs = named_leaves(tree), named_leaves(params)
   here, there = dict(ours), dict(theirs)
@@ -91,7 +93,7 @@ def check_like(what: str, tree: Params, params: Params) -> None:
       f"{what}: the tree {said} leaf {leaf!r}; it must have the structure of "
       "the parameters it was made for"
     )
-  if jax.tree.structure(tree) != jax.tree.structure(params):
+  if _bare(tree) != _bare(params):
     raise ValueError(
       f"{what}: the tree's containers differ from those of the parameters; "
       "make it with jax.tree.map over the parameters"
@@ -102,3 +104,11 @@ def check_like(what: str, tree: Params, params: Params) -> None:
         f"{what}: leaf {'/'.join(path)!r} has shape {np.shape(leaf)}, its "
         f"parameter {np.shape(param)}; give that shape, or a scalar"
       )
+  return [leaf for _, leaf in ours]
+
+
+def _bare(tree: Params) -> Any:
+  """The structure of a tree without the NNX variables around its leaves."""
+  return jax.tree.structure(
+    tree, is_leaf=lambda node: isinstance(node, nnx.Variable)
+  )

@@ -50,7 +50,7 @@ def inputs(
   """Returns every layer's input in a forward pass, by layer name.
 
   Raises:
-    ValueError: an empty batch.
+    ValueError: an empty batch, or a network without taps.
   """
   if x.shape[0] == 0:
     raise ValueError("cannot calibrate on an empty batch; pass some images")

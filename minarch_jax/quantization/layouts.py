@@ -14,8 +14,7 @@ import re
 import jax
 import jax.numpy as jnp
 
-# Their kernels are [dim, heads, head_dim]: two output axes.
-_PROJECTIONS = ("query", "key", "value")
+from minarch_jax import leaves
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,39 +33,36 @@ class Layout:
     return tuple(a for a in range(ndim) if a not in self.inputs)
 
 
-def num_output_axes(path: Sequence[str], ndim: int) -> int:
-  """Counts an array's output axes: its last one, or [heads, head_dim].
-
-  A vector has none: a scale for each entry would hold the entry itself.
-  """
-  if ndim < 2:
-    return 0
-  projection = len(path) > 1 and path[-2] in _PROJECTIONS and ndim == 3
-  return 2 if projection else 1
-
-
 def make_layout(
-  granularity: str, path: Sequence[str], shape: Sequence[int]
+  granularity: str,
+  path: leaves.Path,
+  shape: Sequence[int],
+  axes: leaves.Axes | leaves.Readings | None = None,
 ) -> Layout:
   """Chooses the layout of the array at `path`.
 
+  A vector is one channel: a scale for each entry would hold the entry itself.
+
   Args:
     granularity: "tensor", "channel" (each output has its scale) or "group:G"
-      (each G inputs of each output have theirs; a shorter last group).
+      (each G inputs of each output have theirs; a shorter last group). Layers
+      that are stacked in one array share no scale.
     path: names from the root to the leaf.
     shape: its shape.
+    axes: what its axes are, as `leaves.axes_of` says of the whole tree; None =
+      as its own name and shape tell.
 
   Raises:
-    ValueError: unknown granularity, an empty array, or a group larger than
-      the inputs.
+    ValueError: unknown granularity, an empty array, a group larger than the
+      inputs, or axes that are not known.
   """
-  ndim = len(shape)
   where = "/".join(path)
   if math.prod(shape) == 0:
     raise ValueError(f"{where}: cannot quantize an array of shape {shape}")
+  axes = axes or leaves.axes_of([(tuple(path), tuple(shape))])[tuple(path)]
+  inputs, outputs, stacked = leaves.known(where, axes)
   if granularity == "tensor":
-    return Layout(tuple(range(ndim)))
-  inputs = tuple(range(ndim - num_output_axes(path, ndim)))
+    return Layout(tuple(a for a in range(len(shape)) if a not in stacked))
   if granularity == "channel":
     return Layout(inputs)
   match = re.fullmatch(r"group:([1-9][0-9]*)", granularity)
@@ -75,10 +71,10 @@ def make_layout(
       f"granularity {granularity!r} is not tensor, channel or group:G with a "
       "positive integer G, for example group:32"
     )
-  if len(path) > 1 and path[-2] == "out" and ndim == 3:
+  if path[-2:-1] == ("out",) and (len(inputs), len(outputs)) == (2, 1):
     # Heads and their size are both units, so groups stay within a head: then
     # a narrow network's groups are the same inside a wider parent.
-    inputs = (1,)
+    inputs = inputs[1:]
   group, size = int(match[1]), math.prod(shape[a] for a in inputs)
   if group > size:
     raise ValueError(

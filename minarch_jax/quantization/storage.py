@@ -19,12 +19,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from minarch_jax import leaves as leaves_lib
 from minarch_jax import registries, types
 from minarch_jax.quantization import formats, layouts, packing, trees
 from minarch_jax.quantization import rounding as roundings_lib
 
 Count = Any  # an int, or an integer array
-Leaf = tuple[trees.Path, tuple[int, ...]]  # path and shape
+Leaf = tuple[leaves_lib.Path, tuple[int, ...]]  # path and shape
 
 
 def uses_bitmap(
@@ -49,6 +50,7 @@ def weight_bytes(
   granularity: str = "channel",
   nonzeros: Count | None = None,
   bits: Count | None = None,
+  axes: leaves_lib.Axes | leaves_lib.Readings | None = None,
 ) -> Count:
   """Counts the bytes of one weight: codes, bitmap, scales and zero points.
 
@@ -58,13 +60,14 @@ def weight_bytes(
     granularity: what shares a scale (4 bytes) and a zero point (1 byte).
     nonzeros: codes that are not 0; None = all.
     bits: of each code where not the format's, 32 = as trained, without scale.
+    axes: as for `layouts.make_layout`.
 
   Raises:
     ValueError: as `layouts.make_layout`.
   """
   path, shape = leaf
   size = math.prod(shape)
-  layout = layouts.make_layout(granularity, path, shape)
+  layout = layouts.make_layout(granularity, path, shape, axes)
   nonzeros = size if nonzeros is None else nonzeros
   bits = format.bits if bits is None else bits
   codes = np.where(
@@ -97,6 +100,7 @@ def storage_bytes(
   *,
   nonzeros: Mapping[str, Count] | None = None,
   choose: trees.Choose = registries.is_weight,
+  axes: leaves_lib.Rules | None = None,
 ) -> Any:
   """Counts the bytes of a model once quantized, from shapes alone.
 
@@ -111,6 +115,7 @@ def storage_bytes(
       gives them for the *dequantized* tree (rounding makes zeros too); None =
       all, that is dense storage. Arrays hold one number per network.
     choose: which paths are weights.
+    axes: as for `quantize`.
 
   Returns:
     Bytes: codes, scales, zero points and float32 leaves; an int, or an array
@@ -120,15 +125,20 @@ def storage_bytes(
     ValueError: as for `quantize`.
   """
   by_leaf = trees.bits_by_leaf(params, bits, choose)
-  total = 0
-  for path, leaf in trees.paths_and_leaves(params):
+  named, total = trees.paths_and_leaves(params), 0
+  described = leaves_lib.axes_of(named, axes)
+  for path, leaf in named:
     name = "/".join(path)
     if name not in by_leaf:
-      total = total + 4 * math.prod(leaf.shape)
+      total = total + (
+        4 * math.prod(leaf.shape) if leaves_lib.is_array(leaf) else 0
+      )
       continue
     format = formats.FORMATS[by_leaf[name]]
     count = None if nonzeros is None else np.asarray(nonzeros[name])
-    total = total + weight_bytes((path, leaf.shape), format, granularity, count)
+    total = total + weight_bytes(
+      (path, leaf.shape), format, granularity, count, axes=described[path]
+    )
   return total if np.ndim(total) else int(total)
 
 
@@ -149,6 +159,8 @@ def grid_bytes(
   Returns:
     int64 [..., cells].
   """
+  leaves = list(leaves)
+  axes = leaves_lib.axes_of(leaves)
   total = np.zeros(nonzeros.shape[:-1], np.int64)
   alike = {
     each: np.array([other == each for other in roundings])
@@ -165,5 +177,6 @@ def grid_bytes(
         rounding.granularity,
         nonzeros[..., cells, i],
         bits[cells],
+        axes[leaf[0]],
       )
   return total

@@ -12,8 +12,8 @@ so the optimizer, masks and the training loop need not know of it.
 import jax
 import jax.numpy as jnp
 
-from minarch_jax import registries, types
-from minarch_jax.quantization import activations, formats, tensors, trees
+from minarch_jax import leaves, registries, types
+from minarch_jax.quantization import activations, formats, trees
 from minarch_jax.quantization import calibration as calibrations
 
 
@@ -37,31 +37,23 @@ def straight_through(
   calibration: calibrations.Rule = None,
   within: types.Masks | None = None,
   choose: trees.Choose = registries.is_weight,
+  axes: leaves.Rules | None = None,
 ) -> types.Params:
-  """Rounds weights as `fake_quantize` does, with the clipped gradient.
+  """Rounds weights for training: `fake_quantize`, by the name of its gradient.
 
   >>> def rounded_loss(params):
   ...   return loss(ma.straight_through(params, bits=2), batch)
   >>> grads = jax.grad(rounded_loss)(params)
 
-  The gradient is 1 inside the calibrated range and 0 where a weight is
-  clipped (Bengio et al. 2013, arXiv 1308.3432; clipped as in Courbariaux et
-  al. 2016, arXiv 1602.02830, equation 4). A range by absolute maximum clips
-  nothing.
-
   Takes the arguments of `fake_quantize`, a traced `bits` too.
   """
-
-  def change(leaf, name, layout, mask):
-    options = {"calibration": calibration, "within": mask}
-    fixed = jax.lax.stop_gradient(leaf)
-    rounded = tensors.fake_quantize_tensor(fixed, name, layout, **options)
-    passes = tensors.unclipped_tensor(fixed, name, layout, **options)
-    if isinstance(name, jax.Array):
-      passes = passes | (name >= 32)
-    return pass_through(leaf, rounded, passes)
-
-  return trees.map_weights(change, params, bits, granularity, within, choose)
+  return trees.fake_quantize(
+    *(params, bits, granularity),
+    calibration=calibration,
+    within=within,
+    choose=choose,
+    axes=axes,
+  )
 
 
 def straight_through_tap(

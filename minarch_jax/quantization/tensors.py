@@ -15,10 +15,12 @@ from minarch_jax.quantization import calibration as calibrations
 
 @dataclasses.dataclass(frozen=True)
 class Coding:
-  """The static `layout` of a QTensor: its format and its blocks."""
+  """The static `layout` of a QTensor: its format, its blocks, and the type it
+  had and is given back in."""
 
   format: str
   blocks: layouts.Layout
+  dtype: str = "float32"
 
 
 def _existing(
@@ -55,6 +57,11 @@ def resolve_format(bits: formats.Bits) -> formats.Format:
   return formats.FORMATS[formats.name_of(bits)]
 
 
+def coding_of(x: types.Array, name: str, layout: layouts.Layout) -> Coding:
+  """Describes how x is stored in the named format."""
+  return Coding(name, layout, str(jnp.result_type(x)))
+
+
 def quantize_tensor(
   x: types.Array,
   name: str,
@@ -77,7 +84,7 @@ def quantize_tensor(
   """
   format = formats.FORMATS[name]
   rule = calibrations.resolve(calibration, format)
-  return _quantize(x, within, Coding(name, layout), format, rule)
+  return _quantize(x, within, coding_of(x, name, layout), format, rule)
 
 
 # Compiled whole: one operation after the other takes a second in a notebook.
@@ -133,7 +140,7 @@ def check_one(where: str, q: types.QTensor) -> None:
 
 
 def dequantize_tensor(q: types.QTensor) -> jax.Array:
-  """Returns the real numbers a QTensor stands for, float32."""
+  """Returns the real numbers a QTensor stands for, in the original's type."""
   return _dequantize(q, formats.FORMATS[q.layout.format])
 
 
@@ -141,7 +148,7 @@ def dequantize_tensor(q: types.QTensor) -> jax.Array:
 def _dequantize(q, format) -> jax.Array:
   layout = q.layout.blocks
   if not format.scaled:
-    return format.decode(q.values)
+    return format.decode(q.values).astype(q.layout.dtype)
   shape = q.values.shape
   scale = layouts.scale_to_blocks(q.scale, layout, shape)
   zero_point = q.zero_point
@@ -150,7 +157,7 @@ def _dequantize(q, format) -> jax.Array:
     zero_point = zero_point.astype(jnp.float32)
   codes = layouts.to_blocks(q.values, layout)
   blocks = arithmetic.decode(codes, scale, zero_point, format)
-  return layouts.from_blocks(blocks, layout, shape)
+  return layouts.from_blocks(blocks, layout, shape).astype(q.layout.dtype)
 
 
 def fake_quantize_tensor(
@@ -171,50 +178,41 @@ def fake_quantize_tensor(
     within: mask of the entries that exist; None = all.
 
   Returns:
-    float32, bit for bit dequantize_tensor(quantize_tensor(x, ...)).
+    Bit for bit dequantize_tensor(quantize_tensor(x, ...)), of x's type. The
+    gradient goes straight through, to x alone; see `trees.fake_quantize`.
   """
-  if isinstance(bits, jax.Array):
-    rule = calibrations.resolve(calibration, formats.INT8)
-    return _fake_traced(x, bits, within, layout, rule)
-  format = resolve_format(bits)
-  rule = calibrations.resolve(calibration, format)
-  return _fake(x, within, layout, format, rule)
+  traced = isinstance(bits, jax.Array)
+  format = None if traced else resolve_format(bits)
+  rule = calibrations.resolve(calibration, format or formats.INT8)
+  return _fake(x, bits if traced else None, within, layout, format, rule)
 
 
+# Of `bits`, traced, and `format` one is None.
+@functools.partial(jax.custom_jvp, nondiff_argnums=(3, 4, 5))
 @functools.partial(jax.jit, static_argnames=("layout", "format", "rule"))
-def _fake(x, within, layout, format, rule) -> jax.Array:
-  if not format.scaled:
-    return format.decode(format.encode(jnp.asarray(x, jnp.float32)))
-  return _rounded(jnp.asarray(x), within, layout, format, rule)
-
-
-@functools.partial(jax.jit, static_argnames=("layout", "rule"))
-def _fake_traced(x, bits, within, layout, rule) -> jax.Array:
+def _fake(x, bits, within, layout, format, rule) -> jax.Array:
   x = jnp.asarray(x)
-  rounded = _rounded(x, within, layout, resolve_format(bits), rule)
-  return jnp.where(bits >= 32, x, rounded)
-
-
-def _rounded(x, within, layout, format, rule) -> jax.Array:
+  format = format or resolve_format(bits)
+  if not format.scaled:
+    return format.decode(format.encode(x.astype(jnp.float32))).astype(x.dtype)
   blocks, low, high = calibrate(x, layout, format, rule, within)
   rounded = arithmetic.round_trip(blocks, low, high, format)
-  return layouts.from_blocks(rounded, layout, x.shape)
+  rounded = layouts.from_blocks(rounded, layout, x.shape).astype(x.dtype)
+  return rounded if bits is None else jnp.where(bits >= 32, x, rounded)
 
 
-def unclipped_tensor(
-  x: types.Array,
-  bits: formats.Bits,
-  layout: layouts.Layout,
-  *,
-  calibration: calibrations.Rule = None,
-  within: types.Array | None = None,
-) -> jax.Array:
-  """Marks the entries that the calibrated range does not clip."""
-  format = resolve_format(bits)
-  rule = calibrations.resolve(calibration, format)
-  if not format.scaled or not rule.clips:
-    return jnp.ones(x.shape, bool)
-  blocks, low, high = calibrate(x, layout, format, rule, within)
-  return layouts.from_blocks(
-    (blocks >= low) & (blocks <= high), layout, x.shape
-  )
+@_fake.defjvp
+def _straight_through(layout, format, rule, primals, tangents):
+  """Rounds as ever; the derivative is 1, or 0 where the range clips."""
+  x, bits, within = primals
+  tangent, *_ = tangents
+  rounded = _fake(*primals, layout, format, rule)
+  format = format or resolve_format(bits)
+  if format.scaled and rule.clips:
+    blocks, low, high = calibrate(x, layout, format, rule, within)
+    passes = (blocks >= low) & (blocks <= high)
+    passes = layouts.from_blocks(passes, layout, x.shape)
+    if bits is not None:
+      passes = passes | (bits >= 32)
+    tangent = jnp.where(passes, tangent, jnp.zeros_like(tangent))
+  return rounded, tangent

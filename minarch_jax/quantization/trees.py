@@ -11,28 +11,16 @@ import jax.core
 import jax.numpy as jnp
 import numpy as np
 
-from minarch_jax import registries, types
+from minarch_jax import leaves, registries, types
 from minarch_jax.quantization import calibration as calibrations
 from minarch_jax.quantization import formats, layouts, tensors
 
-Path = tuple[str, ...]
-Choose = Callable[[Path], bool]  # whether the leaf at a path is quantized
+Choose = Callable[[leaves.Path], bool]  # whether the leaf is quantized
 # One width or format for all leaves, or one for each "path/to/leaf".
 TreeBits = formats.Bits | Mapping[str, formats.Bits]
 
-
-def _path(keys: tuple) -> Path:
-  return tuple(str(getattr(key, "key", key)) for key in keys)
-
-
-def is_qtensor(leaf: Any) -> bool:
-  return isinstance(leaf, types.QTensor)
-
-
-def paths_and_leaves(tree: types.Params) -> list[tuple[Path, Any]]:
-  """Lists (path, leaf); a QTensor is one leaf."""
-  found, _ = jax.tree.flatten_with_path(tree, is_leaf=is_qtensor)
-  return [(_path(keys), leaf) for keys, leaf in found]
+is_qtensor = leaves.is_qtensor
+paths_and_leaves = leaves.named
 
 
 def leaves_with_names(tree: types.Params) -> list[tuple[str, Any]]:
@@ -41,20 +29,23 @@ def leaves_with_names(tree: types.Params) -> list[tuple[str, Any]]:
 
 
 def replace_leaves(
-  tree: types.Params, leaves: Mapping[str, Any]
+  tree: types.Params, changed: Mapping[str, Any]
 ) -> types.Params:
   """Returns the tree with the leaves of the given names exchanged."""
   _, treedef = jax.tree.flatten(tree, is_leaf=is_qtensor)
   pairs = leaves_with_names(tree)
-  return treedef.unflatten([leaves.get(name, leaf) for name, leaf in pairs])
+  return treedef.unflatten([changed.get(name, leaf) for name, leaf in pairs])
 
 
 def weight_names(
   params: types.Params, choose: Choose = registries.is_weight
 ) -> list[str]:
   """Lists the leaves that quantization touches, as "path/to/leaf"."""
-  paths = [path for path, _ in paths_and_leaves(params)]
-  return ["/".join(path) for path in paths if choose(path)]
+  return [
+    "/".join(path)
+    for path, leaf in paths_and_leaves(params)
+    if choose(path) and (is_qtensor(leaf) or leaves.is_array(leaf))
+  ]
 
 
 def bits_by_leaf(
@@ -68,18 +59,19 @@ def bits_by_leaf(
   """
   names = weight_names(params, choose)
   if not names:
-    leaves = ", ".join(name for name, _ in leaves_with_names(params))
+    known = ", ".join(name for name, _ in leaves_with_names(params))
     raise ValueError(
-      f"no leaf is a weight, so nothing can be quantized; the leaves are "
-      f"{leaves or 'none'}: choose others with choose="
+      "no leaf is a weight (choose others with choose=lambda path: path[-1] in "
+      f"{leaves.likely(params)}), so nothing can be quantized; the leaves are "
+      f"{known or 'none'}"
     )
   if not isinstance(bits, Mapping):
     bits = dict.fromkeys(names, bits)
   for name in bits:
     if name not in names:
       raise ValueError(
-        f"bits name {name!r}, which is not a quantized leaf; they are "
-        f"{', '.join(names)}{registries.nearest(name, names)}"
+        f"bits name {name!r}, which is not a quantized leaf"
+        f"{registries.nearest(name, names)}; they are {', '.join(names)}"
       )
   for name in names:
     if name not in bits:
@@ -114,6 +106,7 @@ def map_weights(
   granularity: str,
   within: types.Masks | None,
   choose: Choose,
+  axes: leaves.Rules | None = None,
 ) -> types.Params:
   """Applies change(leaf, bits, layout, within) to each quantized leaf.
 
@@ -126,15 +119,18 @@ def map_weights(
   else:
     _check_same_structure(params, within)
     masks = jax.tree.leaves(within)
-  found, treedef = jax.tree.flatten_with_path(params, is_leaf=is_qtensor)
+  treedef = jax.tree.structure(params, is_leaf=is_qtensor)
+  named = paths_and_leaves(params)
+  described = leaves.axes_of(named, axes)
   changed = []
-  for (keys, leaf), mask in zip(found, masks, strict=True):
-    path = _path(keys)
+  for (path, leaf), mask in zip(named, masks, strict=True):
     name = "/".join(path)
     if name in by_leaf:
       _check(name, leaf)
       _check_within(name, leaf, mask)
-      layout = layouts.make_layout(granularity, path, leaf.shape)
+      layout = layouts.make_layout(
+        *(granularity, path, leaf.shape, described[path])
+      )
       leaf = change(leaf, by_leaf[name], layout, mask)
     changed.append(leaf)
   return jax.tree.unflatten(treedef, changed)
@@ -172,6 +168,7 @@ def quantize(
   calibration: calibrations.Rule = None,
   within: types.Masks | None = None,
   choose: Choose = registries.is_weight,
+  axes: leaves.Rules | None = None,
 ) -> types.Params:
   """Replaces the weights of a parameter tree by QTensors.
 
@@ -196,6 +193,8 @@ def quantize(
       them: to the others, and to all scales by absolute maximum, a padded 0
       is no number at all.
     choose: which paths are weights; kernels and embeddings by default.
+    axes: what the axes of leaves are where names, biases and shapes do not
+      tell, by patterns: {"*/proj/kernel": "ioo"}; see `minarch_jax.leaves`.
 
   Returns:
     The tree with QTensor leaves.
@@ -203,7 +202,7 @@ def quantize(
   Raises:
     ValueError: unknown bits, granularity or calibration; a group larger than
       the inputs; an empty, integer, NaN or infinite weight (values are seen
-      outside jit only); masks of another structure.
+      outside jit only); masks of another structure; axes that are not known.
   """
 
   def change(leaf, name, layout, mask):
@@ -218,11 +217,11 @@ def quantize(
       leaf, name, layout, calibration=calibration, within=mask
     )
 
-  return map_weights(change, params, bits, granularity, within, choose)
+  return map_weights(change, params, bits, granularity, within, choose, axes)
 
 
 def dequantize(params: types.Params) -> types.Params:
-  """Replaces QTensors by the float32 numbers they stand for.
+  """Replaces QTensors by the numbers they stand for, in their first type.
 
   Args:
     params: one network's parameters; map over seeds with `jax.vmap`.
@@ -251,8 +250,18 @@ def fake_quantize(
   calibration: calibrations.Rule = None,
   within: types.Masks | None = None,
   choose: Choose = registries.is_weight,
+  axes: leaves.Rules | None = None,
 ) -> types.Params:
   """Rounds weights to what `dequantize(quantize(...))` gives, bit for bit.
+
+  >>> def rounded_loss(params):
+  ...   return loss(ma.fake_quantize(params, bits=2), batch)
+  >>> grads = jax.grad(rounded_loss)(params)
+
+  The gradient goes straight through to the weights: it is 1 inside the
+  calibrated range and 0 where a weight is clipped (Bengio et al. 2013, arXiv
+  1308.3432; clipped as in Courbariaux et al. 2016, arXiv 1602.02830, equation
+  4). A range by absolute maximum clips nothing. Scales are constants to it.
 
   Takes the arguments of `quantize`; besides, `bits` may be a traced integer
   (2 to 8, or 32 for the identity), so that one compiled program serves a grid
@@ -264,4 +273,4 @@ def fake_quantize(
       leaf, name, layout, calibration=calibration, within=mask
     )
 
-  return map_weights(change, params, bits, granularity, within, choose)
+  return map_weights(change, params, bits, granularity, within, choose, axes)

@@ -51,7 +51,9 @@ def _check_rules(
       }
     )
     try:
-      pruning.check(shapes, rule.scope, rule.granularity, spec)
+      pruning.check(
+        shapes, rule.scope, rule.granularity, spec, config.sparsities
+      )
     except ValueError as error:
       raise ConfigError(
         f"--granularities={rule.granularity} does not fit {architecture}: "

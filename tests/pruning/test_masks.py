@@ -245,6 +245,24 @@ def test_connections_move_in_a_parent_as_alone(name):
   assert padded.masks["kernel"].shape == (3, *wide)
 
 
+@pytest.mark.parametrize("name", ["set", "rigl"])
+def test_moving_is_one_program(name):
+  """Of all layers, for every traced fraction; eager it took seconds."""
+  params = {"activation": jnp.tanh, **tree()}
+  masks = pruning.prune(params, 0.6)
+  before = dynamic._moved._cache_size()  # pyright: ignore
+  for step in range(3):
+    fraction = dynamic.moving_fraction(step, 10)
+    if name == "set":
+      key = jax.random.key(step)
+      moved = dynamic.sparse_evolution(params, masks, fraction, key)
+    else:
+      moved = dynamic.rigl(params, masks, fraction, params)
+    assert pruning.count(moved.masks) == pruning.count(masks)
+    assert moved.params["activation"] is jnp.tanh
+  assert dynamic._moved._cache_size() == before + 1  # pyright: ignore
+
+
 def test_the_moving_fraction_falls_to_zero():
   fractions = np.asarray(dynamic.moving_fraction(np.arange(11), 10, 0.3))
   np.testing.assert_allclose(fractions[[0, 5, 10]], [0.3, 0.15, 0], atol=1e-6)

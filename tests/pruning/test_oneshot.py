@@ -1,5 +1,7 @@
 """What a user may type wrong, and the message that says so."""
 
+import warnings
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -46,6 +48,18 @@ ERRORS = {
   "N:M": (
     dict(granularity="nm:4"),
     "nm:4: axis 0 of leaf 'hidden_1/kernel' has 6 entries, not a multiple of 4",
+  ),
+  "N:M and nothing left": (
+    dict(sparsity=0.875, granularity="nm:4", exclude=["hidden_1", "output"]),
+    "sparsity 0.875 would keep 0 of every 4 .*; at most 0.75 can be removed",
+  ),
+  "N:M and nothing left of a layer": (
+    dict(
+      granularity="nm:4",
+      exclude=["hidden_1", "output"],
+      scope={"hidden_0": 0.9},
+    ),
+    "sparsity 0.9 would keep 0 of every 4",
   ),
   "N:M and ERK": (
     dict(granularity="nm:2", scope="erk"),
@@ -123,6 +137,30 @@ def test_a_dictionary_gives_each_layer_its_sparsity():
     "hidden_1": 3,
     "output": 8,
   }
+
+
+def test_layers_that_die_are_told():
+  params = {n: {"kernel": np.full((2, 2), x)} for n, x in (("a", 1), ("b", 2))}
+  with pytest.warns(UserWarning, match="scope='layerwise'.*: a/kernel$"):
+    masks = pruning.prune(params, 0.5)
+  assert not masks["a"]["kernel"].any() and masks["b"]["kernel"].all()
+  # As is a layer of which nothing is left of what exists.
+  within = {"a": {"kernel": np.eye(2)}, "b": {"kernel": np.zeros((2, 2))}}
+  with warnings.catch_warnings():
+    warnings.simplefilter("error")
+    pruning.prune(params, 0.5, scope="layerwise")
+    pruning.prune(params, 0.5, within=within)
+    jax.jit(lambda p: pruning.prune(p, 0.5))(params)
+
+
+def test_the_hint_comes_before_a_long_list():
+  many = {f"layer_{i}": {"weight": np.ones((2, 2))} for i in range(50)}
+  with pytest.raises(ValueError) as error:
+    pruning.prune(many, 0.5)
+  assert str(error.value).index("names=['weight']") < 100
+  with pytest.raises(ValueError) as error:
+    pruning.prune(many, 0.5, names=["weight"], exclude=["layr_7"])
+  assert str(error.value).index("did you mean 'layer_7'") < 100
 
 
 def test_other_names_can_be_pruned():

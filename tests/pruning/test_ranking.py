@@ -130,7 +130,8 @@ def test_counts_are_exact(text, scope, cut, tied):
       total = sum(size for _, size in counts)
       expected = max(round((1 - sparsity) * total), len(counts))
       assert sum(kept for kept, _ in counts) == expected
-    least = 1 if scope != "global" and not plan.granularity.rows else 0
+    # Of a traced sparsity it cannot be said that it leaves none of every M.
+    least = 1 if scope != "global" or plan.granularity.rows else 0
     for kept, size in counts:
       assert kept >= least
       if scope != "erk":

@@ -402,6 +402,68 @@ def test_padded_equals_alone_for_every_calibration():
   )
 
 
+@pytest.mark.parametrize("bits", [2, "binary", "float8_e4m3", "bfloat16", 32])
+def test_the_gradient_goes_straight_through(bits):
+  """1 where nothing is clipped, and the value is what it was, also mapped."""
+  params = draw_one()
+
+  def rounded(params, bits=bits):
+    return quantization.fake_quantize(params, bits, "group:4")
+
+  expected = quantization.dequantize(
+    quantization.quantize(params, bits, "group:4")
+  )
+  ones = jax.tree.map(np.ones_like, params)
+  value, tangent = jax.jvp(rounded, (params,), (ones,))
+  assert_equal(value, expected)
+  assert_equal(tangent, ones)
+  slope = jax.grad(lambda p: rounded(p)["kernel"].sum())
+  stack = jax.tree.map(lambda leaf: np.stack([leaf, -leaf]), params)
+  for found in (slope(params), jax.jit(slope)(params)):
+    np.testing.assert_array_equal(found["kernel"], ones["kernel"])
+  mapped = jax.jit(jax.vmap(slope))(stack)["kernel"]
+  np.testing.assert_array_equal(mapped, np.ones_like(stack["kernel"]))
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("bits", [4, "nf4", "bfloat16", 32])
+def test_a_tree_comes_back_in_its_own_type(bits, dtype):
+  """The numbers of float32, rounded once to the type, also with traced bits."""
+  params = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), draw_one())
+  wide = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), params)
+  expected = quantization.dequantize(quantization.quantize(wide, bits))
+  expected = jax.tree.map(lambda leaf: leaf.astype(dtype), expected)
+  found = [
+    quantization.dequantize(quantization.quantize(params, bits)),
+    quantization.fake_quantize(params, bits),
+  ]
+  if isinstance(bits, int):
+    found.append(jax.jit(quantization.fake_quantize)(params, jnp.int32(bits)))
+  for tree in found:
+    assert tree["kernel"].dtype == tree["bias"].dtype == dtype
+    assert_equal(tree, expected)
+
+
+@pytest.mark.parametrize("bits", [3, 32])
+def test_the_gradient_stops_where_a_weight_is_clipped(bits):
+  params = draw_one()
+
+  def total(params, bits):
+    rounded = quantization.fake_quantize(
+      params, bits, "tensor", calibration=calibrations.make_percentile(90.0)
+    )
+    return rounded["kernel"].sum(), rounded["kernel"]
+
+  slope = jax.grad(total, has_aux=True)
+  static, rounded = slope(params, bits)
+  traced, same = jax.jit(slope)(params, jnp.int32(bits))
+  np.testing.assert_allclose(rounded, same, rtol=1e-6)
+  clipped = np.abs(params["kernel"]) > np.abs(rounded).max()
+  assert clipped.any() == (bits == 3)
+  np.testing.assert_array_equal(static["kernel"], ~clipped)
+  np.testing.assert_array_equal(traced["kernel"], ~clipped)
+
+
 def test_within_matters_to_percentiles():
   """Padding must not count as numbers."""
   w = np.random.default_rng(0).normal(size=(10, 2)).astype(np.float32)

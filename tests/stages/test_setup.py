@@ -29,6 +29,14 @@ def test_groups_that_do_not_fit_a_network_are_refused():
     setup.check(config.replace(granularities=("element", "nm:4")))
 
 
+def test_a_sparsity_that_leaves_none_of_every_four_is_refused():
+  config = Config(dataset="digits", architectures=("dnn:8",))
+  config = config.replace(granularities=("element", "nm:4"))
+  with pytest.raises(ConfigError, match="sparsity 0.9 .*at most 0.75"):
+    setup.check(config)
+  setup.check(config.replace(sparsities=(0.0, 0.5, 0.8)))
+
+
 def test_other_bytes_of_data_are_another_recipe():
   session = tiny_study.open_session()
   other = dataclasses.replace(session.dataset, fingerprint="other bytes")

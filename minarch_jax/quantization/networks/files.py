@@ -60,6 +60,8 @@ def _encode(leaf: Any) -> tuple[dict[str, np.ndarray], Any]:
     "group": coding.blocks.group,
     "bitmap": bitmap,
   }
+  if coding.dtype != "float32":
+    described["dtype"] = coding.dtype
   return {part: np.asarray(value) for part, value in parts.items()}, described
 
 
@@ -106,7 +108,7 @@ def _decode(parts: dict[str, np.ndarray], described: dict[str, Any]) -> Any:
   codes = jnp.asarray(codes.reshape(shape))
   if name == "float32":
     return codes
-  coding = tensors.Coding(name, layout)
+  coding = tensors.Coding(name, layout, described.get("dtype", "float32"))
   return types.QTensor(codes, scale, zero_point, format.bits, coding)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from minarch_jax import types
+from minarch_jax import leaves, registries, types
 from minarch_jax.quantization import (
   activations,
   arithmetic,
@@ -79,6 +79,7 @@ def quantize_kernel(
     within: mask of the entries that exist; None = all.
   """
   format, shape = formats.FORMATS[name], w.shape
+  coding = tensors.coding_of(w, name, layout)
   w = jnp.asarray(w, jnp.float32)
   blocks, low, high = tensors.calibrate(w, layout, format, calibration, within)
   scale, zero_point = arithmetic.step_size(low, high, format)
@@ -120,7 +121,6 @@ def quantize_kernel(
   codes = arithmetic.encode(
     layouts.to_blocks(moved, layout), scale, zero_point, format
   )
-  coding = tensors.Coding(name, layout)
   return tensors.pack_blocks(codes, scale, zero_point, coding, shape)
 
 
@@ -154,7 +154,7 @@ def gptq(
     padding: of convolutions, SAME or VALID; None = by the architectures'
       rule.
     damping: share of the mean diagonal added to each Hessian.
-    **options: calibration and within, as for `quantize`. A network inside a
+    **options: calibration, within, axes, as for `quantize`. A network inside a
       wider parent rounds as alone, up to the order of sums, where a kernel has
       at most 1,024 inputs; wider ones are cut at other places.
 
@@ -162,7 +162,8 @@ def gptq(
     The tree with QTensor leaves, as `quantize` gives it.
 
   Raises:
-    ValueError: as for `quantize`; an empty batch.
+    ValueError: as for `quantize`; an empty batch; a kernel whose input the
+      network does not show.
   """
   shapes = [leaf.shape for _, leaf in trees.paths_and_leaves(params)]
   padding = padding or integer_core.padding_rule(shapes)
@@ -174,6 +175,10 @@ def gptq(
   done = dict(trees.leaves_with_names(params))
   exists = dict(trees.leaves_with_names(options["within"] or {}))
   order = list(activations.inputs(apply, params, x))
+  _check_taps(order, by_leaf)
+  axes = leaves.axes_of(trees.paths_and_leaves(params), options["axes"])
+  paths = {"/".join(path): path for path in axes}
+  _check_axes({name: axes[paths[name]] for name in order})
   done |= {name: rounded[name] for name in by_leaf if name not in order}
   for name in order:
     if not formats.FORMATS[by_leaf[name]].scaled:
@@ -182,12 +187,12 @@ def gptq(
     # The layers before, rounded already; those after are still as trained.
     now = trees.dequantize(trees.replace_leaves(params, done))
     y = activations.inputs(apply, now, x)[name]
-    w = done[name]
+    w, path = done[name], paths[name]
     done[name] = quantize_kernel(
       w,
       rows_of(y.astype(jnp.float32), w.shape, padding),
       by_leaf[name],
-      layouts.make_layout(granularity, name.split("/"), w.shape),
+      layouts.make_layout(granularity, path, w.shape, axes[path]),
       damping=damping,
       calibration=options["calibration"],
       within=exists.get(name),
@@ -195,8 +200,40 @@ def gptq(
   return trees.replace_leaves(params, done)
 
 
+def _check_taps(seen: list[str], by_leaf: dict[str, formats.Bits]) -> None:
+  """Raises ValueError where taps and kernels do not meet."""
+  for name in seen:
+    if name not in by_leaf:
+      raise ValueError(
+        f"apply taps the input of {name!r}, which is no quantized leaf"
+        f"{registries.nearest(name, by_leaf)}; they are {', '.join(by_leaf)}"
+      )
+  for name, bits in by_leaf.items():
+    kernel = not name.endswith("embedding") and bits != "float32"
+    if kernel and name not in seen:
+      raise ValueError(
+        f"the input of {name!r} is not known, so GPTQ cannot round it: tap it "
+        f"in apply, or leave it out with bits={{{name!r}: 32, ...}}; tapped "
+        f"are {', '.join(seen)}"
+      )
+
+
+def _check_axes(axes: dict[str, Any]) -> None:
+  """Raises ValueError for a kernel that does not begin with its inputs."""
+  for name, found in axes.items():
+    found = leaves.known(name, found)
+    if found.inputs != tuple(range(len(found.inputs))):
+      raise ValueError(
+        f"GPTQ takes kernels [*inputs, *outputs] of one layer, not {name!r}, "
+        f"of which axes {found.inputs} are the inputs; leave it out with "
+        f"bits={{{name!r}: 32, ...}}"
+      )
+
+
 def _options(
-  calibration: calibrations.Rule = None, within: types.Masks | None = None
+  calibration: calibrations.Rule = None,
+  within: types.Masks | None = None,
+  axes: leaves.Rules | None = None,
 ) -> dict[str, Any]:
   """Those of `quantize` that GPTQ takes too."""
-  return {"calibration": calibration, "within": within}
+  return {"calibration": calibration, "within": within, "axes": axes}

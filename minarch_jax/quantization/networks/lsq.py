@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from minarch_jax import registries, types
+from minarch_jax import leaves, registries, types
 from minarch_jax.quantization import (
   arithmetic,
   formats,
@@ -87,10 +87,11 @@ def init_steps(
     ValueError: bits other than symmetric integers of 2 to 8.
   """
   format = _integer_format(bits)
-  steps = {}
-  for path, leaf in trees.paths_and_leaves(params):
+  steps, named = {}, trees.paths_and_leaves(params)
+  axes = leaves.axes_of(named)
+  for path, leaf in named:
     if choose(path):
-      layout = layouts.make_layout(granularity, path, leaf.shape)
+      layout = layouts.make_layout(granularity, path, leaf.shape, axes[path])
       blocks = jnp.abs(layouts.to_blocks(jnp.asarray(leaf), layout))
       # A group's padding is zeros and must not count.
       count = jnp.maximum(jnp.sum(blocks > 0, 1), 1)
@@ -124,7 +125,8 @@ def quantize(
     step = layouts.scale_to_blocks(step, layout, leaf.shape)
     low, high = format.low, format.high
     rounded = round_with_step(blocks, step, low, high, blocks.shape[1])
-    return layouts.from_blocks(rounded, layout, leaf.shape)
+    rounded = layouts.from_blocks(rounded, layout, leaf.shape)
+    return rounded.astype(leaf.dtype)
 
   return _map_steps(change, params, steps, granularity)
 
@@ -148,7 +150,7 @@ def to_qtensors(
     step = jnp.maximum(jnp.abs(step), 1e-12)
     blocks = layouts.to_blocks(leaf, layout)
     codes = arithmetic.encode(blocks, step, None, format)
-    coding = tensors.Coding(formats.name_of(bits), layout)
+    coding = tensors.coding_of(leaf, formats.name_of(bits), layout)
     return tensors.pack_blocks(codes, step, None, coding, leaf.shape)
 
   return _map_steps(change, params, steps, granularity)
@@ -156,17 +158,15 @@ def to_qtensors(
 
 def _map_steps(change, params, steps, granularity) -> Any:
   """Applies change(leaf, name, layout, step) where there is a step."""
-  found, treedef = jax.tree.flatten_with_path(params)
-  changed = []
-  for (path, _), (_, leaf) in zip(
-    trees.paths_and_leaves(params), found, strict=True
-  ):
+  changed, named = [], trees.paths_and_leaves(params)
+  axes = leaves.axes_of(named)
+  for path, leaf in named:
     name = "/".join(path)
     if name in steps:
-      layout = layouts.make_layout(granularity, path, leaf.shape)
+      layout = layouts.make_layout(granularity, path, leaf.shape, axes[path])
       leaf = change(jnp.asarray(leaf), name, layout, steps[name])
     changed.append(leaf)
-  return jax.tree.unflatten(treedef, changed)
+  return jax.tree.unflatten(jax.tree.structure(params), changed)
 
 
 def init_activation_steps(

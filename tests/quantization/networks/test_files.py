@@ -4,6 +4,7 @@ import json
 import os
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -51,6 +52,18 @@ def test_file_round_trip(tmp_path, name, granularity, sparsity):
   assert os.path.getsize(path) == 8 + header + payload
   assert content["__metadata__"]["note"] == "dnn:5"
   assert os.listdir(tmp_path) == ["model.safetensors"]
+
+
+def test_a_stored_weight_knows_the_type_it_had(tmp_path):
+  kernel = jnp.asarray(model(0.5)["block"]["out"]["kernel"], jnp.bfloat16)
+  quantized = quantization.quantize({"out": {"kernel": kernel}}, 4)
+  path = os.path.join(tmp_path, "model.safetensors")
+  files.save_model(path, quantized)
+  back = quantization.dequantize(files.load_model(path))["out"]["kernel"]
+  assert back.dtype == jnp.bfloat16
+  np.testing.assert_array_equal(
+    back, quantization.dequantize(quantized)["out"]["kernel"]
+  )
 
 
 def test_readable_by_safetensors(tmp_path):

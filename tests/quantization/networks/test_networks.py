@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from minarch_jax import architectures, models, quantization
+from minarch_jax import architectures, models, quantization, types
 from minarch_jax.architectures import Problem
 from minarch_jax.quantization import (
   activations,
@@ -147,6 +147,43 @@ def test_activation_errors(trained):
     activations.calibrate(net.apply, net.params, net.x[:9], 1)
   with pytest.raises(ValueError, match="no range for the input of 'hidden_0"):
     net.apply(net.params, net.val, tap=activations.make_tap({}, 8))
+
+
+def test_networks_without_taps_are_refused(trained):
+  """Nearest rounding, or nothing, would stand for what was asked."""
+  net = trained("dnn:16-12")
+  silent = {
+    "never called its tap": lambda params, x, tap: net.apply(params, x),
+    "takes no tap=": lambda params, x: net.apply(params, x),
+  }
+  for message, apply in silent.items():
+    for call in (
+      lambda apply: types.record_inputs(apply, net.params, net.x[:8]),
+      lambda apply: quantization.calibrate(apply, net.params, net.x[:8]),
+      lambda apply: gptq.gptq(apply, net.params, net.x[:8], 4),
+    ):
+      with pytest.raises(ValueError, match=f"{message}.*call y = tap"):
+        call(apply)
+
+  def part(params, x, tap):
+    def last(name, y):
+      return tap(name, y) if name == "output/kernel" else y
+
+    return net.apply(params, x, tap=last)
+
+  with pytest.raises(ValueError, match="'hidden_0/kernel' is not known.*: 32"):
+    gptq.gptq(part, net.params, net.x[:8], 4)
+  bits = {"hidden_0/kernel": 32, "hidden_1/kernel": 32, "output/kernel": 4}
+  rounded = gptq.gptq(part, net.params, net.x[:8], bits)
+  assert trees.is_qtensor(rounded["output"]["kernel"])
+
+  def renamed(params, x, tap):
+    return net.apply(params, x, tap=lambda name, y: tap(name[:-7], y))
+
+  with pytest.raises(
+    ValueError, match="'hidden_0', which is no quantized leaf"
+  ):
+    gptq.gptq(renamed, net.params, net.x[:8], 4)
 
 
 # --- training ----------------------------------------------------------------
