@@ -275,8 +275,9 @@ def _intervals(
   )
   means = _resampled_means(along, counts)
   level = _filled(dense).mean(1)[:, None] - chance[:, None]
-  measured = np.any(~np.isnan(along), axis=-1)
-  there = np.broadcast_to(measured[:, None], means.shape)
+  measured = ~np.isnan(along)
+  there = np.any(measured, axis=-1)[:, None]
+  there = np.broadcast_to(there, means.shape)
   tail = (1 - config.confidence) / 2
   # Redundancy has a last sparsity, 1, even where the grid ends before it does;
   # a collapse that the grid does not reach stays open.
