@@ -65,18 +65,21 @@ def chance_hits(trials: int, num_classes: int, level: float) -> int:
 
 
 def mean_interval(
-  values: Array, confidence: float
+  values: Array, confidence: float, *, resolution: float = 0.0
 ) -> tuple[Array, Array, Array, Array]:
   """Student interval of the mean along the last axis; nan = missing.
 
   Args:
     values: [..., N].
     confidence: level.
+    resolution: step to which values are rounded; they are not taken to vary
+      less than the rounding hides (a uniform step has variance 1 / 12).
 
   Returns:
     mean, low, high, n, each [...]. One value has a mean and no interval.
   """
   n, mean, deviation = moments(values)
+  deviation = np.maximum(deviation, resolution / math.sqrt(12))
   with np.errstate(invalid="ignore", divide="ignore"):
     half = deviation / np.sqrt(n) * t_quantile(n - 1, (1 + confidence) / 2)
   return mean, mean - half, mean + half, n

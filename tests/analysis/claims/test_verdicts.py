@@ -58,3 +58,29 @@ def verdict(claim, **changes):
 )  # fmt: skip
 def test_a_claim_follows_its_world(claim, expected, changes):
   assert verdict(claim, **changes) == expected
+
+
+def test_few_seeds_do_not_contradict_phases():
+  """Seeds that learn fast and slow: every phase is there, none is shown."""
+  fast, slow = (
+    simulated.simulate(
+      1, **simulated.LEAN | {"num_seeds": 2, "time_constant": constant}
+    )
+    for constant in (1.0, 4.0)
+  )
+  few = fast._replace(
+    curves=pl.concat(
+      [fast.curves.filter(seed=0), slow.curves.filter(pl.col("seed") > 0)]
+    )
+  )
+  row = analysis.claims(few, CONFIG).filter(claim="C4").row(0, named=True)
+  assert row["verdict"] == "undecided" and row["high"] == 1.0
+  assert row["effect"] < 0.1
+
+
+@pytest.mark.parametrize(
+  ("num_seeds", "expected"), [(2, "undecided"), (5, "contradicted")]
+)
+def test_equal_curves_of_two_seeds_do_not_contradict(num_seeds, expected):
+  """No rapid phase at all, which two equal seeds cannot show."""
+  assert verdict("C4", time_constant=0.01, num_seeds=num_seeds) == expected
