@@ -412,7 +412,10 @@ def selected(
   keys = ["dataset", "architecture", "params"]
   for split in ("val", "test"):
     column = f"{split}_accuracy"
-    means = tables.mean_interval(networks, keys, column, confidence).select(
+    images = {"val": "num_validation", "test": "num_test"}[split]
+    means = tables.mean_interval(
+      networks, keys, column, confidence, images
+    ).select(
       *keys,
       pl.col("n").alias("n_seeds"),
       pl.col("mean").alias(column),

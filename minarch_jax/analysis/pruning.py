@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 import polars as pl
+from scipy import special
 
 from minarch_jax import records as records_lib
 from minarch_jax.analysis import statistics, tables
@@ -12,6 +13,7 @@ from minarch_jax.config import Config
 
 Array = np.ndarray
 SETTING = ("criterion", "scope", "granularity", "schedule")
+LEAST = 500  # replicates, so that images are resampled where seeds are few
 GROUP = (*tables.ARCHITECTURE, *SETTING)
 THRESHOLDS = ("free_margin", "collapse_share", "confidence")
 
@@ -25,6 +27,7 @@ class Drops(NamedTuple):
     dense: [G, S] accuracy at sparsity 0.
     drop: [G, S, K] dense minus pruned accuracy, nan = missing.
     chance: [G] 1 / C.
+    images: [G] on which accuracies were measured.
   """
 
   groups: pl.DataFrame
@@ -32,6 +35,7 @@ class Drops(NamedTuple):
   dense: Array
   drop: Array
   chance: Array
+  images: Array
 
 
 def pruning_phases(
@@ -46,14 +50,15 @@ def pruning_phases(
 
   A sparsity is free when the mean drop against the same seed at sparsity 0
   (equally retrained, where the schedule retrains) is shown to be below
-  `free_margin`: one-sided t-test over seeds at `confidence`, in order of
-  sparsity until the first failure, so the chance of a false `free` does not
-  grow with the grid. Redundancy is the largest free sparsity. Collapse begins
-  where `collapse_share` of the accuracy above chance is lost in the mean.
+  `free_margin`: one-sided t-test over seeds and images at `confidence`, in
+  order of sparsity until the first failure, so the chance of a false `free`
+  does not grow with the grid. Redundancy is the largest free sparsity. Collapse
+  begins where `collapse_share` of the accuracy above chance is lost in the
+  mean.
 
-  The intervals are bootstrapped over seeds: where the mean drop passes the
-  margin, and where it passes the collapse. Between two sparsities of the grid
-  the place is anywhere, so on a coarse grid they are wider than seed noise.
+  The intervals are bootstrapped over seeds and images: where the mean drop
+  passes the margin, and where it passes the collapse. Between two sparsities of
+  the grid the place is anywhere, so on a coarse grid they are wider than noise.
   Both contain the tested value. Seeds that did not learn have nothing to lose
   and are left out.
 
@@ -77,7 +82,7 @@ def phase_table(drops: Drops, config: Config) -> pl.DataFrame:
   size = max(
     1, 2_000_000 // max(1, drops.drop[0].size if len(drops.drop) else 1)
   )
-  size = max(1, size // 128)
+  size = max(1, size // LEAST)
   for begin in range(0, len(drops.drop), size):
     part = slice(begin, begin + size)
     found = phases(
@@ -85,6 +90,7 @@ def phase_table(drops: Drops, config: Config) -> pl.DataFrame:
       drops.dense[part],
       drops.drop[part],
       drops.chance[part],
+      drops.images[part],
       config,
     )
     for name in _COLUMNS:
@@ -121,7 +127,7 @@ def learned(records: tables.Records, config: Config) -> pl.DataFrame:
   return (
     judged_without_curves(records.networks, config)
     .filter(~pl.col("failed"))
-    .select(*tables.NETWORK, "chance")
+    .select(*tables.NETWORK, "chance", "num_validation")
   )
 
 
@@ -177,11 +183,17 @@ def pruning_drops(
     how="left",
     maintain_order="left",
   )["chance"].to_numpy()
-  return Drops(groups, sparsities, reference, drop, chance)
+  images = tables.images_of(groups, rows)
+  return Drops(groups, sparsities, reference, drop, chance, images)
 
 
 def phases(
-  sparsities: Array, dense: Array, drop: Array, chance: Array, config: Config
+  sparsities: Array,
+  dense: Array,
+  drop: Array,
+  chance: Array,
+  images: Array,
+  config: Config,
 ) -> dict[str, Array]:
   """Finds the phases of many settings at once; nan = cannot be said.
 
@@ -190,6 +202,7 @@ def phases(
     dense: [G, S].
     drop: [G, S, K].
     chance: [G].
+    images: [G].
     config: thresholds.
 
   Returns:
@@ -201,7 +214,9 @@ def phases(
   level = _filled(dense) - chance[:, None]
   # Tested in order of sparsity up to the first failure: a fixed sequence, so
   # every test keeps its own level.
-  p = statistics.one_sided_p(mean, deviation, n, config.free_margin)
+  p = statistics.one_sided_p(
+    mean, deviation, n, config.free_margin, images[:, None]
+  )
   shown = (p < 1 - config.confidence) | (sparsities == 0)
   free, _ = bracket(sparsities, shown, n > 0)
   margin = np.full(mean.shape[:1], config.free_margin)
@@ -215,7 +230,7 @@ def phases(
     "collapse_at": collapse,
   }
   low, high, low_end, high_end = _intervals(
-    sparsities, along, dense, chance, config
+    sparsities, along, dense, chance, images, config
   )
   # What was tested belongs to its interval, wherever resampling puts that.
   result["redundancy_low"] = np.fmin(low, result["redundancy"])
@@ -262,18 +277,25 @@ def _filled(dense: Array) -> Array:
 
 
 def _intervals(
-  sparsities: Array, along: Array, dense: Array, chance: Array, config: Config
+  sparsities: Array,
+  along: Array,
+  dense: Array,
+  chance: Array,
+  images: Array,
+  config: Config,
 ) -> tuple[Array, Array, Array, Array]:
-  """Bootstrap bounds of redundancy and collapse over seeds, each [G]."""
+  """Bootstrap bounds of redundancy and collapse over seeds and images, each
+  [G]."""
   num_groups, _, num_seeds = along.shape
   nothing = np.full(num_groups, np.nan)
   if num_seeds < 2 or not num_groups:
     return nothing, nothing, nothing, nothing
   rng = statistics.generator("pruning", sparsities.tolist(), num_seeds)
   counts, probabilities = statistics.resamples(
-    num_seeds, config.num_bootstrap, rng
+    num_seeds, config.num_bootstrap, rng, at_least=LEAST
   )
   means = _resampled_means(along, counts)
+  means += _image_noise(along, images, len(counts), rng)
   level = _filled(dense).mean(1)[:, None] - chance[:, None]
   measured = ~np.isnan(along)
   there = np.any(measured, axis=-1)[:, None]
@@ -313,6 +335,23 @@ def _resampled_means(along: Array, counts: Array) -> Array:
   factor = np.sqrt(n / np.maximum(n - 1, 1))
   shift = np.tensordot(centred, counts, (2, 1)) / weight
   return np.swapaxes(mean[..., None] + factor[..., None] * shift, 1, 2)
+
+
+def _image_noise(
+  along: Array, images: Array, num: int, rng: np.random.Generator
+) -> Array:
+  """What other images would add to resampled mean drops, [G, B, K].
+
+  With the resampled seeds it makes the variance of
+  `statistics.standard_error`. Sparsities of one network, and all networks,
+  see the same images: they move together.
+  """
+  n, mean, deviation = statistics.moments(along)
+  error, _ = statistics.standard_error(mean, deviation, n, images[:, None])
+  missing = np.maximum(error**2 - deviation**2 / np.maximum(n, 1), 0)
+  missing[:, 0] = 0.0  # no pruning, no drop
+  draws = special.ndtri((rng.permutation(num) + 0.5) / num)
+  return draws[None, :, None] * np.sqrt(np.nan_to_num(missing))[:, None, :]
 
 
 def redundancy_by_depth(

@@ -84,7 +84,10 @@ def redundancy_reached(found: Evidence, config: Config) -> Finding:
   )
   along = np.swapaxes(found["drops"].drop[chosen], 1, 2)
   count, mean, deviation = statistics.moments(along)
-  p = statistics.one_sided_p(mean, deviation, count, config.free_margin)
+  images = found["drops"].images[chosen]
+  p = statistics.one_sided_p(
+    mean, deviation, count, config.free_margin, images[:, None]
+  )
   sparsities = found["drops"].sparsities
   level = (1 - config.confidence) / 2 / n
   shown = (p < level) | (sparsities == 0)
@@ -103,12 +106,13 @@ def redundancy_reached(found: Evidence, config: Config) -> Finding:
   if verdict == findings.UNDECIDED:
     at = int(np.argmin(np.abs(sparsities - claimed)))
     needed = _seeds_to_show(
-      mean[:, at], deviation[:, at], config.free_margin, level
+      mean[:, at], deviation[:, at], config.free_margin, level, images
     )
     note += (
       f"; about {needed} seeds would show {sparsities[at]:.0%} to be free"
       if needed
-      else f"; no architecture seems free at {sparsities[at]:.0%}"
+      else f"; no number of seeds would show {sparsities[at]:.0%} to be free "
+      f"on {images.min():.0f} images"
     )
   return Finding(
     best["redundancy"], low, high, n, verdict, unit, rests_on, note
@@ -116,11 +120,17 @@ def redundancy_reached(found: Evidence, config: Config) -> Finding:
 
 
 def _seeds_to_show(
-  mean: np.ndarray, deviation: np.ndarray, margin: float, level: float
+  mean: np.ndarray,
+  deviation: np.ndarray,
+  margin: float,
+  level: float,
+  images: np.ndarray,
 ) -> int | None:
   """Seeds with which some drop, as it is now, would pass its t-test."""
   for n in range(2, 1001):
-    p = statistics.one_sided_p(mean, deviation, np.full(len(mean), n), margin)
+    p = statistics.one_sided_p(
+      mean, deviation, np.full(len(mean), n), margin, images
+    )
     if (p < level).any():
       return n
   return None
@@ -166,8 +176,8 @@ def hard_suffer(found: Evidence, config: Config) -> Finding:
 
   Data sets are ordered by the best stable seed mean. Every architecture of an
   easier set is paired with one of the same family matched in size on a
-  harder set; pairs of one architecture are averaged, and the interval is
-  Student's over architectures.
+  harder set; pairs of one architecture are averaged, and the interval is over
+  architectures and images.
   """
   unit = "accuracy"
   rests_on = "quantization: damage at the fewest bits, matched in params"
@@ -198,7 +208,14 @@ def hard_suffer(found: Evidence, config: Config) -> Finding:
             b["damage"][right] - a["damage"][left]
           )
   values = np.array([np.mean(v) for _, v in sorted(clusters.items())])
-  mean, low, high, n = statistics.mean_interval(values, config.confidence)
+  # Two sets of images, each of which all architectures share.
+  sizes = (
+    found["outcomes"].group_by("dataset").agg(pl.col("num_validation").max())
+  )
+  images = 1 / (1 / sizes["num_validation"]).top_k(2).sum()
+  mean, low, high, n = statistics.mean_interval(
+    values, config.confidence, images=images
+  )
   if n < 2:
     return findings.nothing(
       unit, rests_on, "fewer than two architectures match in size across sets"

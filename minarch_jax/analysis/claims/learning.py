@@ -76,6 +76,7 @@ def _contrasts(
     config.match_tolerance,
     config.equivalence_margin,
     1 - alpha,
+    found["outcomes"]["num_validation"].min(),
   )
 
 
