@@ -1,5 +1,7 @@
 """Pruning phases along sparsity: free, graceful, collapse; redundancy."""
 
+import itertools
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -7,7 +9,7 @@ import polars as pl
 from scipy import special
 
 from minarch_jax import records as records_lib
-from minarch_jax.analysis import statistics, tables
+from minarch_jax.analysis import monotone, statistics, tables
 from minarch_jax.analysis.outcomes import judged_without_curves
 from minarch_jax.config import Config
 
@@ -48,19 +50,20 @@ def pruning_phases(
 
   The definitions: report/method.md#pruning-phases.
 
-  A sparsity is free when the mean drop against the same seed at sparsity 0
-  (equally retrained, where the schedule retrains) is shown to be below
-  `free_margin`: one-sided t-test over seeds and images at `confidence`, in
-  order of sparsity until the first failure, so the chance of a false `free`
-  does not grow with the grid. Redundancy is the largest free sparsity. Collapse
-  begins where `collapse_share` of the accuracy above chance is lost in the
-  mean.
+  Drops are against the same seed at sparsity 0 (equally retrained, where the
+  schedule retrains). Redundancy is an estimate: the sparsity at which the mean
+  drop, fitted increasing (isotonic regression) and linear between sparsities,
+  reaches `free_margin`. A sparsity is shown to be free when the mean drop is
+  shown to be below the margin: one-sided t-test over seeds and images at
+  `confidence`, in order of sparsity until the first failure, so the chance of a
+  false `free` does not grow with the grid. Collapse begins where
+  `collapse_share` of the accuracy above chance is lost in the mean.
 
-  The intervals are bootstrapped over seeds and images: where the mean drop
-  passes the margin, and where it passes the collapse. Between two sparsities of
-  the grid the place is anywhere, so on a coarse grid they are wider than noise.
-  Both contain the tested value. Seeds that did not learn have nothing to lose
-  and are left out.
+  The intervals are bootstrapped over seeds and images: where the fitted drop
+  passes the margin, and where the mean passes the collapse. Between two
+  sparsities of the grid the place is anywhere, so on a coarse grid they are
+  wider than noise. Seeds that did not learn have nothing to lose and are left
+  out.
 
   Args:
     records: the tables.
@@ -68,10 +71,10 @@ def pruning_phases(
     control: `none` for the real masks, or the name of a control.
 
   Returns:
-    One row per architecture and setting: redundancy (null for fewer than two
-    seeds: nothing can be shown), crossing (interpolated sparsity where the
-    mean drop reaches the margin), collapse_at (null = never in the grid), and
-    intervals; a null collapse_high means beyond the grid.
+    One row per architecture and setting: redundancy (the end of the grid where
+    the margin is not reached; null for fewer than two seeds), shown_free (the
+    largest sparsity shown to be free), collapse_at (null = never in the grid),
+    and intervals; a null collapse_high means beyond the grid.
   """
   return phase_table(pruning_drops(records, config, control=control), config)
 
@@ -115,7 +118,7 @@ _COLUMNS = (
   "redundancy",
   "redundancy_low",
   "redundancy_high",
-  "crossing",
+  "shown_free",
   "collapse_at",
   "collapse_low",
   "collapse_high",
@@ -219,27 +222,52 @@ def phases(
   )
   shown = (p < 1 - config.confidence) | (sparsities == 0)
   free, _ = bracket(sparsities, shown, n > 0)
-  margin = np.full(mean.shape[:1], config.free_margin)
-  last, after = bracket(sparsities, mean <= margin[:, None] + tables.TIE, n > 0)
   lost = config.collapse_share * level.mean(1)
   _, collapse = bracket(sparsities, mean <= lost[:, None] + tables.TIE, n > 0)
   result = {
     "n_seeds": seeds,
-    "redundancy": np.where(seeds > 1, free, np.nan),
-    "crossing": interpolated(sparsities, mean, margin, last, after),
+    "redundancy": crossing(sparsities, mean, n, config.free_margin),
+    "shown_free": free,
     "collapse_at": collapse,
   }
   low, high, low_end, high_end = _intervals(
     sparsities, along, dense, chance, images, config
   )
-  # What was tested belongs to its interval, wherever resampling puts that.
+  # An estimate belongs to its interval, wherever resampling puts that.
   result["redundancy_low"] = np.fmin(low, result["redundancy"])
   result["redundancy_high"] = np.fmax(high, result["redundancy"])
   result["collapse_low"] = low_end
   result["collapse_high"] = high_end
-  for name in ("redundancy_low", "redundancy_high"):
+  for name in ("redundancy", "redundancy_low", "redundancy_high", "shown_free"):
     result[name] = np.where(seeds > 1, result[name], np.nan)
   return result
+
+
+def fitted(mean: Array, weight: Array) -> Array:
+  """Fits mean drops [..., K] increasing along sparsity; weight 0 = missing.
+
+  Accuracy that comes back at a larger sparsity is noise, or no reason to call
+  the smaller one free.
+  """
+  present = np.broadcast_to(weight > 0, mean.shape)
+  order = np.where(present, np.arange(mean.shape[-1]), 0)
+  order = np.maximum.accumulate(order, axis=-1)
+  filled = np.nan_to_num(np.take_along_axis(mean, order, -1))
+  weight = np.where(present, weight, 1e-9)
+  shape = (-1, mean.shape[-1])
+  return monotone.isotonic(
+    filled.reshape(shape), weight.reshape(shape)
+  ).reshape(mean.shape)
+
+
+def crossing(
+  sparsities: Array, mean: Array, weight: Array, margin: float
+) -> Array:
+  """Where fitted mean drops [G, K] reach the margin, [G]."""
+  rising = fitted(mean, weight)
+  last, after = bracket(sparsities, rising <= margin + tables.TIE, weight > 0)
+  level = np.full(len(mean), margin)
+  return interpolated(sparsities, rising, level, last, after)
 
 
 def bracket(
@@ -303,8 +331,11 @@ def _intervals(
   tail = (1 - config.confidence) / 2
   # Redundancy has a last sparsity, 1, even where the grid ends before it does;
   # a collapse that the grid does not reach stays open.
+  weight = np.broadcast_to(measured.sum(-1)[:, None], means.shape)
   last, after = bracket(
-    sparsities, means <= config.free_margin + tables.TIE, there
+    sparsities,
+    fitted(means, weight) <= config.free_margin + tables.TIE,
+    there,
   )
   spread = statistics.within(last, np.where(np.isinf(after), 1.0, after), rng)
   low = statistics.quantile(spread, probabilities, tail)
@@ -335,6 +366,85 @@ def _resampled_means(along: Array, counts: Array) -> Array:
   factor = np.sqrt(n / np.maximum(n - 1, 1))
   shift = np.tensordot(centred, counts, (2, 1)) / weight
   return np.swapaxes(mean[..., None] + factor[..., None] * shift, 1, 2)
+
+
+def located(drops: Drops, rows: pl.DataFrame) -> tuple[pl.DataFrame, Array]:
+  """Rows of `pruning_phases` with the number of each in `drops`."""
+  found = rows.join(
+    drops.groups.with_row_index("_row"),
+    on=list(GROUP),
+    how="inner",
+    maintain_order="left",
+  )
+  return found.drop("_row"), found["_row"].to_numpy()
+
+
+class Largest(NamedTuple):
+  """The largest redundancy of several settings, [low, high] around it."""
+
+  redundancy: float
+  low: float
+  high: float
+
+
+def largest(
+  drops: Drops, chosen: Array, high: Array, config: Config
+) -> Largest:
+  """Estimates the largest redundancy, corrected for being a maximum.
+
+  The largest of many estimates is too large even where all are equal in truth,
+  because noise has a part in the choice. So half of the seeds choose the
+  setting and the other half measure what it is, averaged over ways to halve
+  them: seeds that did not choose are as good or bad for the chosen one as for
+  any. (What is estimated is the redundancy of the one chosen, which is at most
+  the largest.) Images are shared by the halves: their luck stays in, and in
+  the bounds. The lower bound repeats the tests of `shown_free` at a level
+  corrected (Bonferroni) for all settings; the upper is the largest upper bound
+  of any, which holds for the largest without correction.
+
+  Args:
+    drops: of many settings.
+    chosen: [N] rows of them to look at, at least one.
+    high: [N] upper bounds of their redundancies.
+    config: thresholds.
+  """
+  along = np.swapaxes(drops.drop[chosen], 1, 2)
+  count, mean, deviation = statistics.moments(along)
+  p = statistics.one_sided_p(
+    mean, deviation, count, config.free_margin, drops.images[chosen][:, None]
+  )
+  level = (1 - config.confidence) / 2 / len(chosen)
+  shown = (p < level) | (drops.sparsities == 0)
+  free, _ = bracket(drops.sparsities, shown, count > 0)
+  low, most = float(np.nanmax(free)), float(np.nanmax(high))
+  estimates = []
+  for half in halves(along.shape[-1]):
+    one, other = (
+      crossing(drops.sparsities, mean, count, config.free_margin)
+      for count, mean, _ in map(
+        statistics.moments, (along[..., half], along[..., ~half])
+      )
+    )
+    one = np.where(np.isnan(other) | np.isnan(one), -np.inf, one)
+    estimates.append(other[np.argmax(one)])
+  value = float(np.nanmean(estimates)) if estimates else math.nan
+  return Largest(float(np.clip(value, low, most)), low, most)
+
+
+HALVINGS = 40
+
+
+def halves(num_seeds: int) -> list[Array]:
+  """Ways to choose half of the seeds (the larger one): all, or some."""
+  size = num_seeds - num_seeds // 2
+  if num_seeds < 2:
+    return []
+  if math.comb(num_seeds, size) <= HALVINGS:
+    picks = list(itertools.combinations(range(num_seeds), size))
+  else:
+    rng = statistics.generator("halves", num_seeds)
+    picks = [rng.permutation(num_seeds)[:size] for _ in range(HALVINGS)]
+  return [np.isin(np.arange(num_seeds), pick) for pick in picks]
 
 
 def _image_noise(

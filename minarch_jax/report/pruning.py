@@ -131,12 +131,11 @@ def redundancy(reading: Reading) -> Drawing | None:
   return Drawing(
     "Redundancy by depth and size",
     chart,
-    "Redundancy: the largest sparsity whose drop in accuracy is below "
-    f"{reading_lib.points(config.free_margin)} (one-sided "
-    f"{config.confidence:.0%} over seeds). One mark per architecture, "
+    "Redundancy: the sparsity at which the mean drop in accuracy reaches "
+    f"{reading_lib.points(config.free_margin)}. One mark per architecture, "
     f"{reading_lib.seeds(phases)}; bars: {config.confidence:.0%} "
-    f"intervals. {criterion.capitalize()} pruning, {scope} scope, "
-    "32 bits. Compare depths at equal params.",
+    f"intervals over seeds and images. {criterion.capitalize()} pruning, "
+    f"{scope} scope, 32 bits. Compare depths at equal params.",
     drawn,
   )
 

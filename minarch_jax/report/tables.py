@@ -237,12 +237,14 @@ REDUNDANCY = Table(
 
 PRUNING_PHASES = Table(
   "pruning",
-  "Redundancy and collapse of every architecture.",
+  "Redundancy (where the mean drop reaches the margin), the largest sparsity "
+  "shown to be free, and collapse of every architecture.",
   itemgetter("pruning_phases"),
   (
     *_NETWORKS,
     *_SETTING,
     _REDUNDANCY,
+    Column("shown_free", "shown free (sparsity)", "sparsity"),
     Column("collapse_at", "collapse at (sparsity)", "sparsity"),
     Column("collapse_low", "from", "sparsity"),
     Column("collapse_high", "to", "sparsity"),

@@ -59,7 +59,7 @@ def compression_covered(studies, **changes):
       hits["redundancy"].append(
         playing.holds(row["redundancy_low"], truth, row["redundancy_high"])
       )
-      hits["free"].append(row["redundancy"] <= truth)
+      hits["free"].append(row["shown_free"] <= truth)
       mean = simulated.learned_mean(
         world, "easy", "dnn", np.log10(row["params"])
       )

@@ -15,23 +15,22 @@ from minarch_jax.config import Config
 def depth_resists(found: Evidence, config: Config) -> Finding:
   """C5: redundancy rises with depth, size held fixed.
 
-  Spearman's partial correlation of redundancy (the interpolated sparsity that
-  costs the margin) with depth given params, ranks taken within (data set,
-  family), with an interval over architectures.
+  Spearman's partial correlation of redundancy with depth given params, ranks
+  taken within (data set, family), with an interval over architectures.
   """
-  unit, rests_on = "rank correlation", "pruning_phases: crossing, stable only"
+  unit, rests_on = "rank correlation", "pruning_phases: redundancy, stable only"
   by = list(tables.ARCHITECTURE)
   rows = (
     tables.primary(findings.primary(found["pruning_phases"]), ("schedule",))
     .filter(pl.col("n_seeds") > 1)
     .join(findings.stable(found).select(by), on=by, how="semi")
-    .drop_nulls("crossing")
+    .drop_nulls("redundancy")
     .sort(by)
   )
   groups = [
     (
       group["depth"].to_numpy(),
-      group["crossing"].to_numpy(),
+      group["redundancy"].to_numpy(),
       group["params"].to_numpy(),
     )
     for _, group in rows.group_by("dataset", "family", maintain_order=True)
@@ -57,9 +56,8 @@ def depth_resists(found: Evidence, config: Config) -> Finding:
 def redundancy_reached(found: Evidence, config: Config) -> Finding:
   """C6: some stable architecture loses `claimed_redundancy` for free.
 
-  The effect is the largest redundancy observed. Its lower bound repeats the
-  non-inferiority tests at a level corrected (Bonferroni) for having looked at
-  every architecture; the upper is the largest upper bound of any.
+  The effect is the largest redundancy, corrected for being a maximum, and its
+  interval: `pruning.largest`.
   """
   unit = "sparsity"
   rests_on = "pruning_phases: redundancy, magnitude, stable only"
@@ -68,32 +66,20 @@ def redundancy_reached(found: Evidence, config: Config) -> Finding:
     findings.primary(found["pruning_phases"])
     .join(findings.stable(found).select(by), on=by, how="semi")
     .drop_nulls("redundancy")
-    .sort("redundancy", "params", descending=[True, False])
   )
   n = len(rows)
   if not n:
     return findings.nothing(
       unit, rests_on, "no stable architecture was pruned with two seeds"
     )
-  best = rows.row(0, named=True)
-  chosen = (
-    found["drops"]
-    .groups.with_row_index("_row")
-    .join(rows, on=list(pruning_lib.GROUP), how="semi")["_row"]
-    .to_numpy()
+  best = rows.sort("redundancy", "params", descending=[True, False]).row(
+    0, named=True
   )
-  along = np.swapaxes(found["drops"].drop[chosen], 1, 2)
-  count, mean, deviation = statistics.moments(along)
-  images = found["drops"].images[chosen]
-  p = statistics.one_sided_p(
-    mean, deviation, count, config.free_margin, images[:, None]
+  drops = found["drops"]
+  rows, chosen = pruning_lib.located(drops, rows)
+  effect, low, high = pruning_lib.largest(
+    drops, chosen, rows["redundancy_high"].to_numpy(), config
   )
-  sparsities = found["drops"].sparsities
-  level = (1 - config.confidence) / 2 / n
-  shown = (p < level) | (sparsities == 0)
-  free, _ = pruning_lib.bracket(sparsities, shown, count > 0)
-  low = float(np.nanmax(free))
-  high = float(rows["redundancy_high"].max())  # pyright: ignore
   claimed = config.claimed_redundancy
   verdict = (
     findings.SUPPORTED
@@ -104,19 +90,18 @@ def redundancy_reached(found: Evidence, config: Config) -> Finding:
   )
   note = f"{best['architecture']} on {best['dataset']}, {best['schedule']}"
   if verdict == findings.UNDECIDED:
+    sparsities, images = drops.sparsities, drops.images[chosen]
     at = int(np.argmin(np.abs(sparsities - claimed)))
-    needed = _seeds_to_show(
-      mean[:, at], deviation[:, at], config.free_margin, level, images
-    )
+    _, mean, deviation = statistics.moments(drops.drop[chosen][..., at])
+    level = (1 - config.confidence) / 2 / n
+    needed = _seeds_to_show(mean, deviation, config.free_margin, level, images)
     note += (
       f"; about {needed} seeds would show {sparsities[at]:.0%} to be free"
       if needed
       else f"; no number of seeds would show {sparsities[at]:.0%} to be free "
       f"on {images.min():.0f} images"
     )
-  return Finding(
-    best["redundancy"], low, high, n, verdict, unit, rests_on, note
-  )
+  return Finding(effect, low, high, n, verdict, unit, rests_on, note)
 
 
 def _seeds_to_show(
