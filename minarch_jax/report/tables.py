@@ -329,7 +329,8 @@ QUANTIZER_DAMAGE = Table(
 
 GUIDANCE = Table(
   "together",
-  "Compact and stable configurations, best first.",
+  "Compact and stable configurations, best first; where none is predicted to "
+  "reach the target, the nearest, with what their lower bound falls short.",
   itemgetter("guidance"),
   (
     Column("dataset", "data set"),
@@ -349,6 +350,8 @@ GUIDANCE = Table(
       "percent",
       "accuracy_",
     ),
+    Column("target_accuracy", "target (%)", "percent"),
+    Column("shortfall", "short of it (points)", "points"),
     Column("test_accuracy", "test accuracy (%)", "percent"),
     _SEEDS,
     Column("refused", "why none"),

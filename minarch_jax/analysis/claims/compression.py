@@ -197,7 +197,8 @@ def hard_suffer(found: Evidence, config: Config) -> Finding:
   sizes = (
     found["outcomes"].group_by("dataset").agg(pl.col("num_validation").max())
   )
-  images = 1 / (1 / sizes["num_validation"]).top_k(2).sum()
+  fewest = np.sort(sizes["num_validation"].to_numpy())[:2]
+  images = 1 / (1 / fewest).sum()
   mean, low, high, n = statistics.mean_interval(
     values, config.confidence, images=images
   )
