@@ -172,6 +172,14 @@ def size_classes(params: np.ndarray, tolerance: float) -> np.ndarray:
   return classes
 
 
+def by_difficulty(networks: pl.DataFrame) -> tuple[str, ...]:
+  """Orders data sets by falling best validation accuracy."""
+  best = networks.group_by("dataset").agg(pl.max("val_accuracy"))
+  return tuple(
+    best.sort("val_accuracy", "dataset", descending=[True, False])["dataset"]
+  )
+
+
 def seed_matrix(
   rows: pl.DataFrame, by: Sequence[str], value: str
 ) -> tuple[pl.DataFrame, np.ndarray, np.ndarray]:

@@ -121,21 +121,27 @@ def _seeds_to_show(
   return None
 
 
-def _hardest_format(damage: pl.DataFrame) -> pl.DataFrame:
-  """The rows of the fewest bits, per channel where there is one."""
+def _hardest_format(found: Evidence) -> pl.DataFrame:
+  """Damages of stable architectures at the fewest bits, per channel where
+  there is one: what fails anyway, or by luck, has less to lose."""
+  by = list(tables.ARCHITECTURE)
+  damage = found["quantization"]
   rows = damage.filter(pl.col("bits") == pl.col("bits").min())
-  return tables.primary(rows, ("quant_granularity",))
+  rows = tables.primary(rows, ("quant_granularity",)).drop_nulls("damage")
+  return rows.join(
+    findings.stable(found).select(by), on=by, how="semi", maintain_order="left"
+  )
 
 
 def small_suffer(found: Evidence, config: Config) -> Finding:
   """C7: damage falls as log10 P grows.
 
-  Theil-Sen slope over architectures, sizes and damages centred within
+  Theil-Sen slope over stable architectures, sizes and damages centred within
   (data set, family).
   """
   unit = "accuracy per decade of params"
-  rests_on = "quantization: damage at the fewest bits"
-  rows = _hardest_format(found["quantization"]).drop_nulls("damage")
+  rests_on = "quantization: damage at the fewest bits, stable only"
+  rows = _hardest_format(found)
   centred = rows.with_columns(x=pl.col("params").log10()).with_columns(
     pl.col(name) - pl.col(name).median().over("dataset", "family")
     for name in ("x", "damage")
@@ -145,7 +151,7 @@ def small_suffer(found: Evidence, config: Config) -> Finding:
   )
   if not math.isfinite(low):
     return findings.nothing(
-      unit, rests_on, "fewer than four quantized architectures that learned"
+      unit, rests_on, "fewer than four quantized architectures are stable"
     )
   verdict = findings.decided(-high, -low, 0.0)
   note = f"{rows['bits'][0]} bits per {rows['quant_granularity'][0]}"
@@ -159,21 +165,15 @@ def small_suffer(found: Evidence, config: Config) -> Finding:
 def hard_suffer(found: Evidence, config: Config) -> Finding:
   """C8: at matched size damage is larger on the harder data set.
 
-  Data sets are ordered by the best stable seed mean. Every architecture of an
-  easier set is paired with one of the same family matched in size on a
-  harder set; pairs of one architecture are averaged, and the interval is over
-  architectures and images.
+  Data sets are ordered as the report orders them, by the best accuracy
+  reached. Every stable architecture of an easier set is paired with a stable
+  one of the same family matched in size on a harder set; pairs of one
+  architecture are averaged, and the interval is over architectures and images.
   """
   unit = "accuracy"
-  rests_on = "quantization: damage at the fewest bits, matched in params"
-  rows = _hardest_format(found["quantization"]).drop_nulls("damage")
-  order = (
-    found["regimes"]
-    .group_by("dataset")
-    .agg(pl.col("mean_accuracy").max())
-    .sort("mean_accuracy", "dataset", descending=[True, False])["dataset"]
-    .to_list()
-  )
+  rests_on = "quantization: damage at the fewest bits, matched, stable only"
+  rows = _hardest_format(found)
+  order = tables.by_difficulty(found["outcomes"])
   if len(order) < 2:
     return findings.nothing(
       unit, rests_on, "one data set; a second, harder one would decide"
@@ -204,7 +204,9 @@ def hard_suffer(found: Evidence, config: Config) -> Finding:
   )
   if n < 2:
     return findings.nothing(
-      unit, rests_on, "fewer than two architectures match in size across sets"
+      unit,
+      rests_on,
+      "fewer than two stable architectures match in size across sets",
     )
   verdict = findings.decided(float(low), float(high), 0.0)
   note = " < ".join(order)

@@ -16,9 +16,10 @@ from minarch_jax.config import Config
 def invariance(found: Evidence, config: Config) -> Finding:
   """C1: every family and depth contrast at matched size is equivalent.
 
-  Intersection-union of TOSTs, so no correction. Contradicted where a
-  contrast lies beyond the margin (Bonferroni over contrasts), or most pairs
-  do one by one (Benjamini-Hochberg). The effect is the largest contrast.
+  Only architectures of at least P_min count: where networks fail
+  is what C3 asks. Intersection-union of TOSTs, so no correction. Contradicted
+  where a contrast lies beyond the margin (Bonferroni over contrasts), or most
+  pairs do one by one (Benjamini-Hochberg). The effect is the largest contrast.
   Pairs whose true differences scatter beyond the margin are not called
   equivalent for averaging to zero.
   """
@@ -31,9 +32,9 @@ def invariance(found: Evidence, config: Config) -> Finding:
     return findings.nothing(
       unit,
       rests_on,
-      "no two families or depths have two pairs of architectures matched in "
-      f"size within {config.match_tolerance:.0%} and two seeds each; a denser "
-      "grid would decide, not more seeds",
+      "no two families or depths have two pairs of architectures from P_min "
+      f"on, matched in size within {config.match_tolerance:.0%}, with two "
+      "seeds each; a denser or larger grid would decide, not more seeds",
     )
   strict = _contrasts(found, config, alpha / len(contrasts))
   outside = [c.name for c in strict if c.low > margin or c.high < -margin]
@@ -70,9 +71,22 @@ def _contrasts(
   1 - alpha."""
   by = tables.ARCHITECTURE
   _, _, accuracy = tables.seed_matrix(found["outcomes"], by, "val_accuracy")
+  labels = found["regimes"].sort(by)
+  least = found["minimal_parameters"].select(
+    "dataset",
+    "family",
+    least=pl.when(status="below grid").then(0.0).otherwise("p_min"),
+  )
+  learns = (
+    labels.join(
+      least, on=["dataset", "family"], how="left", maintain_order="left"
+    )
+    .select((pl.col("params") >= pl.col("least")).fill_null(False))
+    .to_series()
+  )
   return matching.contrasts(
-    found["regimes"].sort(by),
-    accuracy,
+    labels.filter(learns),
+    accuracy[learns.to_numpy()],
     config.match_tolerance,
     config.equivalence_margin,
     1 - alpha,
