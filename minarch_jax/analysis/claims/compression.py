@@ -137,11 +137,20 @@ def small_suffer(found: Evidence, config: Config) -> Finding:
   """C7: damage falls as log10 P grows.
 
   Theil-Sen slope over stable architectures, sizes and damages centred within
-  (data set, family).
+  (data set, family). Centring costs every group one architecture: alone or in
+  pairs they have no scatter, and would look certain.
   """
   unit = "accuracy per decade of params"
   rests_on = "quantization: damage at the fewest bits, stable only"
-  rows = _hardest_format(found)
+  size = pl.len().over("dataset", "family")
+  rows = _hardest_format(found).filter(size > 2)
+  groups = rows.select("dataset", "family").n_unique()
+  if len(rows) - groups < 4:
+    return findings.nothing(
+      unit,
+      rests_on,
+      "no family has five quantized architectures that are stable",
+    )
   centred = rows.with_columns(x=pl.col("params").log10()).with_columns(
     pl.col(name) - pl.col(name).median().over("dataset", "family")
     for name in ("x", "damage")
@@ -150,9 +159,7 @@ def small_suffer(found: Evidence, config: Config) -> Finding:
     centred["x"].to_numpy(), centred["damage"].to_numpy(), config.confidence
   )
   if not math.isfinite(low):
-    return findings.nothing(
-      unit, rests_on, "fewer than four quantized architectures are stable"
-    )
+    return findings.nothing(unit, rests_on, "all architectures have one size")
   verdict = findings.decided(-high, -low, 0.0)
   note = f"{rows['bits'][0]} bits per {rows['quant_granularity'][0]}"
   if verdict == findings.UNDECIDED:

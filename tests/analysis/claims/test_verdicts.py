@@ -131,3 +131,23 @@ def test_difficulty_is_ordered_as_on_the_page(study):
   assert order[0] == "hard" and row_of("C8", records)["note"].startswith(
     " < ".join(order)
   )
+
+
+def test_families_of_one_or_two_have_no_slope_to_be_sure_of(study):
+  """Two sizes of one family make a line, others centre to nothing."""
+  names = [
+    "dnn:11-11",
+    "dnn:12-12-12-12",
+    "cnn:12-12-12-12",
+    "vit:p4-d48-l4-h1",
+  ]
+  few = type(study)(
+    *(
+      table.filter(
+        pl.col("architecture").is_in(names), pl.col("dataset") == "easy"
+      )
+      for table in study
+    )
+  )
+  row = row_of("C7", few)
+  assert row["verdict"] == "undecided" and row["low"] is None
