@@ -17,7 +17,7 @@ config_flags.define("out", *config.THRESHOLDS)
 flags.DEFINE_string("dataset", "", "Data set ('' = the only one).")
 flags.DEFINE_float("target_accuracy", None, "Accuracy a new seed must reach.")
 flags.DEFINE_float(
-  "tolerance", None, "Or: distance allowed to the best stable architecture."
+  "tolerance", None, "Or: distance allowed to the best stable configuration."
 )
 flags.DEFINE_integer("max_bytes", None, "Largest model in bytes.")
 flags.DEFINE_integer("max_params", None, "Most weights that are not zero.")
@@ -45,13 +45,7 @@ def stage(settings: config.Config) -> None:
     )
   except ValueError as error:
     raise config.ConfigError(str(error)) from None
-  first = frame.row(0, named=True)
-  target = first["target_accuracy"]
-  print(
-    f"{first['dataset']}: best stable {first['best_architecture']} at "
-    f"{first['best_accuracy']:.4f}; wanted of a new seed: "
-    f"{'the most' if target is None else format(target, '.4f')}"
-  )
+  print(recommendation.heading(frame))
   common.show(frame.select(recommendation.SHOWN))
 
 

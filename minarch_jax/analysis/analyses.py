@@ -155,7 +155,7 @@ def summarise(found: Analyses) -> list[summaries.Line]:
   if found.records.networks.is_empty():
     return [summaries.Line("no trained networks in these records")]
   notes = [summaries.Line(note) for note in found.notes]
-  return [*notes, *summaries.lines(found)]
+  return [*notes, *summaries.lines(found, found.config)]
 
 
 def summary(

@@ -27,9 +27,9 @@ def control_differences(
   """Compares pruned networks with the controls of the same architecture, seed,
   schedule and sparsity, at 32 bits.
 
-  The interval is Student's over architectures or over seeds, whichever is the
-  wider: both are samples. Seeds that did not learn dense say nothing and are
-  left out.
+  The interval is over architectures or over seeds, whichever is the wider, and
+  over images: all are samples. Seeds that did not learn dense say nothing and
+  are left out.
 
   Returns:
     One row per data set, family, control, pruning setting and sparsity > 0:
@@ -86,9 +86,9 @@ def paired(records: tables.Records, config: Config) -> pl.DataFrame:
   rows = records.compression.filter(
     tables.AS_TRAINED & (pl.col("sparsity") > 0)
   ).join(
-    pruning.learned(records, config).select(tables.NETWORK),
+    pruning.learned(records, config).select(*tables.NETWORK, "num_validation"),
     on=tables.NETWORK,
-    how="semi",
+    how="inner",
   )
   real = tables.under(rows)
   pruned = real.filter(tables.RANKED).select(
@@ -98,6 +98,7 @@ def paired(records: tables.Records, config: Config) -> pl.DataFrame:
     "sparsity",
     pl.col("val_accuracy").alias("pruned"),
     "steps",
+    "num_validation",
   )
   return pl.concat(
     [_empty(pruned)]
@@ -157,7 +158,8 @@ def _empty(pruned: pl.DataFrame) -> pl.DataFrame:
     "control": pl.String,
     **dict.fromkeys(("other", "step_ratio"), pl.Float64),
   }
-  names = (*GROUP, "architecture", "seed", "pruned", "other", "step_ratio")
+  names = (*GROUP, "architecture", "seed", "num_validation")
+  names = (*names, "pruned", "other", "step_ratio")
   return pl.DataFrame(schema={name: kinds[name] for name in names})
 
 
@@ -173,9 +175,13 @@ def _compared(group: pl.DataFrame, config: Config) -> dict:
   samples = [s for s in (filled.mean(1), filled.mean(0)) if len(s) > 1]
   ends, p = [(math.nan, math.nan)], [math.nan]
   if samples:
-    found = [statistics.mean_interval(s, config.confidence) for s in samples]
+    images = float(group["num_validation"].max())  # pyright: ignore
+    found = [
+      statistics.mean_interval(s, config.confidence, images=images)
+      for s in samples
+    ]
     ends = [(float(low), float(high)) for _, low, high, _ in found]
-    p = [_p_value(sample) for sample in samples]
+    p = [_p_value(sample, images) for sample in samples]
   widest = max(range(len(ends)), key=lambda i: ends[i][1] - ends[i][0])
   low, high = (None if math.isnan(end) else end for end in ends[widest])
   return {
@@ -191,6 +197,6 @@ def _compared(group: pl.DataFrame, config: Config) -> dict:
   }
 
 
-def _p_value(sample: np.ndarray) -> float:
+def _p_value(sample: np.ndarray, images: float) -> float:
   n, mean, deviation = statistics.moments(sample)
-  return float(statistics.two_sided_p(mean, deviation, n))
+  return float(statistics.two_sided_p(mean, deviation, n, images))

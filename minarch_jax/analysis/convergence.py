@@ -7,6 +7,7 @@ from minarch_jax.analysis import statistics, tables
 from minarch_jax.analysis.outcomes import chance_thresholds
 from minarch_jax.config import Config
 
+RESOLUTION = 1.0  # epochs: what is measured at their ends is known so well
 PHASES = ("chance", "rapid", "refinement", "saturation")
 THRESHOLDS = (
   "chance_level",
@@ -32,8 +33,9 @@ def convergence_phases(
   Returns:
     One row per architecture: n_seeds, n_left (seeds that left chance),
     epochs, and per phase its mean length over seeds in epochs with a Student
-    interval (`rapid`, `rapid_low`, `rapid_high`, ...). A seed that never left
-    chance is all `chance` and says nothing of the later phases.
+    interval (`rapid`, `rapid_low`, `rapid_high`, ...) that knows lengths to
+    be whole epochs: equal ones are not certain. A seed that never left chance
+    is all `chance` and says nothing of the later phases.
   """
   records, _ = tables.one_recipe(records)
   described = records.networks.select(
@@ -54,7 +56,9 @@ def convergence_phases(
   for phase in PHASES:
     rows = lengths.with_columns(pl.col(phase).fill_null(np.nan))
     _, _, matrix = tables.seed_matrix(rows, tables.ARCHITECTURE, phase)
-    mean, low, high, _ = statistics.mean_interval(matrix, config.confidence)
+    mean, low, high, _ = statistics.mean_interval(
+      matrix, config.confidence, resolution=RESOLUTION
+    )
     frame = frame.with_columns(
       pl.Series(phase, mean),
       pl.Series(f"{phase}_low", np.maximum(low, 0)),

@@ -76,7 +76,9 @@ def minimal_parameters(
   P_min is the size of the smallest architecture from which on the frontier
   stays within `eps_accuracy` of the plateau with a seed standard deviation of
   at most `eps_sigma`. The frontier takes the best of architectures matched in
-  size; mean accuracy is fitted increasing and variance decreasing in log P
+  size, and is the running maximum along P where the best of a size stays behind
+  it by more than `eps_accuracy`: a poor shape says nothing of its size. Mean
+  accuracy is fitted increasing and variance decreasing in log P
   (isotonic regression), and the plateau is the best fitted mean, which does
   not reward the luckiest of many architectures.
 
@@ -161,10 +163,13 @@ def p_min(family: Grid, config: Config) -> dict:
   row["status"], row["p_min"], row["p_below"] = _status(point, 0)
   winners = best_of_class(family, mean)
   good = winners[point.size > point.last_bad[0]]
+  counted = winners[
+    (point.size > point.last_bad[0]) & on_frontier(mean[winners], config)
+  ]
   if row["status"] == "bracketed":
     row["architecture"] = family.names[good[0]]
   row["sigma_high"] = statistics.deviation_bound(
-    deviation[good], n[good], config.confidence
+    deviation[counted], n[counted], config.confidence
   )
   fit = replicates(family, config, target=None)
   row["p_min_low"], row["p_min_high"] = interval(fit, config)
@@ -242,6 +247,15 @@ def best_of_class(family: Grid, mean: Array) -> Array:
   return order[np.unique(family.classes[order], return_index=True)[1]]
 
 
+def on_frontier(best: Array, config: Config) -> Array:
+  """Which means [..., C] along P stay near the running maximum.
+
+  Those near it keep their own, because the maximum of noisy means is too large.
+  """
+  reached = np.maximum.accumulate(best, axis=-1)
+  return best >= reached - config.eps_accuracy - tables.TIE
+
+
 def judge(
   family: Grid,
   means: Array,
@@ -261,6 +275,8 @@ def judge(
   starts = np.unique(family.classes, return_index=True)[1]
   size = np.log10(family.params[best_of_class(family, means[0])].astype(float))
   best = np.maximum.reduceat(means, starts, axis=1)
+  reached = np.maximum.accumulate(best, axis=1)
+  level = np.where(on_frontier(best, config), best, reached)
   known = ~np.isnan(variances)
   winner = means >= np.repeat(best, np.diff([*starts, means.shape[1]]), 1)
   spread = np.maximum.reduceat(
@@ -269,7 +285,7 @@ def judge(
   trust = np.maximum.reduceat(
     np.where(winner & known, 1.0, 1e-6), starts, axis=1
   )
-  fitted = monotone.isotonic(best, 1.0)
+  fitted = monotone.isotonic(level, 1.0)
   plateau = fitted[:, -1]
   if target is None:
     noise = monotone.isotonic(spread, trust, increasing=False)
@@ -309,15 +325,19 @@ def replicates(family: Grid, config: Config, target: float | None) -> Fit:
     weight = np.maximum(chunk @ present.T, tables.TIE)
     shift = chunk @ filled.T / weight
     variance = chunk @ (filled**2).T / weight - shift**2
-    # The plug-in variance of n seeds falls short by (n - 1) / n, twice: once
-    # in the sample, once in the replicate.
-    repair = np.where(n > 1, n / np.maximum(n - 1, 1), np.nan) ** 2
-    means = mean + shift + rng.choice(residuals, size=shift.shape)
+    # The plug-in variance of n seeds falls short by (n - 1) / n: once in the
+    # mean of a replicate, twice (in the sample, too) in its variance.
+    repair = np.where(n > 1, n / np.maximum(n - 1, 1), np.nan)
+    means = (
+      mean
+      + shift * np.sqrt(np.where(n > 1, repair, 1.0))
+      + rng.choice(residuals, size=shift.shape)
+    )
     parts.append(
       judge(
         family,
         means,
-        np.maximum(variance, 0) * repair,
+        np.maximum(variance, 0) * repair**2,
         np.full(len(chunk), 1 / num),
         config,
         target,
@@ -412,7 +432,10 @@ def selected(
   keys = ["dataset", "architecture", "params"]
   for split in ("val", "test"):
     column = f"{split}_accuracy"
-    means = tables.mean_interval(networks, keys, column, confidence).select(
+    images = {"val": "num_validation", "test": "num_test"}[split]
+    means = tables.mean_interval(
+      networks, keys, column, confidence, images
+    ).select(
       *keys,
       pl.col("n").alias("n_seeds"),
       pl.col("mean").alias(column),

@@ -1,17 +1,21 @@
 """Pruning phases along sparsity: free, graceful, collapse; redundancy."""
 
+import itertools
+import math
 from typing import NamedTuple
 
 import numpy as np
 import polars as pl
+from scipy import special
 
 from minarch_jax import records as records_lib
-from minarch_jax.analysis import statistics, tables
+from minarch_jax.analysis import monotone, statistics, tables
 from minarch_jax.analysis.outcomes import judged_without_curves
 from minarch_jax.config import Config
 
 Array = np.ndarray
 SETTING = ("criterion", "scope", "granularity", "schedule")
+LEAST = 500  # replicates, so that images are resampled where seeds are few
 GROUP = (*tables.ARCHITECTURE, *SETTING)
 THRESHOLDS = ("free_margin", "collapse_share", "confidence")
 
@@ -25,6 +29,7 @@ class Drops(NamedTuple):
     dense: [G, S] accuracy at sparsity 0.
     drop: [G, S, K] dense minus pruned accuracy, nan = missing.
     chance: [G] 1 / C.
+    images: [G] on which accuracies were measured.
   """
 
   groups: pl.DataFrame
@@ -32,6 +37,7 @@ class Drops(NamedTuple):
   dense: Array
   drop: Array
   chance: Array
+  images: Array
 
 
 def pruning_phases(
@@ -44,18 +50,20 @@ def pruning_phases(
 
   The definitions: report/method.md#pruning-phases.
 
-  A sparsity is free when the mean drop against the same seed at sparsity 0
-  (equally retrained, where the schedule retrains) is shown to be below
-  `free_margin`: one-sided t-test over seeds at `confidence`, in order of
-  sparsity until the first failure, so the chance of a false `free` does not
-  grow with the grid. Redundancy is the largest free sparsity. Collapse begins
-  where `collapse_share` of the accuracy above chance is lost in the mean.
+  Drops are against the same seed at sparsity 0 (equally retrained, where the
+  schedule retrains). Redundancy is an estimate: the sparsity at which the mean
+  drop, fitted increasing (isotonic regression) and linear between sparsities,
+  reaches `free_margin`. A sparsity is shown to be free when the mean drop is
+  shown to be below the margin: one-sided t-test over seeds and images at
+  `confidence`, in order of sparsity until the first failure, so the chance of a
+  false `free` does not grow with the grid. Collapse begins where
+  `collapse_share` of the accuracy above chance is lost in the mean.
 
-  The intervals are bootstrapped over seeds: where the mean drop passes the
-  margin, and where it passes the collapse. Between two sparsities of the grid
-  the place is anywhere, so on a coarse grid they are wider than seed noise.
-  Both contain the tested value. Seeds that did not learn have nothing to lose
-  and are left out.
+  The intervals are bootstrapped over seeds and images: where the fitted drop
+  passes the margin, and where the mean passes the collapse. Between two
+  sparsities of the grid the place is anywhere, so on a coarse grid they are
+  wider than noise. Seeds that did not learn have nothing to lose and are left
+  out.
 
   Args:
     records: the tables.
@@ -63,10 +71,10 @@ def pruning_phases(
     control: `none` for the real masks, or the name of a control.
 
   Returns:
-    One row per architecture and setting: redundancy (null for fewer than two
-    seeds: nothing can be shown), crossing (interpolated sparsity where the
-    mean drop reaches the margin), collapse_at (null = never in the grid), and
-    intervals; a null collapse_high means beyond the grid.
+    One row per architecture and setting: redundancy (the end of the grid where
+    the margin is not reached; null for fewer than two seeds), shown_free (the
+    largest sparsity shown to be free), collapse_at (null = never in the grid),
+    and intervals; a null collapse_high means beyond the grid.
   """
   return phase_table(pruning_drops(records, config, control=control), config)
 
@@ -77,7 +85,7 @@ def phase_table(drops: Drops, config: Config) -> pl.DataFrame:
   size = max(
     1, 2_000_000 // max(1, drops.drop[0].size if len(drops.drop) else 1)
   )
-  size = max(1, size // 128)
+  size = max(1, size // LEAST)
   for begin in range(0, len(drops.drop), size):
     part = slice(begin, begin + size)
     found = phases(
@@ -85,6 +93,7 @@ def phase_table(drops: Drops, config: Config) -> pl.DataFrame:
       drops.dense[part],
       drops.drop[part],
       drops.chance[part],
+      drops.images[part],
       config,
     )
     for name in _COLUMNS:
@@ -109,7 +118,7 @@ _COLUMNS = (
   "redundancy",
   "redundancy_low",
   "redundancy_high",
-  "crossing",
+  "shown_free",
   "collapse_at",
   "collapse_low",
   "collapse_high",
@@ -121,7 +130,7 @@ def learned(records: tables.Records, config: Config) -> pl.DataFrame:
   return (
     judged_without_curves(records.networks, config)
     .filter(~pl.col("failed"))
-    .select(*tables.NETWORK, "chance")
+    .select(*tables.NETWORK, "chance", "num_validation")
   )
 
 
@@ -177,11 +186,17 @@ def pruning_drops(
     how="left",
     maintain_order="left",
   )["chance"].to_numpy()
-  return Drops(groups, sparsities, reference, drop, chance)
+  images = tables.images_of(groups, rows)
+  return Drops(groups, sparsities, reference, drop, chance, images)
 
 
 def phases(
-  sparsities: Array, dense: Array, drop: Array, chance: Array, config: Config
+  sparsities: Array,
+  dense: Array,
+  drop: Array,
+  chance: Array,
+  images: Array,
+  config: Config,
 ) -> dict[str, Array]:
   """Finds the phases of many settings at once; nan = cannot be said.
 
@@ -190,6 +205,7 @@ def phases(
     dense: [G, S].
     drop: [G, S, K].
     chance: [G].
+    images: [G].
     config: thresholds.
 
   Returns:
@@ -201,30 +217,57 @@ def phases(
   level = _filled(dense) - chance[:, None]
   # Tested in order of sparsity up to the first failure: a fixed sequence, so
   # every test keeps its own level.
-  p = statistics.one_sided_p(mean, deviation, n, config.free_margin)
+  p = statistics.one_sided_p(
+    mean, deviation, n, config.free_margin, images[:, None]
+  )
   shown = (p < 1 - config.confidence) | (sparsities == 0)
   free, _ = bracket(sparsities, shown, n > 0)
-  margin = np.full(mean.shape[:1], config.free_margin)
-  last, after = bracket(sparsities, mean <= margin[:, None] + tables.TIE, n > 0)
   lost = config.collapse_share * level.mean(1)
   _, collapse = bracket(sparsities, mean <= lost[:, None] + tables.TIE, n > 0)
   result = {
     "n_seeds": seeds,
-    "redundancy": np.where(seeds > 1, free, np.nan),
-    "crossing": interpolated(sparsities, mean, margin, last, after),
+    "redundancy": crossing(sparsities, mean, n, config.free_margin),
+    "shown_free": free,
     "collapse_at": collapse,
   }
   low, high, low_end, high_end = _intervals(
-    sparsities, along, dense, chance, config
+    sparsities, along, dense, chance, images, config
   )
-  # What was tested belongs to its interval, wherever resampling puts that.
+  # An estimate belongs to its interval, wherever resampling puts that.
   result["redundancy_low"] = np.fmin(low, result["redundancy"])
   result["redundancy_high"] = np.fmax(high, result["redundancy"])
   result["collapse_low"] = low_end
   result["collapse_high"] = high_end
-  for name in ("redundancy_low", "redundancy_high"):
+  for name in ("redundancy", "redundancy_low", "redundancy_high", "shown_free"):
     result[name] = np.where(seeds > 1, result[name], np.nan)
   return result
+
+
+def fitted(mean: Array, weight: Array) -> Array:
+  """Fits mean drops [..., K] increasing along sparsity; weight 0 = missing.
+
+  Accuracy that comes back at a larger sparsity is noise, or no reason to call
+  the smaller one free.
+  """
+  present = np.broadcast_to(weight > 0, mean.shape)
+  order = np.where(present, np.arange(mean.shape[-1]), 0)
+  order = np.maximum.accumulate(order, axis=-1)
+  filled = np.nan_to_num(np.take_along_axis(mean, order, -1))
+  weight = np.where(present, weight, 1e-9)
+  shape = (-1, mean.shape[-1])
+  return monotone.isotonic(
+    filled.reshape(shape), weight.reshape(shape)
+  ).reshape(mean.shape)
+
+
+def crossing(
+  sparsities: Array, mean: Array, weight: Array, margin: float
+) -> Array:
+  """Where fitted mean drops [G, K] reach the margin, [G]."""
+  rising = fitted(mean, weight)
+  last, after = bracket(sparsities, rising <= margin + tables.TIE, weight > 0)
+  level = np.full(len(mean), margin)
+  return interpolated(sparsities, rising, level, last, after)
 
 
 def bracket(
@@ -262,18 +305,25 @@ def _filled(dense: Array) -> Array:
 
 
 def _intervals(
-  sparsities: Array, along: Array, dense: Array, chance: Array, config: Config
+  sparsities: Array,
+  along: Array,
+  dense: Array,
+  chance: Array,
+  images: Array,
+  config: Config,
 ) -> tuple[Array, Array, Array, Array]:
-  """Bootstrap bounds of redundancy and collapse over seeds, each [G]."""
+  """Bootstrap bounds of redundancy and collapse over seeds and images, each
+  [G]."""
   num_groups, _, num_seeds = along.shape
   nothing = np.full(num_groups, np.nan)
   if num_seeds < 2 or not num_groups:
     return nothing, nothing, nothing, nothing
   rng = statistics.generator("pruning", sparsities.tolist(), num_seeds)
   counts, probabilities = statistics.resamples(
-    num_seeds, config.num_bootstrap, rng
+    num_seeds, config.num_bootstrap, rng, at_least=LEAST
   )
   means = _resampled_means(along, counts)
+  means += _image_noise(along, images, len(counts), rng)
   level = _filled(dense).mean(1)[:, None] - chance[:, None]
   measured = ~np.isnan(along)
   there = np.any(measured, axis=-1)[:, None]
@@ -281,8 +331,11 @@ def _intervals(
   tail = (1 - config.confidence) / 2
   # Redundancy has a last sparsity, 1, even where the grid ends before it does;
   # a collapse that the grid does not reach stays open.
+  weight = np.broadcast_to(measured.sum(-1)[:, None], means.shape)
   last, after = bracket(
-    sparsities, means <= config.free_margin + tables.TIE, there
+    sparsities,
+    fitted(means, weight) <= config.free_margin + tables.TIE,
+    there,
   )
   spread = statistics.within(last, np.where(np.isinf(after), 1.0, after), rng)
   low = statistics.quantile(spread, probabilities, tail)
@@ -313,6 +366,102 @@ def _resampled_means(along: Array, counts: Array) -> Array:
   factor = np.sqrt(n / np.maximum(n - 1, 1))
   shift = np.tensordot(centred, counts, (2, 1)) / weight
   return np.swapaxes(mean[..., None] + factor[..., None] * shift, 1, 2)
+
+
+def located(drops: Drops, rows: pl.DataFrame) -> tuple[pl.DataFrame, Array]:
+  """Rows of `pruning_phases` with the number of each in `drops`."""
+  found = rows.join(
+    drops.groups.with_row_index("_row"),
+    on=list(GROUP),
+    how="inner",
+    maintain_order="left",
+  )
+  return found.drop("_row"), found["_row"].to_numpy()
+
+
+class Largest(NamedTuple):
+  """The largest redundancy of several settings, [low, high] around it."""
+
+  redundancy: float
+  low: float
+  high: float
+
+
+def largest(
+  drops: Drops, chosen: Array, high: Array, config: Config
+) -> Largest:
+  """Estimates the largest redundancy, corrected for being a maximum.
+
+  The largest of many estimates is too large even where all are equal in truth,
+  because noise has a part in the choice. So half of the seeds choose the
+  setting and the other half measure what it is, averaged over ways to halve
+  them: seeds that did not choose are as good or bad for the chosen one as for
+  any. (What is estimated is the redundancy of the one chosen, which is at most
+  the largest.) Images are shared by the halves: their luck stays in, and in
+  the bounds. The lower bound repeats the tests of `shown_free` at a level
+  corrected (Bonferroni) for all settings; the upper is the largest upper bound
+  of any, which holds for the largest without correction.
+
+  Args:
+    drops: of many settings.
+    chosen: [N] rows of them to look at, at least one.
+    high: [N] upper bounds of their redundancies.
+    config: thresholds.
+  """
+  along = np.swapaxes(drops.drop[chosen], 1, 2)
+  count, mean, deviation = statistics.moments(along)
+  p = statistics.one_sided_p(
+    mean, deviation, count, config.free_margin, drops.images[chosen][:, None]
+  )
+  level = (1 - config.confidence) / 2 / len(chosen)
+  shown = (p < level) | (drops.sparsities == 0)
+  free, _ = bracket(drops.sparsities, shown, count > 0)
+  low, most = float(np.nanmax(free)), float(np.nanmax(high))
+  estimates = []
+  for half in halves(along.shape[-1]):
+    one, other = (
+      crossing(drops.sparsities, mean, count, config.free_margin)
+      for count, mean, _ in map(
+        statistics.moments, (along[..., half], along[..., ~half])
+      )
+    )
+    one = np.where(np.isnan(other) | np.isnan(one), -np.inf, one)
+    estimates.append(other[np.argmax(one)])
+  value = float(np.nanmean(estimates)) if estimates else math.nan
+  return Largest(float(np.clip(value, low, most)), low, most)
+
+
+HALVINGS = 40
+
+
+def halves(num_seeds: int) -> list[Array]:
+  """Ways to choose half of the seeds (the larger one): all, or some."""
+  size = num_seeds - num_seeds // 2
+  if num_seeds < 2:
+    return []
+  if math.comb(num_seeds, size) <= HALVINGS:
+    picks = list(itertools.combinations(range(num_seeds), size))
+  else:
+    rng = statistics.generator("halves", num_seeds)
+    picks = [rng.permutation(num_seeds)[:size] for _ in range(HALVINGS)]
+  return [np.isin(np.arange(num_seeds), pick) for pick in picks]
+
+
+def _image_noise(
+  along: Array, images: Array, num: int, rng: np.random.Generator
+) -> Array:
+  """What other images would add to resampled mean drops, [G, B, K].
+
+  With the resampled seeds it makes the variance of
+  `statistics.standard_error`. Sparsities of one network, and all networks,
+  see the same images: they move together.
+  """
+  n, mean, deviation = statistics.moments(along)
+  error, _ = statistics.standard_error(mean, deviation, n, images[:, None])
+  missing = np.maximum(error**2 - deviation**2 / np.maximum(n, 1), 0)
+  missing[:, 0] = 0.0  # no pruning, no drop
+  draws = special.ndtri((rng.permutation(num) + 0.5) / num)
+  return draws[None, :, None] * np.sqrt(np.nan_to_num(missing))[:, None, :]
 
 
 def redundancy_by_depth(

@@ -37,7 +37,7 @@ def paired_damage(
     rounded: the rows that are compared with 32 bits.
 
   Returns:
-    architecture columns, seed, `by`, the format, damage.
+    architecture columns, num_validation, seed, `by`, the format, damage.
   """
   records, _ = tables.one_recipe(records)
   rows = tables.under(records.compression)
@@ -49,7 +49,7 @@ def paired_damage(
   rows = rows.join(
     pruning.learned(records, config), on=tables.NETWORK, how="inner"
   )
-  keys = ("run_id", *tables.ARCHITECTURE, "seed", *by)
+  keys = ("run_id", *tables.ARCHITECTURE, "num_validation", "seed", *by)
   dense = (
     rows.filter(tables.AS_TRAINED)
     .group_by(keys)
@@ -69,7 +69,7 @@ def paired_damage(
 def quantization_damage(
   records: tables.Records, config: Config = tables.DEFAULTS
 ) -> pl.DataFrame:
-  """Averages quantization damage over seeds, with Student intervals.
+  """Averages quantization damage, with intervals over seeds and images.
 
   Post-training, unpruned: sparsity 0 and no retraining. Seeds that did not
   learn have nothing to lose and are left out.
@@ -115,9 +115,13 @@ def summarised(
   """Mean, interval and adjusted p-value of `damage` per group."""
   names = (*tables.ARCHITECTURE, *by, *FORMAT)
   groups, _, matrix = tables.seed_matrix(rows, names, "damage")
-  mean, low, high, n = statistics.mean_interval(matrix, config.confidence)
+  images = tables.images_of(groups, rows)
+  mean, low, high, n = statistics.mean_interval(
+    matrix, config.confidence, images=images
+  )
   _, _, deviation = statistics.moments(matrix)
-  p = np.where(n > 1, statistics.two_sided_p(mean, deviation, n), np.nan)
+  p = statistics.two_sided_p(mean, deviation, n, images)
+  p = np.where(n > 1, p, np.nan)
   frame = groups.with_columns(
     n_seeds=pl.Series(n, dtype=pl.Int64),
     damage=pl.Series(mean, dtype=pl.Float64),

@@ -34,8 +34,8 @@ def layer_sensitivity(
 
   Returns:
     One row per architecture, layer (from the input to the output) and
-    sparsity: n_seeds, accuracy, lost, lost_low, lost_high (Student intervals,
-    null for one seed).
+    sparsity: n_seeds, accuracy, lost, lost_low, lost_high (over seeds and
+    images, null for one seed).
   """
   learned = _learned(records, config)
   rows = rows.join(learned, on=tables.NETWORK, how="semi")
@@ -48,7 +48,10 @@ def layer_sensitivity(
   )
   groups, _, lost = tables.seed_matrix(rows, LAYER, "lost")
   _, _, accuracy = tables.seed_matrix(rows, LAYER, "val_accuracy")
-  mean, low, high, n = statistics.mean_interval(lost, config.confidence)
+  images = tables.images_of(groups, records.networks)
+  mean, low, high, n = statistics.mean_interval(
+    lost, config.confidence, images=images
+  )
   return _finished(
     groups,
     config,

@@ -64,21 +64,84 @@ def chance_hits(trials: int, num_classes: int, level: float) -> int:
 # --- means over seeds --------------------------------------------------------
 
 
+def image_variance(share: Array | float, images: Array | float | None) -> Array:
+  """Variance of a share of images that drawing the images alone gives.
+
+  p (1 - p) / N, with two more hits and misses counted (Agresti and Coull 1998)
+  and never less than what the rule of three allows: none of N may be up to
+  3 / N (one-sided 95 %), which is 3.3 / N^2. The mean of paired differences in
+  {-1, 0, 1} is such a share too, of the images that differ, if all differ to
+  one side; how many differ to both is not in the records.
+
+  Args:
+    share: [...] accuracy, or mean difference of accuracies of either sign.
+    images: N, broadcastable; None = the values are not shares of images.
+  """
+  share = np.abs(np.asarray(share, float))
+  if images is None:
+    return np.zeros_like(share)
+  n = np.asarray(images, float)
+  with np.errstate(invalid="ignore", divide="ignore"):
+    return np.maximum(n * share * (1 - share) + 2, 3.3) / n**2
+
+
+def standard_error(
+  mean: Array | float,
+  deviation: Array | float,
+  n: Array | int,
+  images: Array | float | None = None,
+) -> tuple[Array, Array]:
+  """Standard error of means over seeds and images, and its degrees of freedom.
+
+  The n seeds share their images, so averaging over seeds does not average over
+  images: v + max(s^2 - v, 0) / n, v being `image_variance`, s the deviation
+  over seeds. Images alone let one seed's value vary by v; part of that lies in
+  s as well, because seeds disagree about single images. So only what s^2 has
+  beyond v is taken as the networks' own and averaged. v + s^2 / n would count
+  the part in both twice; max(v, s^2 / n) loses the images where networks vary
+  more than they. Degrees of freedom by Satterthwaite (1946), v being known.
+
+  Args:
+    mean: [...].
+    deviation: [...] over seeds; nan = unknown.
+    n: [...] seeds.
+    images: as in `image_variance`; None = seeds alone.
+
+  Returns:
+    error, freedom (large where images are all there is), each [...].
+  """
+  drawn = image_variance(mean, images)
+  with np.errstate(invalid="ignore", divide="ignore"):
+    own = np.maximum(np.square(deviation) - drawn, 0) / n
+    total = own + drawn
+    share = np.where(total > 0, own / total, 1.0)
+    freedom = np.minimum((n - 1) / np.square(share), 1e9)
+  return np.sqrt(total), np.where(np.asarray(n) > 1, freedom, 0)
+
+
 def mean_interval(
-  values: Array, confidence: float
+  values: Array,
+  confidence: float,
+  *,
+  resolution: float = 0.0,
+  images: Array | float | None = None,
 ) -> tuple[Array, Array, Array, Array]:
   """Student interval of the mean along the last axis; nan = missing.
 
   Args:
     values: [..., N].
     confidence: level.
+    resolution: step to which values are rounded; they are not taken to vary
+      less than the rounding hides (a uniform step has variance 1 / 12).
+    images: as in `standard_error`.
 
   Returns:
     mean, low, high, n, each [...]. One value has a mean and no interval.
   """
   n, mean, deviation = moments(values)
-  with np.errstate(invalid="ignore", divide="ignore"):
-    half = deviation / np.sqrt(n) * t_quantile(n - 1, (1 + confidence) / 2)
+  deviation = np.maximum(deviation, resolution / math.sqrt(12))
+  error, freedom = standard_error(mean, deviation, n, images)
+  half = error * t_quantile(freedom, (1 + confidence) / 2)
   return mean, mean - half, mean + half, n
 
 
@@ -150,33 +213,52 @@ def t_quantile(freedom: Array, level: float) -> Array:
   return quantiles[inverse.ravel()].reshape(freedom.shape)
 
 
-def one_sided_p(mean: Array, deviation: Array, n: Array, below: float) -> Array:
+def one_sided_p(
+  mean: Array,
+  deviation: Array,
+  n: Array,
+  below: float,
+  images: Array | float | None = None,
+) -> Array:
   """p-value of the t-test of H0: mean >= `below` against mean < `below`.
 
-  Without variance the p-value is 0 or 1; with one value it is 1.
+  `images` as in `standard_error`. Without variance the p-value is 0 or 1; with
+  one value it is 1.
   """
+  error, freedom = standard_error(mean, deviation, n, images)
   with np.errstate(invalid="ignore", divide="ignore"):
-    t = (mean - below) / (deviation / np.sqrt(n))
-    p = special.stdtr(np.maximum(n - 1, 1), t)
-  p = np.where(deviation == 0, np.where(mean < below, 0.0, 1.0), p)
+    t = (mean - below) / error
+    p = special.stdtr(np.maximum(freedom, 1), t)
+  p = np.where(error == 0, np.where(mean < below, 0.0, 1.0), p)
   return np.where(np.asarray(n) > 1, p, 1.0)
 
 
-def tost(mean: Array, deviation: Array, n: Array, margin: float) -> Array:
+def tost(
+  mean: Array,
+  deviation: Array,
+  n: Array,
+  margin: float,
+  images: Array | float | None = None,
+) -> Array:
   """p-value of two one-sided t-tests that |mean| < `margin`.
 
   Schuirmann (1987): the larger of the two one-sided p-values.
   """
   return np.maximum(
-    one_sided_p(mean, deviation, n, margin),
-    one_sided_p(-np.asarray(mean), deviation, n, margin),
+    one_sided_p(mean, deviation, n, margin, images),
+    one_sided_p(-np.asarray(mean), deviation, n, margin, images),
   )
 
 
-def two_sided_p(mean: Array, deviation: Array, n: Array) -> Array:
-  """p-value of the t-test of H0: mean = 0."""
-  lower = one_sided_p(mean, deviation, n, 0.0)
-  upper = one_sided_p(-np.asarray(mean), deviation, n, 0.0)
+def two_sided_p(
+  mean: Array,
+  deviation: Array,
+  n: Array,
+  images: Array | float | None = None,
+) -> Array:
+  """p-value of the t-test of H0: mean = 0; `images` as in `standard_error`."""
+  lower = one_sided_p(mean, deviation, n, 0.0, images)
+  upper = one_sided_p(-np.asarray(mean), deviation, n, 0.0, images)
   both_equal = (deviation == 0) & (np.asarray(mean) == 0)
   p = np.where(both_equal, 1.0, 2 * np.minimum(lower, upper))
   return np.minimum(p, 1.0)
@@ -196,12 +278,13 @@ def adjusted(p: Array) -> Array:
 
 
 def resamples(
-  n: int, num: int, rng: np.random.Generator
+  n: int, num: int, rng: np.random.Generator, at_least: int = 1
 ) -> tuple[Array, Array]:
   """Bootstrap counts of n seeds and the probability of each row.
 
   All multisets, exactly, when there are no more than `num` of them (n <= 7 at
-  2,000), so that small studies carry no Monte Carlo error; else `num` draws.
+  2,000), so that small studies carry no Monte Carlo error, each as often as
+  makes `at_least` rows (or `num`); else `num` draws.
 
   Returns:
     counts [B, n] that sum to n, probabilities [B] that sum to 1.
@@ -217,7 +300,11 @@ def resamples(
   log_p = (
     special.gammaln(n + 1) - special.gammaln(counts + 1).sum(1) - n * np.log(n)
   )
-  return counts.astype(float), np.exp(log_p)
+  repeats = max(1, min(at_least, num) // len(counts))
+  return (
+    np.tile(counts, (repeats, 1)).astype(float),
+    np.tile(np.exp(log_p) / repeats, repeats),
+  )
 
 
 def quantile(values: Array, probabilities: Array, level: float) -> Array:

@@ -5,9 +5,10 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from minarch_jax.analysis import controls as controls_lib
-from minarch_jax.analysis import tables
+from minarch_jax.analysis import pruning, tables
 from minarch_jax.analysis.claims import findings
-from minarch_jax.analysis.regimes import LABELS, STABLE
+from minarch_jax.analysis.regimes import LABELS
+from minarch_jax.config import Config
 
 
 class Line(NamedTuple):
@@ -20,13 +21,13 @@ class Line(NamedTuple):
     return self.text
 
 
-def lines(found: findings.Evidence) -> list[Line]:
+def lines(found: findings.Evidence, config: Config) -> list[Line]:
   """Writes the summary of a study that trained at least one network."""
   labels = found["regimes"]
   parts = {
     "selected": _best(labels),
     "minimal_parameters": _minimal(found["minimal_parameters"]),
-    "pruning_phases": _redundancy(found["pruning_phases"], labels),
+    "pruning_phases": _redundancy(found, config),
     "controls": _controls(found["controls"]),
     "quantization": _damage(found["quantization"]),
     "regimes": [_regimes(labels)],
@@ -71,24 +72,41 @@ def _size(row: dict[str, Any]) -> str:
   )
 
 
-def _redundancy(pruned: pl.DataFrame, labels: pl.DataFrame) -> list[str]:
+def _redundancy(found: findings.Evidence, config: Config) -> list[str]:
+  """Says the redundancy of every schedule and scope, over the stable.
+
+  The bounds of a median are the medians of the bounds, as if all architectures
+  erred to one side: they share images and seeds, so they may.
+  """
   by = list(tables.ARCHITECTURE)
-  stable = labels.filter(STABLE).select(by)
-  rows = pruned.join(stable, on=by, how="semi").filter(tables.RANKED)
+  rows = found["pruning_phases"].join(
+    findings.stable(found).select(by), on=by, how="semi"
+  )
+  rows = tables.primary(
+    rows.filter(tables.RANKED).drop_nulls("redundancy"),
+    ("criterion", "granularity"),
+  )
   lines = []
-  for (schedule,), group in (
-    rows.drop_nulls("redundancy")
-    .sort("schedule", descending=True)
-    .group_by("schedule", maintain_order=True)
-  ):
-    best = group.sort("redundancy", "params", descending=[True, False]).row(
-      0, named=True
+  for (schedule, scope), group in rows.sort(
+    "schedule", "scope", descending=[True, False]
+  ).group_by("schedule", "scope", maintain_order=True):
+    group, chosen = pruning.located(found["drops"], group)
+    largest = pruning.largest(
+      found["drops"],
+      chosen,
+      group["redundancy_high"].to_numpy(),
+      config,
     )
+    middle = [
+      group[f"redundancy{end}"].median() for end in ("", "_low", "_high")
+    ]
     lines.append(
-      f"redundancy, {schedule}: median {group['redundancy'].median():.0%}, "
-      f"largest {best['redundancy']:.0%} "
-      f"[{best['redundancy_low']:.0%}, {best['redundancy_high']:.0%}] "
-      f"({best['architecture']}, {best['criterion']}, {best['scope']})"
+      f"redundancy, {schedule}, {scope}: median {middle[0]:.0%} "
+      f"[{middle[1]:.0%}, {middle[2]:.0%}], "
+      f"largest {largest.redundancy:.0%} "
+      f"[{largest.low:.0%}, {largest.high:.0%}] of {len(group)} stable "
+      f"architectures ({group['criterion'][0]}); "
+      f"shown free: up to {group['shown_free'].max():.0%}"
     )
   return lines
 

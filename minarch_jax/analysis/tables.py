@@ -172,6 +172,14 @@ def size_classes(params: np.ndarray, tolerance: float) -> np.ndarray:
   return classes
 
 
+def by_difficulty(networks: pl.DataFrame) -> tuple[str, ...]:
+  """Orders data sets by falling best validation accuracy."""
+  best = networks.group_by("dataset").agg(pl.max("val_accuracy"))
+  return tuple(
+    best.sort("val_accuracy", "dataset", descending=[True, False])["dataset"]
+  )
+
+
 def seed_matrix(
   rows: pl.DataFrame, by: Sequence[str], value: str
 ) -> tuple[pl.DataFrame, np.ndarray, np.ndarray]:
@@ -201,23 +209,51 @@ def seed_matrix(
 
 
 def mean_interval(
-  frame: pl.DataFrame, keys: Sequence[str], column: str, confidence: float
+  frame: pl.DataFrame,
+  keys: Sequence[str],
+  column: str,
+  confidence: float,
+  images: str,
 ) -> pl.DataFrame:
-  """Means of groups with Student's t intervals, seeds being the sample.
+  """Means of groups with intervals over seeds and images.
+
+  Args:
+    frame: one row per group and seed.
+    keys: columns that name a group.
+    column: an accuracy.
+    confidence: level.
+    images: the column that says on how many images it was measured.
 
   Returns:
     `keys`, mean, low, high, n; low and high are null for a single value.
   """
   grouped = frame.group_by(keys, maintain_order=True).agg(
     mean=pl.col(column).mean(),
-    half=pl.col(column).std() / pl.len().sqrt(),
+    deviation=pl.col(column).std(),
     n=pl.len().cast(pl.Int64),
+    images=pl.col(images).max(),
   )
-  level = (1 + confidence) / 2
-  quantile = pl.Series(
-    statistics.t_quantile(grouped["n"].to_numpy() - 1, level)
+  error, freedom = statistics.standard_error(
+    *(
+      grouped[name].cast(pl.Float64).fill_null(np.nan).to_numpy()
+      for name in ("mean", "deviation", "n", "images")
+    )
   )
-  half = grouped["half"] * quantile.fill_nan(None)
+  half = error * statistics.t_quantile(freedom, (1 + confidence) / 2)
+  half = pl.Series(half, dtype=pl.Float64).fill_nan(None)
   return grouped.with_columns(
     low=pl.col("mean") - half, high=pl.col("mean") + half
-  ).drop("half")
+  ).drop("deviation", "images")
+
+
+def images_of(groups: pl.DataFrame, rows: pl.DataFrame) -> np.ndarray:
+  """Validation images [G] of the data set of each row of `groups`."""
+  known = rows.group_by("dataset").agg(pl.col("num_validation").max())
+  return (
+    groups.select("dataset")
+    .join(known, on="dataset", how="left", maintain_order="left")[
+      "num_validation"
+    ]
+    .cast(pl.Float64)
+    .to_numpy()
+  )

@@ -26,7 +26,9 @@ def accuracy(reading: Reading) -> Drawing | None:
     return None
   level = reading.config.confidence
   keys = ["dataset", "family", "architecture", "params"]
-  means = tables.mean_interval(networks, keys, "val_accuracy", level)
+  means = tables.mean_interval(
+    networks, keys, "val_accuracy", level, "num_validation"
+  )
   means = means.join(
     regimes.select("dataset", "architecture", "label"),
     on=["dataset", "architecture"],

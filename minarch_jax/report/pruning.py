@@ -18,9 +18,12 @@ def sparsity(reading: Reading) -> Drawing | None:
   rows = rows.filter(bits=32)
   where = ["dataset", "family", "schedule", "criterion", "depth", "sparsity"]
   per_seed = rows.group_by([*where, "seed"]).agg(pl.mean("val_accuracy"))
+  per_seed = per_seed.with_columns(
+    images=pl.Series(tables.images_of(per_seed, reading.records.networks))
+  )
   level = reading.config.confidence
   means = tables.mean_interval(
-    per_seed.sort([*where, "seed"]), where, "val_accuracy", level
+    per_seed.sort([*where, "seed"]), where, "val_accuracy", level, "images"
   )
   means = selection.rows_of(reading, means).with_columns(
     pl.col("mean", "low", "high").pipe(theme.to_error),
@@ -128,12 +131,11 @@ def redundancy(reading: Reading) -> Drawing | None:
   return Drawing(
     "Redundancy by depth and size",
     chart,
-    "Redundancy: the largest sparsity whose drop in accuracy is below "
-    f"{reading_lib.points(config.free_margin)} (one-sided "
-    f"{config.confidence:.0%} over seeds). One mark per architecture, "
+    "Redundancy: the sparsity at which the mean drop in accuracy reaches "
+    f"{reading_lib.points(config.free_margin)}. One mark per architecture, "
     f"{reading_lib.seeds(phases)}; bars: {config.confidence:.0%} "
-    f"intervals. {criterion.capitalize()} pruning, {scope} scope, "
-    "32 bits. Compare depths at equal params.",
+    f"intervals over seeds and images. {criterion.capitalize()} pruning, "
+    f"{scope} scope, 32 bits. Compare depths at equal params.",
     drawn,
   )
 

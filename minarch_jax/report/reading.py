@@ -8,7 +8,7 @@ import polars as pl
 from minarch_jax import analysis, registries
 from minarch_jax import config as config_lib
 from minarch_jax import records as records_lib
-from minarch_jax.analysis import summaries
+from minarch_jax.analysis import summaries, tables
 
 
 class Reading(NamedTuple):
@@ -26,14 +26,6 @@ class Reading(NamedTuple):
   summary: Sequence[summaries.Line]
   datasets: tuple[str, ...]
   families: tuple[str, ...]
-
-
-def by_difficulty(networks: pl.DataFrame) -> tuple[str, ...]:
-  """Orders data sets by falling best validation accuracy."""
-  best = networks.group_by("dataset").agg(pl.max("val_accuracy"))
-  return tuple(
-    best.sort("val_accuracy", "dataset", descending=[True, False])["dataset"]
-  )
 
 
 def analyse(
@@ -69,7 +61,7 @@ def analyse(
     study,
     {name: frame for name, frame in frames.items() if frame is not None},
     analysis.summarise(found),
-    by_difficulty(networks),
+    tables.by_difficulty(networks),
     in_order(networks["family"].unique().to_list()),
   )
 

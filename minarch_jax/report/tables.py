@@ -237,12 +237,14 @@ REDUNDANCY = Table(
 
 PRUNING_PHASES = Table(
   "pruning",
-  "Redundancy and collapse of every architecture.",
+  "Redundancy (where the mean drop reaches the margin), the largest sparsity "
+  "shown to be free, and collapse of every architecture.",
   itemgetter("pruning_phases"),
   (
     *_NETWORKS,
     *_SETTING,
     _REDUNDANCY,
+    Column("shown_free", "shown free (sparsity)", "sparsity"),
     Column("collapse_at", "collapse at (sparsity)", "sparsity"),
     Column("collapse_low", "from", "sparsity"),
     Column("collapse_high", "to", "sparsity"),
@@ -327,7 +329,8 @@ QUANTIZER_DAMAGE = Table(
 
 GUIDANCE = Table(
   "together",
-  "Compact and stable configurations, best first.",
+  "Compact and stable configurations, best first; where none is predicted to "
+  "reach the target, the nearest, with what their lower bound falls short.",
   itemgetter("guidance"),
   (
     Column("dataset", "data set"),
@@ -347,6 +350,8 @@ GUIDANCE = Table(
       "percent",
       "accuracy_",
     ),
+    Column("target_accuracy", "target (%)", "percent"),
+    Column("shortfall", "short of it (points)", "points"),
     Column("test_accuracy", "test accuracy (%)", "percent"),
     _SEEDS,
     Column("refused", "why none"),

@@ -1,8 +1,11 @@
 """Minimal sizes on records with known truth."""
 
+import numpy as np
 import pytest
 
 from minarch_jax import analysis
+from minarch_jax.analysis import minimal
+from minarch_jax.analysis.outcomes import outcomes
 from minarch_jax.config import Config
 from tests.analysis import simulated
 
@@ -77,3 +80,20 @@ def test_missing_seeds_are_no_obstacle():
   row = analysis.minimal_parameters(few, CONFIG).row(0, named=True)
   assert row["status"] == "bracketed"
   assert row["p_min_low"] < 1000 < row["p_min_high"]
+
+
+@pytest.mark.parametrize("size", [2000, 5000, 30000])
+def test_a_poor_shape_does_not_move_p_min(size):
+  row = p_min(STEP | {size: [0.9] * 5})
+  assert (row["status"], row["p_min"]) == ("bracketed", 1000)
+  at = analysis.p_at(simulated.handmade(STEP | {size: [0.9] * 5}), 0.95, CONFIG)
+  assert at["p"].to_list() == [1000]
+
+
+def test_replicates_of_few_seeds_vary_as_their_mean_does():
+  records = simulated.handmade({1000: [0.94, 0.95, 0.97]})
+  rows = outcomes(records, CONFIG)
+  family = minimal.grid(rows, CONFIG)
+  fit = minimal.replicates(family, Config(num_bootstrap=20_000), None)
+  expected = family.accuracy.std(ddof=1) / np.sqrt(3)
+  assert fit.plateau.std() == pytest.approx(expected, rel=0.03)

@@ -99,12 +99,14 @@ def test_repeated_dense_rows_count_once():
   assert len(frame) == 1 and frame["n_seeds"][0] == 5
 
 
-def test_equal_damage_in_every_seed_has_no_width_and_no_warning():
+def test_equal_damage_in_every_seed_has_the_width_of_the_images():
   row = analysis.quantization_damage(quantized([0.94] * 5), CONFIG).row(
     0, named=True
   )
-  assert row["damage_low"] == pytest.approx(row["damage_high"])
-  assert row["p_adjusted"] == 0.0
+  half = 1.96 * np.sqrt((0.01 * 0.99 + 2 / 5000) / 5000)
+  assert row["damage_low"] == pytest.approx(0.01 - half, abs=1e-6)
+  assert row["damage_high"] == pytest.approx(0.01 + half, abs=1e-6)
+  assert 0 < row["p_adjusted"] < 1e-9
 
 
 def test_interaction_is_what_does_not_add():

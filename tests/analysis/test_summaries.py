@@ -14,6 +14,11 @@ def test_summary_is_short_and_says_the_numbers():
   lines = analysis.summary(records, CONFIG)
   assert 5 <= len(lines) <= 10
   text = "\n".join(line.text for line in lines)
+  for scope in ("global", "layerwise"):
+    line = next(x for x in lines if f"oneshot, {scope}: median" in x.text).text
+    assert "[" in line and "shown free" in line
+    # The world's redundancy is 55 % at depth 1 and 10 % more per doubling.
+    assert 0.5 < float(line.split("median ")[1].split("%")[0]) / 100 < 0.75
   for word in ("test accuracy", "P_min", "redundancy", "4 bits", "claims"):
     assert word in text
   one = analysis.summary(

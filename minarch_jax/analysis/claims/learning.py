@@ -16,9 +16,10 @@ from minarch_jax.config import Config
 def invariance(found: Evidence, config: Config) -> Finding:
   """C1: every family and depth contrast at matched size is equivalent.
 
-  Intersection-union of TOSTs, so no correction. Contradicted where a
-  contrast lies beyond the margin (Bonferroni over contrasts), or most pairs
-  do one by one (Benjamini-Hochberg). The effect is the largest contrast.
+  Only architectures of at least P_min count: where networks fail
+  is what C3 asks. Intersection-union of TOSTs, so no correction. Contradicted
+  where a contrast lies beyond the margin (Bonferroni over contrasts), or most
+  pairs do one by one (Benjamini-Hochberg). The effect is the largest contrast.
   Pairs whose true differences scatter beyond the margin are not called
   equivalent for averaging to zero.
   """
@@ -31,9 +32,9 @@ def invariance(found: Evidence, config: Config) -> Finding:
     return findings.nothing(
       unit,
       rests_on,
-      "no two families or depths have two pairs of architectures matched in "
-      f"size within {config.match_tolerance:.0%} and two seeds each; a denser "
-      "grid would decide, not more seeds",
+      "no two families or depths have two pairs of architectures from P_min "
+      f"on, matched in size within {config.match_tolerance:.0%}, with two "
+      "seeds each; a denser or larger grid would decide, not more seeds",
     )
   strict = _contrasts(found, config, alpha / len(contrasts))
   outside = [c.name for c in strict if c.low > margin or c.high < -margin]
@@ -70,12 +71,26 @@ def _contrasts(
   1 - alpha."""
   by = tables.ARCHITECTURE
   _, _, accuracy = tables.seed_matrix(found["outcomes"], by, "val_accuracy")
+  labels = found["regimes"].sort(by)
+  least = found["minimal_parameters"].select(
+    "dataset",
+    "family",
+    least=pl.when(status="below grid").then(0.0).otherwise("p_min"),
+  )
+  learns = (
+    labels.join(
+      least, on=["dataset", "family"], how="left", maintain_order="left"
+    )
+    .select((pl.col("params") >= pl.col("least")).fill_null(False))
+    .to_series()
+  )
   return matching.contrasts(
-    found["regimes"].sort(by),
-    accuracy,
+    labels.filter(learns),
+    accuracy[learns.to_numpy()],
     config.match_tolerance,
     config.equivalence_margin,
     1 - alpha,
+    found["outcomes"]["num_validation"].min(),
   )
 
 
@@ -171,51 +186,87 @@ def minimal_count(found: Evidence, config: Config) -> Finding:
 def distinct_phases(found: Evidence, config: Config) -> Finding:
   """C4: in most stable architectures every phase has a length above zero.
 
-  Convergence: the intervals of rapid, refinement and saturation lie above 0
-  epochs. Pruning (magnitude, global where there is one): the interval of
-  redundancy lies above 0 and that of the collapse beyond it.
+  An architecture counts for the claim where every phase is shown to have a
+  length: the intervals of rapid, refinement and saturation lie above 0 epochs,
+  and in pruning (magnitude, global where there is one) that of redundancy
+  above 0 and that of the collapse beyond it. It counts against the claim only
+  where some phase is shown to have none: fewer than half an epoch, or less
+  than the finest step between measured sparsities, by the whole interval.
+  Where neither is shown, as with few seeds, it may be either: the lower bound
+  of the share takes it as against, the upper as for.
   """
   unit = "share of architectures"
   rests_on = "convergence_phases; pruning_phases"
-  by = list(tables.ARCHITECTURE)
-  rows = (
-    findings.stable(found)
-    .select(by)
-    .join(found["convergence_phases"], on=by, how="inner")
-    .filter(pl.col("n_left") > 1)
-    .with_columns(
-      learns=pl.all_horizontal(
-        pl.col(f"{name}_low") > 0 for name in convergence_lib.PHASES[1:]
-      ).fill_null(False)
-    )
-  )
-  pruned = findings.primary(found["pruning_phases"]).filter(
-    pl.col("redundancy_high").is_not_null()
-    & pl.col("collapse_low").is_not_null()
-  )
+  rows = _learning_phases(found)
+  pruned = _pruning_phases(found)
   both = rows.join(
-    pruned.group_by(by).agg(
-      prunes=(
-        (pl.col("redundancy_low") > 0)
-        & (pl.col("collapse_low") > pl.col("redundancy_high"))
-      ).all()
-    ),
-    on=by,
-    how="left" if not len(pruned) else "inner",
-  ).with_columns(pl.col("prunes").fill_null(True))
+    pruned, on=tables.ARCHITECTURE, how="left" if not len(pruned) else "inner"
+  ).with_columns(
+    pl.col("prunes").fill_null(True), pl.col("unpruned").fill_null(False)
+  )
   n = len(both)
   if not n:
     return findings.nothing(
       unit, rests_on, "no stable architecture has two seeds with curves"
     )
   hits = int((both["learns"] & both["prunes"]).sum())
-  low, high = (float(b) for b in statistics.wilson(hits, n, config.confidence))
-  verdict = findings.decided(low, high, 0.5)
-  note = f"convergence {both['learns'].mean():.0%}"
-  if len(pruned):
-    note += f", pruning {both['prunes'].mean():.0%} of {n} architectures"
-  else:
-    note += "; no pruning records"
+  misses = int((both["missing"] | both["unpruned"]).sum())
+  low, _ = statistics.wilson(hits, n, config.confidence)
+  _, high = statistics.wilson(n - misses, n, config.confidence)
+  verdict = findings.decided(float(low), float(high), 0.5)
+  note = (
+    f"every phase shown in {hits}, one shown to have no length in {misses} "
+    f"of {n} architectures; convergence {both['learns'].mean():.0%}"
+  )
+  note += (
+    f", pruning {both['prunes'].mean():.0%}"
+    if len(pruned)
+    else "; no pruning records"
+  )
   if verdict == findings.UNDECIDED:
-    note += "; " + findings.needed(hits / n, low, high, 0.5, n, "architectures")
-  return Finding(hits / n, low, high, n, verdict, unit, rests_on, note)
+    note += "; more seeds, finer sparsities or more architectures would decide"
+  interval = (hits / n, float(low), float(high))
+  return Finding(*interval, n, verdict, unit, rests_on, note)
+
+
+def _learning_phases(found: Evidence) -> pl.DataFrame:
+  """Stable architectures: does every phase of learning have a length (learns),
+  is one shown to have none (missing)?"""
+  phases = convergence_lib.PHASES[1:]
+  by = list(tables.ARCHITECTURE)
+  return (
+    findings.stable(found)
+    .select(by)
+    .join(found["convergence_phases"], on=by, how="inner")
+    .filter(pl.col("n_left") > 1)
+    .select(
+      *by,
+      learns=pl.all_horizontal(
+        pl.col(f"{name}_low") > 0 for name in phases
+      ).fill_null(False),
+      missing=pl.any_horizontal(
+        pl.col(f"{name}_high") < convergence_lib.RESOLUTION / 2
+        for name in phases
+      ).fill_null(False),
+    )
+  )
+
+
+def _pruning_phases(found: Evidence) -> pl.DataFrame:
+  """Does every phase of pruning have a length (prunes), is one shown to have
+  none (unpruned)? Per architecture, over its schedules."""
+  sparsities = found["drops"].sparsities
+  step = float(np.diff(sparsities).min()) if len(sparsities) > 1 else 0.0
+  free = pl.col("redundancy_low") > 0
+  graceful = pl.col("collapse_low") > pl.col("redundancy_high")
+  no_free = pl.col("redundancy_high") < step
+  no_graceful = pl.col("collapse_high") - pl.col("redundancy_low") < step
+  return (
+    findings.primary(found["pruning_phases"])
+    .drop_nulls(["redundancy_high", "collapse_low"])
+    .group_by(tables.ARCHITECTURE)
+    .agg(
+      prunes=(free & graceful).all(),
+      unpruned=(no_free | no_graceful).fill_null(False).any(),
+    )
+  )

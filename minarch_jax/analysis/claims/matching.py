@@ -88,6 +88,7 @@ def contrasts(
   tolerance: float,
   margin: float,
   confidence: float,
+  images: float | None = None,
 ) -> list[Contrast]:
   """Compares every two kinds over pairs matched in size on one data set.
 
@@ -97,6 +98,7 @@ def contrasts(
     tolerance: of the match.
     margin: of the equivalence tests.
     confidence: of the intervals.
+    images: on which the accuracies were measured.
 
   Returns:
     Contrasts of at least two pairs. Pairs of which both are unstable say
@@ -118,12 +120,18 @@ def contrasts(
         if stable[left] or stable[right]:
           differences.append(accuracy[right] - accuracy[left])
     if len(differences) > 1:
-      found.append(_contrast(name, np.array(differences), margin, confidence))
+      found.append(
+        _contrast(name, np.array(differences), margin, confidence, images)
+      )
   return found
 
 
 def _contrast(
-  name: str, differences: Array, margin: float, confidence: float
+  name: str,
+  differences: Array,
+  margin: float,
+  confidence: float,
+  images: float | None,
 ) -> Contrast:
   n, mean, deviation = statistics.moments(differences)
   kept = n > 0
@@ -135,15 +143,19 @@ def _contrast(
     )
   bounds, p_values = [], []
   for sample in (mean, by_seed):
-    _, low, high, _ = statistics.mean_interval(sample, confidence)
+    _, low, high, _ = statistics.mean_interval(
+      sample, confidence, images=images
+    )
     count, middle, spread = statistics.moments(sample)
     bounds.append((low, high))
-    p_values.append(float(statistics.tost(middle, spread, count, margin)))
+    p_values.append(
+      float(statistics.tost(middle, spread, count, margin, images))
+    )
   low = min(bound[0] for bound in bounds)
   high = max(bound[1] for bound in bounds)
 
   def one_sided(side):
-    return statistics.one_sided_p(side, deviation[kept], n, -margin)
+    return statistics.one_sided_p(side, deviation[kept], n, -margin, images)
 
   excess = np.sqrt(max(np.var(mean, ddof=1) - noise, 0.0))
   return Contrast(
