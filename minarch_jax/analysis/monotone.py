@@ -3,7 +3,10 @@
 import math
 
 import numpy as np
-from scipy import optimize, special, stats
+import scipy  # its modules load when first used
+from scipy import special
+
+from minarch_jax.analysis import statistics
 
 Array = np.ndarray
 
@@ -26,7 +29,7 @@ def isotonic(
     return rows
   step = 2 * (rows.max() - rows.min()) + 1.0
   offsets = np.arange(len(rows))[:, None] * (step if increasing else -step)
-  fit = optimize.isotonic_regression(
+  fit = scipy.optimize.isotonic_regression(
     (rows + offsets).ravel(),
     weights=np.broadcast_to(weights, rows.shape).ravel(),
     increasing=increasing,
@@ -63,7 +66,7 @@ def threshold(
   edges = positions[0], positions[-1]
   for zooms_left in (2, 1, 0):
     table = _likelihood(x, k, n, level, positions, widths)
-    kept = table >= table.max() - stats.chi2.ppf(confidence, 1) / 2
+    kept = table >= table.max() - statistics.chi2_quantile(1, confidence) / 2
     if zooms_left:
       positions = _zoomed(positions, kept.any(1))
       widths = _zoomed(widths, kept.any(0))

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from scipy import stats
+import scipy
 
 from minarch_jax.analysis import statistics, tables
 from minarch_jax.analysis.outcomes import known_outcomes
@@ -126,7 +126,7 @@ def _areas(group: pl.DataFrame, config: Config):
     one, other = value[is_it], value[~is_it]
     row = {"regime": regime, "n_regime": len(one), "n_other": len(other)}
     if len(one) and len(other):
-      test: Any = stats.mannwhitneyu(one, other, alternative="two-sided")
+      test: Any = scipy.stats.mannwhitneyu(one, other, alternative="two-sided")
       auc = float(test.statistic) / (len(one) * len(other))
       low, high = statistics.auc_interval(
         auc, len(one), len(other), config.confidence

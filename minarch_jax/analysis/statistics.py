@@ -11,7 +11,8 @@ import math
 from typing import Any
 
 import numpy as np
-from scipy import optimize, special, stats
+import scipy  # its modules load when first used; stats takes a second
+from scipy import special
 
 Array = np.ndarray
 
@@ -55,10 +56,9 @@ def wilson(
 def chance_hits(trials: int, num_classes: int, level: float) -> int:
   """Smallest number of hits that an exact one-sided binomial test calls
   better than guessing 1 of `num_classes` (p-value below `level`)."""
-  critical = int(stats.binom.isf(level, trials, 1 / num_classes))
-  while stats.binom.sf(critical - 1, trials, 1 / num_classes) >= level:
-    critical += 1
-  return critical
+  hits = np.arange(trials + 2)
+  at_least = special.bdtrc(hits - 1.0, trials, 1 / num_classes)
+  return int(np.argmax(at_least < level))
 
 
 # --- means over seeds --------------------------------------------------------
@@ -202,14 +202,19 @@ def deviation_bound(
   if not freedom:
     return None
   squares = ((n[used] - 1) * deviations[used] ** 2).sum()
-  return float(np.sqrt(squares / stats.chi2.ppf(1 - confidence, freedom)))
+  return float(np.sqrt(squares / chi2_quantile(freedom, 1 - confidence)))
+
+
+def chi2_quantile(freedom: float, level: float) -> float:
+  """Quantile of chi-squared."""
+  return 2 * float(special.gammaincinv(freedom / 2, level))
 
 
 def t_quantile(freedom: Array, level: float) -> Array:
   """Quantile of Student's t; nan without degrees of freedom."""
   freedom = np.asarray(freedom, float)
   known, inverse = np.unique(freedom, return_inverse=True)
-  quantiles = stats.t.ppf(level, np.where(known > 0, known, np.nan))
+  quantiles = special.stdtrit(np.where(known > 0, known, np.nan), level)
   return quantiles[inverse.ravel()].reshape(freedom.shape)
 
 
@@ -270,7 +275,7 @@ def adjusted(p: Array) -> Array:
   known = ~np.isnan(p)
   result = np.full(p.shape, np.nan)
   if known.any():
-    result[known] = stats.false_discovery_control(p[known])
+    result[known] = scipy.stats.false_discovery_control(p[known])
   return result
 
 
@@ -347,8 +352,8 @@ def rank_residuals(y: Array, control: Array) -> Array:
 
   The correlation of two such residuals is Spearman's partial correlation.
   """
-  ranks = stats.rankdata(y) - (len(y) + 1) / 2
-  other = stats.rankdata(control) - (len(y) + 1) / 2
+  ranks = scipy.stats.rankdata(y) - (len(y) + 1) / 2
+  other = scipy.stats.rankdata(control) - (len(y) + 1) / 2
   slope = (ranks @ other) / max(other @ other, 1e-300)
   return (ranks - slope * other) / len(y)
 
@@ -376,7 +381,7 @@ def partial_spearman(
   if freedom < 1:
     return effect, math.nan, math.nan, len(x)
   centre = np.arctanh(np.clip(effect, -1 + 1e-9, 1 - 1e-9))
-  half = stats.norm.ppf((1 + confidence) / 2) * np.sqrt(
+  half = special.ndtri((1 + confidence) / 2) * np.sqrt(
     (1 + effect**2 / 2) / freedom
   )
   low, high = np.tanh([centre - half, centre + half])
@@ -412,7 +417,7 @@ def bca(
   jackknife = statistic(*(s[index] for s in samples), axis=-1)
   if np.ptp(jackknife) < 1e-12:
     return estimate, estimate, estimate
-  interval = stats.bootstrap(
+  interval = scipy.stats.bootstrap(
     samples,
     statistic,
     paired=True,
@@ -451,7 +456,7 @@ def auc_interval(
       return edge
     # At 0 and 1 the variance vanishes, which is no solution.
     inside = min(max(auc, 1e-9), 1 - 1e-9)
-    return float(optimize.brentq(excess, inside, edge))  # pyright: ignore
+    return float(scipy.optimize.brentq(excess, inside, edge))  # pyright: ignore
 
   return end(-1), end(1)
 
@@ -472,7 +477,7 @@ def theil_sen(
       np.linspace(0, len(x) - 1, 2000).astype(int)
     ]
     x, y = x[chosen], y[chosen]
-  fit: Any = stats.theilslopes(y, x, alpha=confidence)
+  fit: Any = scipy.stats.theilslopes(y, x, alpha=confidence)
   if len(x) < 4:
     return float(fit.slope), math.nan, math.nan
   return float(fit.slope), float(fit.low_slope), float(fit.high_slope)

@@ -19,7 +19,7 @@ def representatives(
   """
   if session.config.finetune == "all":
     return list(members)
-  from minarch_jax import analysis  # half a second of scipy
+  from minarch_jax import analysis  # brings scipy
 
   found = analysis.minimal_parameters(records.read(out), session.config)
   smallest = dict(found.select("family", "p_min").iter_rows())
