@@ -51,6 +51,9 @@ def run(stage: Stage, *, trains: bool = True) -> None:
       )
     except config_lib.ConfigError as error:
       sys.exit(f"error: {error}")
+    except BrokenPipeError:  # whoever read the output has seen enough
+      os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+      sys.exit(1)
     except OSError as error:
       sys.exit(f"error: {error}; what is finished is kept")
 
@@ -110,11 +113,51 @@ def show_report(
   print(f"  took     {time.monotonic() - start:.0f} s")
 
 
-def show(frame: "pl.DataFrame") -> None:
-  """Prints a table whole, without the columns that repeat the thresholds."""
+WIDTH = 100  # characters of a printed table, as terminals have them
+
+
+def show(
+  frame: "pl.DataFrame", columns: Sequence[str] = (), rest: str = ""
+) -> None:
+  """Prints a table for a terminal, one line a row.
+
+  Args:
+    frame: the table; columns that repeat the thresholds are left out.
+    columns: those that answer; () = all. `dataset` is added where there are
+      several.
+    rest: the file of the report that holds the others.
+  """
   import polars as pl  # not before flags are checked
 
+  frame = frame.drop(config_lib.THRESHOLDS, strict=False)
+  shown = frame
+  if columns:
+    several = "dataset" in frame.columns and frame["dataset"].n_unique() > 1
+    shown = frame.select(*["dataset"] * several, *columns)
+  shown = shown.with_columns(map(_whole, shown.select(pl.col(pl.Float64))))
   with pl.Config(
-    tbl_rows=-1, tbl_cols=-1, tbl_width_chars=160, float_precision=4
+    tbl_rows=-1,
+    tbl_cols=-1,
+    tbl_width_chars=WIDTH if columns else 160,
+    float_precision=4,
+    fmt_str_lengths=WIDTH,
+    tbl_formatting="ASCII_MARKDOWN",  # can be pasted into a note
+    tbl_hide_column_data_types=True,
+    tbl_hide_dataframe_shape=True,
+    tbl_cell_numeric_alignment="RIGHT",
+    thousands_separator=",",
   ):
-    print(frame.drop(config_lib.THRESHOLDS, strict=False))
+    print(shown)
+  left = len(frame.columns) - len(shown.columns)
+  if left and rest:
+    print(f"{left} more columns in <out>/report/{rest}")
+
+
+def _whole(values: "pl.Series") -> "pl.Series":
+  """Rounds estimated counts; leaves shares as they are."""
+  import polars as pl  # not before flags are checked
+
+  known = values.set(~values.is_finite(), None)
+  if not (known.abs() >= 100).any():
+    return values
+  return known.round().cast(pl.Int64)

@@ -12,17 +12,34 @@ from minarch_jax import flags as config_flags
 config_flags.define("out", *config.THRESHOLDS)
 
 
+# What is printed of each table.
+SHOWN = {
+  "minimal_parameters": (
+    "minimal parameters",
+    ("family", "p_min", "p_min_low", "p_min_high", "plateau", "n_seeds")
+    + ("status",),
+  ),
+  "regimes": (
+    "regimes",
+    ("architecture", "params", "n_seeds", "mean_accuracy", "sigma")
+    + ("diverged", "stuck", "label"),
+  ),
+  "convergence_phases": (
+    "convergence phases (epochs)",
+    ("architecture", "params", "chance", "rapid", "refinement")
+    + ("saturation",),
+  ),
+}
+
+
 def stage(settings: config.Config) -> None:
   from minarch_jax import analysis, records
 
   found = records.read(settings.out)
-  for title, make in (
-    ("minimal parameters", analysis.minimal_parameters),
-    ("regimes", analysis.regimes),
-    ("convergence phases (epochs)", analysis.convergence_phases),
-  ):
+  for name, (title, columns) in SHOWN.items():
     print(f"\n{title}")
-    common.show(make(found, settings))
+    frame = getattr(analysis, name)(found, settings)
+    common.show(frame, columns, f"tables/{name}.csv")
 
 
 if __name__ == "__main__":

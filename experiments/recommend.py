@@ -46,7 +46,7 @@ def stage(settings: config.Config) -> None:
   except ValueError as error:
     raise config.ConfigError(str(error)) from None
   print(recommendation.heading(frame))
-  common.show(frame.select(recommendation.SHOWN))
+  common.show(recommendation.in_words(frame))
 
 
 if __name__ == "__main__":

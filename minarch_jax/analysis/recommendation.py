@@ -18,12 +18,6 @@ SETTING = (
 )
 BUDGETS = {"max_bytes": "bytes", "max_params": "nonzeros", "max_macs": "macs"}
 COSTS = tuple(BUDGETS.values())
-SHOWN = (
-  *("rank", "architecture", "criterion", "scope", "schedule", "sparsity"),
-  *("bits", "quant_granularity", *COSTS, "n_seeds"),
-  *("accuracy", "accuracy_low", "accuracy_high", "unseen_low", "shortfall"),
-  *("test_accuracy", "pareto"),
-)
 
 
 def recommend(
@@ -180,6 +174,45 @@ def heading(frame: pl.DataFrame) -> str:
       "add seeds or validation images"
     )
   return text
+
+
+def in_words(frame: pl.DataFrame) -> pl.DataFrame:
+  """Puts how networks are pruned and rounded into words, for a terminal.
+
+  Of criterion, scope and schedule those are named that are not the usual:
+  magnitude, global, oneshot.
+
+  Returns:
+    architecture, pruned, rounded, bytes, accuracy (of the seeds), at_least (of
+    a new seed), on_new_images (of a new seed on others, at least), test, and
+    shortfall where there is one.
+  """
+  percent = (100 * pl.col("sparsity")).round().cast(pl.Int64)
+  other = pl.concat_str(
+    [
+      pl.when(pl.col(name) != tables.FIRST[name][0]).then(name)
+      for name in ("criterion", "scope", "schedule")
+    ],
+    separator=", ",
+    ignore_nulls=True,
+  ).replace("", None)
+  pruned = pl.coalesce(
+    pl.format("{} % ({})", percent, other), pl.format("{} %", percent)
+  )
+  rounded = pl.format("{} bits per {}", "bits", "quant_granularity")
+  words = frame.select(
+    "architecture",
+    pl.when(sparsity=0).then(pl.lit("not")).otherwise(pruned).alias("pruned"),
+    pl.when(bits=32).then(pl.lit("not")).otherwise(rounded).alias("rounded"),
+    "bytes",
+    "accuracy",
+    pl.col("accuracy_low").alias("at_least"),
+    pl.col("unseen_low").alias("on_new_images"),
+    pl.col("test_accuracy").alias("test"),
+    "shortfall",
+  )
+  short = (frame["shortfall"].fill_null(0) > 0).any()
+  return words if short else words.drop("shortfall")
 
 
 def left_out(

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from minarch_jax.analysis import controls as controls_lib
-from minarch_jax.analysis import pruning, tables
+from minarch_jax.analysis import pruning, recommendation, tables
 from minarch_jax.analysis.claims import findings
 from minarch_jax.analysis.regimes import LABELS
 from minarch_jax.config import Config
@@ -25,6 +25,7 @@ def lines(found: findings.Evidence, config: Config) -> list[Line]:
   """Writes the summary of a study that trained at least one network."""
   labels = found["regimes"]
   parts = {
+    "guidance": _recommended(found["guidance"]),
     "selected": _best(labels),
     "minimal_parameters": _minimal(found["minimal_parameters"]),
     "pruning_phases": _redundancy(found, config),
@@ -34,6 +35,35 @@ def lines(found: findings.Evidence, config: Config) -> list[Line]:
     "claims": [_verdicts(found["claims"])],
   }
   return [Line(text, table) for table, texts in parts.items() for text in texts]
+
+
+def _recommended(guidance: pl.DataFrame) -> list[str]:
+  """Says the smallest that is as good as the best, or why there is none."""
+  lines = []
+  for row in guidance.iter_rows(named=True):
+    if row["refused"] is not None:
+      lines.append(f"{row['dataset']}: nothing recommended: {row['refused']}")
+    elif row["rank"] == 1:
+      lines.append(f"{row['dataset']}: {_first(row)}")
+  return lines
+
+
+def _first(row: dict[str, Any]) -> str:
+  words = recommendation.in_words(pl.DataFrame([row])).row(0, named=True)
+  text = (
+    (
+      f"{words['architecture']}, pruned {words['pruned']}, rounded to "
+      f"{words['rounded']}: {words['bytes']:,} bytes, accuracy "
+      f"{words['accuracy']:.2%}, of a new seed at least {words['at_least']:.2%}"
+    )
+    .replace("pruned not", "not pruned")
+    .replace("rounded to not", "not rounded")
+  )
+  wanted = f"{row['target_accuracy']:.2%}"
+  if row["shortfall"] > 0:
+    short = 100 * row["shortfall"]
+    return f"nothing reaches {wanted}; {short:.2f} points short: {text}"
+  return f"the smallest that reaches {wanted}: {text}"
 
 
 def _best(labels: pl.DataFrame) -> list[str]:

@@ -162,3 +162,29 @@ def test_seeds_left_out_reach_what_was_predicted():
 def test_seeds_left_out_reach_what_was_predicted_in_100_studies(num_seeds):
   reached, n = left_out(100, noise=0.005, num_seeds=num_seeds)
   assert n > 1000 and 0.96 <= reached <= 0.99, (reached, n)
+
+
+def test_words_tell_settings_apart():
+  usual = {"criterion": "magnitude", "scope": "global", "schedule": "oneshot"}
+  rows = [
+    usual | {"sparsity": 0.0, "bits": 32},
+    usual | {"sparsity": 0.4, "bits": 8},
+    usual | {"sparsity": 0.4, "bits": 8, "schedule": "finetune"},
+    usual | {"sparsity": 0.25, "bits": 4, "criterion": "snip", "scope": "erk"},
+  ]
+  numbers = ("bytes", "accuracy", "accuracy_low", "unseen_low", "test_accuracy")
+  frame = pl.DataFrame(rows).with_columns(
+    *(pl.lit(0.5).alias(name) for name in (*numbers, "shortfall")),
+    architecture=pl.lit("dnn:3"),
+    quant_granularity=pl.lit("channel"),
+  )
+  words = recommendation.in_words(frame)
+  assert words["pruned"].to_list() == [
+    *("not", "40 %", "40 % (finetune)", "25 % (snip, erk)"),
+  ]
+  assert words["rounded"].to_list() == [
+    *("not", *["8 bits per channel"] * 2, "4 bits per channel"),
+  ]
+  assert "shortfall" in words.columns
+  reached = frame.with_columns(shortfall=pl.lit(0.0))
+  assert "shortfall" not in recommendation.in_words(reached).columns

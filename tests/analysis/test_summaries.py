@@ -12,7 +12,8 @@ CONFIG = Config(num_bootstrap=300)
 def test_summary_is_short_and_says_the_numbers():
   records = simulated.simulate(datasets=("easy",), plateaus=(0.97,))
   lines = analysis.summary(records, CONFIG)
-  assert 5 <= len(lines) <= 10
+  assert 5 <= len(lines) <= 11
+  assert lines[0].table == "guidance"
   text = "\n".join(line.text for line in lines)
   for scope in ("global", "layerwise"):
     line = next(x for x in lines if f"oneshot, {scope}: median" in x.text).text
@@ -34,4 +35,18 @@ def test_summary_chooses_on_validation():
       test_accuracy=1 - pl.col("val_accuracy")
     )
   )
-  assert "dnn:1000 5.50%" in analysis.summary(swapped, CONFIG)[0].text
+  lines = analysis.summary(swapped, CONFIG)
+  (best,) = (line.text for line in lines if line.table == "selected")
+  assert "dnn:1000 5.50%" in best
+
+
+def test_the_answer_comes_first_also_where_there_is_none():
+  found = analysis.guidance(simulated.simulate(**simulated.LEAN), CONFIG)
+  lines = analysis.summary(simulated.simulate(**simulated.LEAN), CONFIG)
+  first = found.row(0, named=True)
+  assert f"{first['bytes']:,} bytes" in lines[0].text
+  assert first["architecture"] in lines[0].text
+  reached = "the smallest that reaches" if not first["shortfall"] else "short"
+  assert reached in lines[0].text
+  one = simulated.simulate(num_seeds=1, **simulated.LEAN)
+  assert "nothing recommended: " in analysis.summary(one, CONFIG)[0].text

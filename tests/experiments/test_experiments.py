@@ -342,6 +342,19 @@ def test_the_same_again_answers_and_writes_nothing(finished, command):
   assert everything(folder) == before
 
 
+def test_tables_fit_a_terminal(finished, command):
+  folder, _ = finished
+  lines = command(folder, "convergence").splitlines()
+  assert max(map(len, lines)) <= 100
+  (heads,) = (line for line in lines if "mean_accuracy" in line)
+  assert "| architecture " in heads and heads.rstrip().endswith("|")
+  assert sum(line.startswith("| dnn:8 ") for line in lines) == 2
+  (rest,) = {line for line in lines if "regimes.csv" in line}
+  path = folder / "out" / "report" / "tables" / "regimes.csv"
+  more = len(path.read_text().splitlines()[0].split(","))
+  assert int(rest.split()[0]) < more and "<out>/report/tables" in rest
+
+
 def test_another_threshold_only_writes_the_report(finished, command):
   folder, _ = finished
   before = written(folder / "out")
