@@ -47,7 +47,12 @@ def small(**changes) -> records_lib.Records:
 
 def layered(records: records_lib.Records) -> dict[str, pl.DataFrame]:
   """What `experiments.sensitivity` would leave of the largest networks."""
-  networks = records.networks.sort("params").group_by("family").tail(6)
+  networks = (
+    records.networks.sort(*records_lib.NETWORK)
+    .sort("params", maintain_order=True)
+    .group_by("family", maintain_order=True)
+    .tail(6)
+  )
   described = networks.select(list(records_lib.SCHEMAS["networks"])[:7])
   names = ("hidden_0/kernel", "output/kernel", records_lib.ALL_LAYERS)
   layers = pl.DataFrame(
@@ -68,7 +73,7 @@ def layered(records: records_lib.Records) -> dict[str, pl.DataFrame]:
     ).with_columns(
       val_accuracy=0.95 - pl.col("sparsity") ** 4 / (2 + pl.col("number"))
     ),
-    "overlap": cells.join(seeds, on="architecture")
+    "overlap": cells.join(seeds, on="architecture", maintain_order="left_right")
     .filter(pl.col("seed") < pl.col("other"))
     .with_columns(
       overlap=density / (2 - density) + 0.01 * pl.col("other"),

@@ -14,8 +14,8 @@ import polars.testing
 import pytest
 
 import minarch_jax as ma
+from minarch_jax import data, models, pruning, records, registries, report
 from minarch_jax import flags as config_flags
-from minarch_jax import models, pruning, records, registries, report
 from minarch_jax.analysis import sensitivity as layer_analysis
 from minarch_jax.architectures import Architecture, Problem
 from minarch_jax.config import Config, ConfigError
@@ -397,7 +397,7 @@ def test_the_command_shows_what_is_recorded_and_the_report_draws_it(
   before = files(out)
   with (
     mock.patch.object(setup, "check"),
-    mock.patch.object(setup, "load", return_value=DATA),
+    mock.patch.object(data, "load_chosen", return_value=DATA),
   ):
     command.stage(settings)
   assert files(out) == before
