@@ -27,13 +27,16 @@ from minarch_jax.quantization.networks import gptq_core, integer_core
 _BLOCK = 1024
 
 
-def rows_of(y: jax.Array, shape: tuple[int, ...], padding: str) -> jax.Array:
+def rows_of(
+  y: jax.Array, shape: tuple[int, ...], inputs: int, padding: str
+) -> jax.Array:
   """Writes a layer's input as the rows its kernel is multiplied with.
 
   Args:
     y: the layer's input, [B, H, W, C] for a 3x3 convolution, else ending in
       the kernel's input axes.
     shape: the kernel's shape.
+    inputs: number of its input axes, which come first.
     padding: SAME or VALID, for convolutions.
 
   Returns:
@@ -42,12 +45,12 @@ def rows_of(y: jax.Array, shape: tuple[int, ...], padding: str) -> jax.Array:
   if len(shape) == 4:
     y = integer_core.patches(y, shape[:2], padding)
     return y.reshape(-1, y.shape[-1])
-  for inputs in (1, 2):
-    if y.shape[y.ndim - inputs :] == shape[:inputs]:
-      return y.reshape(-1, math.prod(shape[:inputs]))
-  raise ValueError(
-    f"an input of shape {y.shape} does not fit a kernel of shape {shape}"
-  )
+  if y.shape[y.ndim - inputs :] != shape[:inputs]:
+    raise ValueError(
+      f"an input of shape {y.shape} does not fit a kernel of shape {shape}, "
+      f"of which the first {inputs} axes are the inputs"
+    )
+  return y.reshape(-1, math.prod(shape[:inputs]))
 
 
 def hessians(rows: jax.Array, block: int) -> jax.Array:
@@ -178,7 +181,7 @@ def gptq(
   _check_taps(order, by_leaf)
   axes = leaves.axes_of(trees.paths_and_leaves(params), options["axes"])
   paths = {"/".join(path): path for path in axes}
-  _check_axes({name: axes[paths[name]] for name in order})
+  inputs = _inputs({name: axes[paths[name]] for name in order})
   done |= {name: rounded[name] for name in by_leaf if name not in order}
   for name in order:
     if not formats.FORMATS[by_leaf[name]].scaled:
@@ -190,7 +193,7 @@ def gptq(
     w, path = done[name], paths[name]
     done[name] = quantize_kernel(
       w,
-      rows_of(y.astype(jnp.float32), w.shape, padding),
+      rows_of(y.astype(jnp.float32), w.shape, inputs[name], padding),
       by_leaf[name],
       layouts.make_layout(granularity, path, w.shape, axes[path]),
       damping=damping,
@@ -218,8 +221,13 @@ def _check_taps(seen: list[str], by_leaf: dict[str, formats.Bits]) -> None:
       )
 
 
-def _check_axes(axes: dict[str, Any]) -> None:
-  """Raises ValueError for a kernel that does not begin with its inputs."""
+def _inputs(axes: dict[str, Any]) -> dict[str, int]:
+  """Counts the input axes of kernels, with which they must begin.
+
+  Raises:
+    ValueError: a kernel does not.
+  """
+  numbers = {}
   for name, found in axes.items():
     found = leaves.known(name, found)
     if found.inputs != tuple(range(len(found.inputs))):
@@ -228,6 +236,8 @@ def _check_axes(axes: dict[str, Any]) -> None:
         f"of which axes {found.inputs} are the inputs; leave it out with "
         f"bits={{{name!r}: 32, ...}}"
       )
+    numbers[name] = len(found.inputs)
+  return numbers
 
 
 def _options(

@@ -1,6 +1,8 @@
 """Quantization of trained networks: activations, training, rounding, choice."""
 
 import functools
+import math
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -385,6 +387,33 @@ def test_gptq_in_a_parent_is_gptq_alone(masked):
     )
   ]
   assert (min(close) > 0.99) == masked
+
+
+@pytest.mark.parametrize("name", ["dnn:4-3", "cnn:2-3", "vit:p4-d16-l1-h4"])
+def test_gptq_multiplies_rows_with_all_inputs_of_a_kernel(name):
+  """... also where as many heads as a head is wide look like one axis."""
+  problem = Problem((8, 8, 1), 3)
+  architecture = architectures.Architecture.parse(name)
+  model = models.make_model(architecture, problem)
+  params = jax.jit(model.init)(jax.random.key(0))
+  x = jax.random.normal(jax.random.key(1), (6, *problem.input_shape))
+  seen = []
+
+  def kernel(w, rows, *arguments, **options):
+    seen.append((rows.shape[1], w.shape))
+    return quantize(w, rows, *arguments, **options)
+
+  quantize = gptq.quantize_kernel
+  with mock.patch.object(gptq, "quantize_kernel", kernel):
+    gptq.gptq(model.apply, params, x, 4)
+  spec = architecture.spec(problem)
+  expected = [
+    (math.prod(shape[: len(shape) - leaf.outputs]), shape)
+    for leaf in spec.leaves
+    if leaf.path[-1] == "kernel"
+    for shape in [spec.shape(leaf)]
+  ]
+  assert sorted(seen) == sorted(expected)
 
 
 def test_gptq_refuses_an_empty_batch(trained):
