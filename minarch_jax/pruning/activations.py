@@ -4,9 +4,11 @@ from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from minarch_jax.pruning import criteria, trees
 from minarch_jax.pruning.criteria import Context, Criterion
+from minarch_jax.registries import WEIGHTS
 from minarch_jax.types import Array, Params
 
 
@@ -25,6 +27,12 @@ def wanda(context: Context) -> Params:
   def score(path, w):
     name = "/".join(path)
     if not trees.prunable(path, w):
+      if np.ndim(w) > 1 and trees.prunable(path, w, context.names):
+        raise ValueError(
+          f"criterion 'wanda' does not know how {name!r} meets its input, only "
+          f"{' and '.join(WEIGHTS)}; leave {path[-1]!r} out of names=, or take "
+          "another criterion"
+        )
       return w
     if path[-1] == "embedding":
       return jnp.abs(w) * images**0.5

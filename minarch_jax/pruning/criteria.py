@@ -3,7 +3,7 @@
 What a criterion may look at, what it is, and the two that need no data.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -33,6 +33,7 @@ class Context(NamedTuple):
       as `types.record_inputs` returns it.
     outputs: number of output axes of a leaf, by leaf name, where it is not 1.
     movement: what `accumulate_movement` summed during training.
+    names: last names of the leaves that are pruned.
   """
 
   params: Params
@@ -44,6 +45,7 @@ class Context(NamedTuple):
   activations: Mapping[str, Array] | None = None
   outputs: Mapping[str, int] | None = None
   movement: Params | None = None
+  names: Sequence[str] = registries.WEIGHTS
 
 
 Score = Callable[[Context], Params]

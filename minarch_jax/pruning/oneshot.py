@@ -8,13 +8,15 @@ from jax import core, lax
 import jax.numpy as jnp
 import numpy as np
 
-from minarch_jax import leaves
+from minarch_jax import leaves, registries
 from minarch_jax.pruning import counting, criteria, granularity, ranking, trees
 from minarch_jax.pruning import masks as masking
 from minarch_jax.types import Array, Masks, Params
 
 _GROUPING = ranking.Grouping._fields
-_READ = tuple(f for f in criteria.Context._fields if f != "params")
+_READ = tuple(
+  f for f in criteria.Context._fields if f not in ("params", "names")
+)
 
 
 def prune(
@@ -63,7 +65,10 @@ def prune(
   chosen = criteria.find(criterion)
   grouping = {name: options[name] for name in _GROUPING if name in options}
   read = {name: options[name] for name in _READ if name in options}
-  known = criteria.Context(params, **_outputs(params, grouping) | read)
+  names = grouping.get("names", registries.WEIGHTS)
+  known = criteria.Context(
+    params, **_outputs(params, grouping) | read, names=names
+  )
   criteria.check_needs(criterion, known)
 
   def cut(masks, sparsity):

@@ -296,6 +296,18 @@ def test_wanda_multiplies_with_the_norm_of_the_inputs():
   )
 
 
+def test_wanda_refuses_weights_of_other_names():
+  """Not ranked by |w| alone without a word."""
+  params = {"dense": {"weight": jnp.ones((3, 2)), "bias": jnp.ones(2)}}
+  seen = {"dense/weight": jnp.ones((5, 3))}
+  options = {"activations": seen, "names": ["weight"]}
+  with pytest.raises(
+    ValueError, match="'wanda' does not know how 'dense/weight"
+  ):
+    pruning.prune(params, 0.5, "wanda", **options)
+  assert pruning.prune(params, 0.5, "magnitude", names=["weight"])
+
+
 def test_wanda_names_a_layer_without_an_input():
   params = {"a": {"kernel": W}}
   context = pruning.Context(params, activations={"b/kernel": W})
