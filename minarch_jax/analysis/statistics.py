@@ -4,6 +4,7 @@ Every function is vectorised over leading axes, deterministic, and quiet on
 degenerate input (one seed, zero variance): what cannot be said is nan.
 """
 
+import bisect
 from collections.abc import Sequence
 import hashlib
 import itertools
@@ -56,9 +57,11 @@ def wilson(
 def chance_hits(trials: int, num_classes: int, level: float) -> int:
   """Smallest number of hits that an exact one-sided binomial test calls
   better than guessing 1 of `num_classes` (p-value below `level`)."""
-  hits = np.arange(trials + 2)
-  at_least = special.bdtrc(hits - 1.0, trials, 1 / num_classes)
-  return int(np.argmax(at_least < level))
+
+  def better(hits: int) -> bool:
+    return special.bdtrc(hits - 1.0, trials, 1 / num_classes) < level
+
+  return bisect.bisect_left(range(trials + 2), True, key=better)
 
 
 # --- means over seeds --------------------------------------------------------
