@@ -82,16 +82,17 @@ def _ended(
 ) -> "report.Built":
   """Runs what is missing of a study, and returns its report."""
   from minarch_jax import data, report  # numpy and polars
-  from minarch_jax.report import standing
 
-  run = standing.run_of(config, data.fingerprint_of(config), stages)
-  found = report.find(config.out, config, run)
-  if found is None:
-    from minarch_jax import study  # imports what trains and what draws
+  found = report.find(config.out, config)
+  if found:  # so far nothing changed; the data are read last
+    fingerprint = data.fingerprint_of(config)
+    if found.run == report.run_of(config, fingerprint, stages):
+      return found
+  from minarch_jax import study  # imports what trains and what draws
 
-    study.run(config, **stages)
-    found = report.build(config.out, config, run)
-  return found
+  fingerprint = study.run(config, **stages)
+  run = report.run_of(config, fingerprint, stages)
+  return report.build(config.out, config, run)
 
 
 def dry_run(config: config_lib.Config) -> None:

@@ -48,13 +48,16 @@ def run(
   train: bool = True,
   prune: bool = True,
   quantize: bool = True,
-) -> None:
+) -> str:
   """Runs stages of a study and leaves records and checkpoints in <out>.
 
   Args:
     config: every choice.
     train: whether to train what is missing; otherwise all must be there.
     prune, quantize: which axes of the compression grid to walk.
+
+  Returns:
+    The fingerprint of the data.
 
   Raises:
     ConfigError: a value that cannot be used, or networks that are missing.
@@ -66,6 +69,7 @@ def run(
       statistics += compression.compress(
         session, config.out, prune=prune, quantize=quantize
       )
+  return session.dataset.fingerprint
 
 
 def train_in_memory(

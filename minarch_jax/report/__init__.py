@@ -8,12 +8,12 @@ import importlib
 import typing
 from typing import Any
 
-from minarch_jax.report.standing import Built, find
+from minarch_jax.report.standing import Built, find, run_of
 
 if typing.TYPE_CHECKING:
   from minarch_jax.report.building import analyse, build, write
 
-__all__ = ["Built", "analyse", "build", "find", "write"]
+__all__ = ["Built", "analyse", "build", "find", "run_of", "write"]
 
 
 def __getattr__(name: str) -> Any:

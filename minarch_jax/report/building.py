@@ -24,10 +24,7 @@ def build(
   Args:
     out: the results directory.
     config: thresholds of the analyses.
-    run: of the study that just ended, for `standing.find`.
-
-  Returns:
-    The path of the page and the summary.
+    run: the study that just ended, by `standing.run_of`.
 
   Raises:
     FileNotFoundError: there are no records at `out`.
@@ -37,8 +34,8 @@ def build(
   # Before the records are read: what is added meanwhile is not in the report.
   sources = standing.sources_of(out, config)
   reading = analyse(out, config)
-  built = Built(write(out, reading), list(map(str, reading.summary)))
-  standing.leave(out, built, sources, run)
+  built = Built(write(out, reading), list(map(str, reading.summary)), run)
+  standing.leave(out, built, sources)
   return built
 
 

@@ -17,38 +17,44 @@ _AROUND = ("out", "dry_run", "repair")
 
 
 class Built(NamedTuple):
-  """A report: the path of its page, and its summary, a sentence a line."""
+  """A report that stands.
+
+  Attributes:
+    page: its path.
+    summary: a sentence a line.
+    run: the study that ended with it, by `run_of`; "" = it was built alone.
+  """
 
   page: str
   summary: list[str]
+  run: str
 
 
-def find(out: str, config: config_lib.Config, run: str) -> Built | None:
-  """Finds the report of a study that ended and would end the same again.
+def find(out: str, config: config_lib.Config) -> Built | None:
+  """Finds the report of a results directory, if it would be built the same.
 
   Args:
     out: the results directory.
     config: thresholds of the analyses.
-    run: what the study is, by `run_of`.
 
   Returns:
-    None where the study has not ended, or where records, study.json,
-    thresholds or code are not those that the report was made from.
+    None where there is none, or where records, study.json, thresholds or code
+    are not those that the report was made from.
   """
   folder = os.path.join(out, "report")
-  built = Built(os.path.join(folder, "index.html"), [])
+  page = os.path.join(folder, "index.html")
   try:
     left = records.read_json(os.path.join(folder, FILE))
-    same = left.get("run") == run and left["sources"] == sources_of(out, config)
-    built.summary.extend(left["summary"] if same else [])
+    built = Built(page, list(left["summary"]), left["run"])
+    same = left["sources"] == sources_of(out, config)
   except (config_lib.ConfigError, KeyError):
     return None  # damaged: the report is built again
-  return built if same and os.path.exists(built.page) else None
+  return built if same and os.path.exists(page) else None
 
 
-def leave(out: str, built: Built, sources: str, run: str) -> None:
+def leave(out: str, built: Built, sources: str) -> None:
   """Says what a report was made from; last, when all its files stand."""
-  left = {"summary": built.summary, "sources": sources, "run": run}
+  left = {"summary": built.summary, "sources": sources, "run": built.run}
   records.write_json(os.path.join(out, "report", FILE), left)
 
 

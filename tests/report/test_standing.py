@@ -32,17 +32,17 @@ def times(out):
 def test_a_report_stands_until_it_would_differ(study):
   built = report.build(study, CONFIG, "run")
   before = times(study)
-  assert report.find(study, CONFIG, "run") == built
+  assert report.find(study, CONFIG) == built and built.run == "run"
   assert times(study) == before
   assert any("P_min" in line for line in built.summary)
   other = CONFIG.replace(eps_accuracy=0.03)
-  assert not report.find(study, CONFIG, "another run")
-  assert not report.find(study, other, "run")
+  assert not report.find(study, other)
   report.build(study, other)
   after = times(study)
   assert all(after[path] > time for path, time in before.items())
-  assert not report.find(study, CONFIG, "run")
-  assert not report.find(study, other, "run")  # no study ended with it
+  assert not report.find(study, CONFIG)
+  alone = report.find(study, other)
+  assert alone and not alone.run  # no study ended with it
 
 
 def test_a_study_is_its_choices_data_and_stages():
@@ -80,10 +80,12 @@ def test_what_a_report_is_made_of_is_what_it_reads(study, change):
 @pytest.mark.parametrize("content", ['{"made_fr', "[]", '{"run": "run"}'])
 def test_half_a_report_is_none(tmp_path, content):
   out = str(tmp_path)
-  built = report.Built(str(tmp_path / "report" / "index.html"), ["a line"])
-  standing.leave(out, built, standing.sources_of(out, CONFIG), "run")
-  assert report.find(out, CONFIG, "run") is None  # there is no page
+  built = report.Built(
+    str(tmp_path / "report" / "index.html"), ["a line"], "run"
+  )
+  standing.leave(out, built, standing.sources_of(out, CONFIG))
+  assert report.find(out, CONFIG) is None  # there is no page
   pathlib.Path(built.page).touch()
-  assert report.find(out, CONFIG, "run") == built
+  assert report.find(out, CONFIG) == built
   (tmp_path / "report" / standing.FILE).write_text(content)
-  assert report.find(out, CONFIG, "run") is None
+  assert report.find(out, CONFIG) is None
