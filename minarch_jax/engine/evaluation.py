@@ -32,9 +32,6 @@ class Score(NamedTuple):
   correct: jax.Array
 
 
-Evaluate = Callable[[Params, Chunks, Sizes], Score]
-
-
 def chunk(batch: Batch, size: int) -> Chunks:
   """Cuts [N, ...] into ceil(N / size) chunks, padding the last with zeros."""
   count = len(batch.y)
@@ -113,14 +110,3 @@ def mean(
   inside = (first <= inside) & (inside < last)
   images = jnp.where(inside, weights, 0).sum().astype(score.loss.dtype)
   return Score(score.loss.sum() / images, score.correct.sum())
-
-
-def make_evaluate(apply: Callable[..., Any]) -> Evaluate:
-  """Makes `evaluate(params, chunks, sizes) -> Score`, mean loss and hits."""
-  totals = make_totals(apply)
-
-  def evaluate(params: Params, chunks: Chunks, sizes: Sizes) -> Score:
-    count = chunks.y.shape[0]
-    return mean(totals(params, sizes, chunks, 0, count), chunks, 0, count)
-
-  return evaluate

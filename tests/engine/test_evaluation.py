@@ -9,6 +9,7 @@ from minarch_jax import models
 from minarch_jax.architectures import Architecture, Problem
 from minarch_jax.engine import accuracy, evaluation
 from minarch_jax.types import Batch
+from tests.engine import scores
 
 SHAPE, CLASSES = (4, 4, 1), 3
 MODELS = ["dnn:5", "cnn:2-3", "vit:p2-d4-l1-h2"]
@@ -52,7 +53,7 @@ def test_chunks_hold_every_image_once(count, size):
 
 @pytest.mark.parametrize("size", [1, 4, 20])
 def test_scores_are_exact_on_any_size(size):
-  evaluate = jax.jit(evaluation.make_evaluate(linear))
+  evaluate = jax.jit(scores.make_evaluate(linear))
   params = weights()
   for count in (1, 4, 5, 13):
     batch = split(count, seed=count)
@@ -87,7 +88,7 @@ def test_a_diverged_network_has_no_correct_answer(bad):
   assert (batch.y == 0).any()
   params = np.full((16, CLASSES), bad, np.float32)
   chunks = evaluation.chunk(batch, 4)
-  score = jax.jit(evaluation.make_evaluate(linear))(params, chunks, {})
+  score = jax.jit(scores.make_evaluate(linear))(params, chunks, {})
   assert score.correct == 0
   assert not np.isfinite(score.loss)
 
@@ -106,7 +107,7 @@ def test_padding_images_cannot_spoil_a_score():
     return jnp.where(black, jnp.inf, logits)
 
   batch, params = split(5), weights()
-  evaluate = jax.jit(evaluation.make_evaluate(infinite_on_black))
+  evaluate = jax.jit(scores.make_evaluate(infinite_on_black))
   score = evaluate(params, evaluation.chunk(batch, 4), {})
   loss, hits = by_hand(batch.x.reshape(5, -1) @ params, batch.y)
   np.testing.assert_allclose(score.loss, loss.mean(), rtol=1e-5)

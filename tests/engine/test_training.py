@@ -14,6 +14,7 @@ from minarch_jax.config import Config
 from minarch_jax.engine import evaluation, training
 from minarch_jax.random import Purpose
 from minarch_jax.types import Batch, TrainState
+from tests.engine import scores
 
 SHAPE, CLASSES = (4, 4, 1), 3
 OPTIMIZERS = ("adam", "adamw", "sgd")
@@ -268,7 +269,7 @@ def assert_same(found, expected):
 def test_epochs_are_a_loop_over_steps_and_an_exact_score():
   state, curve, totals = run(begin(), 3)
   step = jax.jit(STEP)
-  evaluate = jax.jit(evaluation.make_evaluate(MODEL.apply))
+  evaluate = jax.jit(scores.make_evaluate(MODEL.apply))
   train, validation = split(NUM_TRAIN), evaluation.chunk(VALIDATION, 4)
   expected = begin()
   for epoch in range(3):
