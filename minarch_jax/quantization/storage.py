@@ -88,7 +88,7 @@ def count_nonzeros(
   """Counts the entries other than 0 of each weight leaf, int32 scalars."""
   return {
     "/".join(path): jnp.count_nonzero(leaf)
-    for path, leaf in trees.paths_and_leaves(params)
+    for path, leaf in leaves_lib.named(params)
     if choose(path)
   }
 
@@ -125,7 +125,7 @@ def storage_bytes(
     ValueError: as for `quantize`.
   """
   by_leaf = trees.bits_by_leaf(params, bits, choose)
-  named, total = trees.paths_and_leaves(params), 0
+  named, total = leaves_lib.named(params), 0
   described = leaves_lib.axes_of(named, axes)
   for path, leaf in named:
     name = "/".join(path)

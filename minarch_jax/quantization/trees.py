@@ -19,20 +19,17 @@ Choose = Callable[[leaves.Path], bool]  # whether the leaf is quantized
 # One width or format for all leaves, or one for each "path/to/leaf".
 TreeBits = formats.Bits | Mapping[str, formats.Bits]
 
-is_qtensor = leaves.is_qtensor
-paths_and_leaves = leaves.named
-
 
 def leaves_with_names(tree: types.Params) -> list[tuple[str, Any]]:
   """Lists ("path/to/leaf", leaf); a QTensor is one leaf."""
-  return [("/".join(path), leaf) for path, leaf in paths_and_leaves(tree)]
+  return [("/".join(path), leaf) for path, leaf in leaves.named(tree)]
 
 
 def replace_leaves(
   tree: types.Params, changed: Mapping[str, Any]
 ) -> types.Params:
   """Returns the tree with the leaves of the given names exchanged."""
-  _, treedef = jax.tree.flatten(tree, is_leaf=is_qtensor)
+  _, treedef = jax.tree.flatten(tree, is_leaf=leaves.is_qtensor)
   pairs = leaves_with_names(tree)
   return treedef.unflatten([changed.get(name, leaf) for name, leaf in pairs])
 
@@ -43,8 +40,8 @@ def weight_names(
   """Lists the leaves that quantization touches, as "path/to/leaf"."""
   return [
     "/".join(path)
-    for path, leaf in paths_and_leaves(params)
-    if choose(path) and (is_qtensor(leaf) or leaves.is_array(leaf))
+    for path, leaf in leaves.named(params)
+    if choose(path) and (leaves.is_qtensor(leaf) or leaves.is_array(leaf))
   ]
 
 
@@ -85,7 +82,7 @@ def bits_by_leaf(
 
 
 def _check(name: str, leaf: Any) -> None:
-  if is_qtensor(leaf):
+  if leaves.is_qtensor(leaf):
     raise ValueError(f"{name}: is quantized already; dequantize the tree first")
   if not jnp.issubdtype(leaf.dtype, jnp.floating):
     raise ValueError(
@@ -114,13 +111,13 @@ def map_weights(
     ValueError: see `quantize`.
   """
   by_leaf = bits_by_leaf(params, bits, choose)
+  named = leaves.named(params)
   if within is None:
-    masks = [None] * len(paths_and_leaves(params))
+    masks = [None] * len(named)
   else:
     _check_same_structure(params, within)
     masks = jax.tree.leaves(within)
-  treedef = jax.tree.structure(params, is_leaf=is_qtensor)
-  named = paths_and_leaves(params)
+  treedef = jax.tree.structure(params, is_leaf=leaves.is_qtensor)
   described = leaves.axes_of(named, axes)
   changed = []
   for (path, leaf), mask in zip(named, masks, strict=True):
@@ -231,7 +228,7 @@ def dequantize(params: types.Params) -> types.Params:
   """
 
   def change(leaf, name):
-    if not is_qtensor(leaf):
+    if not leaves.is_qtensor(leaf):
       return leaf
     tensors.check_one(name, leaf)
     return tensors.dequantize_tensor(leaf)

@@ -13,6 +13,7 @@ import pytest
 from minarch_jax import (
   architectures,
   config,
+  leaves,
   models,
   quantization,
   registries,
@@ -233,13 +234,13 @@ def test_idempotent(name, granularity):
   )
 
   def check(a, b):
-    if not trees.is_qtensor(a):
+    if not leaves.is_qtensor(a):
       return
     np.testing.assert_array_equal(a.values, b.values)
     if a.scale is not None:
       np.testing.assert_allclose(a.scale, b.scale, rtol=1e-6)
 
-  jax.tree.map(check, once, again, is_leaf=trees.is_qtensor)
+  jax.tree.map(check, once, again, is_leaf=leaves.is_qtensor)
 
 
 @pytest.mark.parametrize("name, granularity", CASES)
@@ -317,8 +318,8 @@ def test_channels_are_the_outputs():
   quantized = quantization.quantize(draw(), 8)
   shapes = {
     "/".join(path): q.scale.shape
-    for path, q in trees.paths_and_leaves(quantized)
-    if trees.is_qtensor(q)
+    for path, q in leaves.named(quantized)
+    if leaves.is_qtensor(q)
   }
   assert shapes == {
     "conv_0/kernel": (1, 1, 1, 5),

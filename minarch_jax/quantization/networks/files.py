@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from minarch_jax import registries, types
+from minarch_jax import leaves, registries, types
 from minarch_jax.quantization import (
   formats,
   layouts,
@@ -31,7 +31,7 @@ _KIND = "minarch_jax.quantization.1"
 
 def _encode(leaf: Any) -> tuple[dict[str, np.ndarray], Any]:
   """Turns a weight into byte arrays by part, and what describes them."""
-  plain = not trees.is_qtensor(leaf)
+  plain = not leaves.is_qtensor(leaf)
   if plain:
     coding, values = tensors.Coding("float32", layouts.Layout(())), leaf
   else:
@@ -117,16 +117,16 @@ def _collect(
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
   """Returns all arrays by key, and how the encoded leaves are to be read."""
   arrays, described = {}, {}
-  for path, leaf in trees.paths_and_leaves(params):
+  for path, leaf in leaves.named(params):
     name = "/".join(path)
     if any("/" in part or ":" in part for part in path):
       raise ValueError(f"{path}: names with '/' or ':' cannot be stored")
-    if not trees.is_qtensor(leaf) and leaf.dtype != np.float32:
+    if not leaves.is_qtensor(leaf) and leaf.dtype != np.float32:
       raise ValueError(
         f"{name}: cannot store {leaf.dtype}; convert it to float32 or "
         "quantize it"
       )
-    if trees.is_qtensor(leaf) or choose(path):
+    if leaves.is_qtensor(leaf) or choose(path):
       parts, how = _encode(leaf)
     else:
       parts, how = {"": np.asarray(leaf)}, None

@@ -168,7 +168,7 @@ def gptq(
     ValueError: as for `quantize`; an empty batch; a kernel whose input the
       network does not show.
   """
-  shapes = [leaf.shape for _, leaf in trees.paths_and_leaves(params)]
+  shapes = [leaf.shape for _, leaf in leaves.named(params)]
   padding = padding or integer_core.padding_rule(shapes)
   by_leaf = trees.bits_by_leaf(params, bits)
   options = _options(**options)
@@ -179,7 +179,7 @@ def gptq(
   exists = dict(trees.leaves_with_names(options["within"] or {}))
   order = list(activations.inputs(apply, params, x))
   _check_taps(order, by_leaf)
-  axes = leaves.axes_of(trees.paths_and_leaves(params), options["axes"])
+  axes = leaves.axes_of(leaves.named(params), options["axes"])
   paths = {"/".join(path): path for path in axes}
   inputs = _inputs({name: axes[paths[name]] for name in order})
   done |= {name: rounded[name] for name in by_leaf if name not in order}

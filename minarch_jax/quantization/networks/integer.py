@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from minarch_jax import types
+from minarch_jax import leaves, types
 from minarch_jax.quantization import activations, arithmetic, formats, trees
 from minarch_jax.quantization import calibration as calibrations
 from minarch_jax.quantization.networks import integer_core
@@ -112,18 +112,18 @@ def integer_network(
   _check(apply, params, x)
   quantized = trees.quantize(params, bits, "channel")
   ranges = activations.calibrate(apply, trees.dequantize(quantized), x)
-  leaves = dict(trees.leaves_with_names(quantized))
+  found = dict(trees.leaves_with_names(quantized))
 
   names = list(ranges)
   steps = [_step(ranges[name]) for name in names]
   layers = []
   for i, name in enumerate(names):
-    q = leaves[name]
-    if not trees.is_qtensor(q) or not _integer(q):
+    q = found[name]
+    if not leaves.is_qtensor(q) or not _integer(q):
       raise ValueError(f"bits {bits!r}: integer execution needs 2 to 8 bits")
     scale, zero_in = steps[i]
     unit = _unit(q, scale)
-    bias = np.asarray(leaves[name.replace("/kernel", "/bias")], np.float64)
+    bias = np.asarray(found[name.replace("/kernel", "/bias")], np.float64)
     bias = np.clip(np.round(bias / unit), -(2.0**29), 2.0**29)
     multiplier, zero_out = None, np.zeros(())
     if i + 1 < len(names):

@@ -87,7 +87,7 @@ def init_steps(
     ValueError: bits other than symmetric integers of 2 to 8.
   """
   format = _integer_format(bits)
-  steps, named = {}, trees.paths_and_leaves(params)
+  steps, named = {}, leaves.named(params)
   axes = leaves.axes_of(named)
   for path, leaf in named:
     if choose(path):
@@ -158,7 +158,7 @@ def to_qtensors(
 
 def _map_steps(change, params, steps, granularity) -> Any:
   """Applies change(leaf, name, layout, step) where there is a step."""
-  changed, named = [], trees.paths_and_leaves(params)
+  changed, named = [], leaves.named(params)
   axes = leaves.axes_of(named)
   for path, leaf in named:
     name = "/".join(path)

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from minarch_jax import architectures, models, quantization, types
+from minarch_jax import architectures, leaves, models, quantization, types
 from minarch_jax.architectures import Problem
 from minarch_jax.quantization import (
   activations,
@@ -177,7 +177,7 @@ def test_networks_without_taps_are_refused(trained):
     gptq.gptq(part, net.params, net.x[:8], 4)
   bits = {"hidden_0/kernel": 32, "hidden_1/kernel": 32, "output/kernel": 4}
   rounded = gptq.gptq(part, net.params, net.x[:8], bits)
-  assert trees.is_qtensor(rounded["output"]["kernel"])
+  assert leaves.is_qtensor(rounded["output"]["kernel"])
 
   def renamed(params, x, tap):
     return net.apply(params, x, tap=lambda name, y: tap(name[:-7], y))
