@@ -179,8 +179,8 @@ def heading(frame: pl.DataFrame) -> str:
 def in_words(frame: pl.DataFrame) -> pl.DataFrame:
   """Puts how networks are pruned and rounded into words, for a terminal.
 
-  Of criterion, scope and schedule those are named that are not the usual:
-  magnitude, global, oneshot.
+  Of criterion, scope, granularity and schedule those are named that are not
+  the usual: magnitude, global, element, oneshot.
 
   Returns:
     architecture, pruned, rounded, bytes, accuracy (of the seeds), at_least (of
@@ -191,7 +191,7 @@ def in_words(frame: pl.DataFrame) -> pl.DataFrame:
   other = pl.concat_str(
     [
       pl.when(pl.col(name) != tables.FIRST[name][0]).then(name)
-      for name in ("criterion", "scope", "schedule")
+      for name in ("criterion", "scope", "granularity", "schedule")
     ],
     separator=", ",
     ignore_nulls=True,
@@ -213,57 +213,6 @@ def in_words(frame: pl.DataFrame) -> pl.DataFrame:
   )
   short = (frame["shortfall"].fill_null(0) > 0).any()
   return words if short else words.drop("shortfall")
-
-
-def left_out(
-  records: tables.Records, config: Config = tables.DEFAULTS
-) -> pl.DataFrame:
-  """Measures how often a seed left out reaches the bound of the others.
-
-  Every seed in turn is what `accuracy_low` of all configurations of stable
-  architectures predicts from the other seeds alone; the images are the same.
-
-  Returns:
-    Per data set, and by whether the configuration is offered by default (the
-    bound reaches the target): n (configurations x seeds), reached (share of
-    them, nominally (1 + confidence) / 2), slack (mean accuracy above the
-    bound).
-  """
-  records, _ = tables.one_recipe(records)
-  parts = []
-  for dataset in sorted(records.networks["dataset"].unique()):
-    for seed in sorted(records.networks["seed"].unique()):
-      here = pl.col("dataset") == dataset
-      kept, out = (
-        tables.Records(*(t.filter(here & which) for t in records))
-        for which in (pl.col("seed") != seed, pl.col("seed") == seed)
-      )
-      try:
-        stable = _stable(regimes(kept, config))
-        frame = _predictable(configurations(kept, stable, config), dataset)
-      except ValueError:
-        continue
-      _, best = _best(kept, stable)
-      offered = pl.col("accuracy_low") >= best - config.eps_accuracy
-      new = _rows(out).select(*SETTING, pl.col("val_accuracy").alias("new"))
-      parts.append(
-        frame.join(new, on=SETTING, how="inner", nulls_equal=True).select(
-          pl.lit(dataset).alias("dataset"),
-          offered.alias("offered"),
-          (pl.col("new") >= pl.col("accuracy_low") - tables.TIE).alias("held"),
-          (pl.col("accuracy") - pl.col("accuracy_low")).alias("slack"),
-        )
-      )
-  schema = dict.fromkeys(("offered", "held"), pl.Boolean)
-  schema = {"dataset": pl.String, **schema, "slack": pl.Float64}
-  return (
-    pl.concat([pl.DataFrame(schema=schema), *parts])
-    .group_by("dataset", "offered")
-    .agg(
-      n=pl.len(), reached=pl.col("held").mean(), slack=pl.col("slack").mean()
-    )
-    .sort("dataset", "offered")
-  )
 
 
 def configurations(

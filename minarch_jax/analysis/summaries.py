@@ -50,14 +50,14 @@ def _recommended(guidance: pl.DataFrame) -> list[str]:
 
 def _first(row: dict[str, Any]) -> str:
   words = recommendation.in_words(pl.DataFrame([row])).row(0, named=True)
+  pruned = "not pruned" if row["sparsity"] == 0 else f"pruned {words['pruned']}"
+  rounded = (
+    "not rounded" if row["bits"] == 32 else f"rounded to {words['rounded']}"
+  )
   text = (
-    (
-      f"{words['architecture']}, pruned {words['pruned']}, rounded to "
-      f"{words['rounded']}: {words['bytes']:,} bytes, accuracy "
-      f"{words['accuracy']:.2%}, of a new seed at least {words['at_least']:.2%}"
-    )
-    .replace("pruned not", "not pruned")
-    .replace("rounded to not", "not rounded")
+    f"{words['architecture']}, {pruned}, {rounded}: {words['bytes']:,} bytes, "
+    f"accuracy {words['accuracy']:.2%}, of a new seed at least "
+    f"{words['at_least']:.2%}"
   )
   wanted = f"{row['target_accuracy']:.2%}"
   if row["shortfall"] > 0:
