@@ -35,11 +35,10 @@ SHOWN = {
 def stage(settings: config.Config) -> None:
   from minarch_jax import analysis, records
 
-  found = records.read(settings.out)
+  found = analysis.Analyses(records.read(settings.out), settings)
   for name, (title, columns) in SHOWN.items():
     print(f"\n{title}")
-    frame = getattr(analysis, name)(found, settings)
-    common.show(frame, columns, f"tables/{name}.csv")
+    common.show(found[name], columns, f"tables/{name}.csv")
 
 
 if __name__ == "__main__":

@@ -19,12 +19,7 @@ def stage(settings: config.Config) -> None:
 
   try:
     preparation.prepare(settings.dataset, settings.data_dir)
-    dataset = data.load(
-      settings.dataset,
-      settings.data_dir,
-      validation_fraction=settings.validation_fraction,
-      split_seed=settings.split_seed,
-    )
+    dataset = data.load_chosen(settings)
   except ValueError as error:
     raise config.ConfigError(str(error)) from None
   height, width, channels = dataset.input_shape

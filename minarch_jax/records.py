@@ -344,15 +344,15 @@ def ids(out: str, table: str) -> list[str]:
   return list(map(_id, _paths(out, table)))
 
 
-def damaged(out: str) -> list[tuple[str, str, str]]:
-  """Finds parts that cannot be used: (table, id, path) of each."""
+def damaged(out: str) -> list[tuple[str, str]]:
+  """Finds parts that cannot be used: (table, id) of each."""
   found = []
   for table in SCHEMAS:
     for path in _paths(out, table):
       try:
         _read_part(table, path)
       except ConfigError:
-        found.append((table, _id(path), path))
+        found.append((table, _id(path)))
   return found
 
 

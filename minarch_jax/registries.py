@@ -30,6 +30,25 @@ def is_weight(path: Sequence[str]) -> bool:
   return bool(path) and path[-1] in WEIGHTS
 
 
+def nearest(value: object, known: Iterable[str]) -> str:
+  """Returns "; did you mean ...?" for the closest known name, or ''."""
+  near = difflib.get_close_matches(str(value), list(known), 1)
+  return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def find(what: str, name: str, table: Mapping[str, Entry]) -> Entry:
+  """Returns the entry of a registry.
+
+  Raises:
+    ValueError: an unknown name; the message lists the known ones.
+  """
+  if name not in table:
+    raise ValueError(
+      f"{what} {name!r} is not one of {', '.join(table)}{nearest(name, table)}"
+    )
+  return table[name]
+
+
 def resolve(entry: Any) -> Any:
   """Returns what "module:name" stands for; anything else as it is."""
   if not isinstance(entry, str):
@@ -105,26 +124,6 @@ DATASETS = Registry(
   cifar100="minarch_jax.data.tfds:SOURCE",
   svhn_cropped="minarch_jax.data.tfds:SOURCE",
 )
-
-
-def nearest(value: object, known: Iterable[str]) -> str:
-  """Returns "; did you mean ...?" for the closest known name, or ''."""
-  near = difflib.get_close_matches(str(value), list(known), 1)
-  return f"; did you mean {near[0]!r}?" if near else ""
-
-
-def find(what: str, name: str, table: Mapping[str, Entry]) -> Entry:
-  """Returns the entry of a registry.
-
-  Raises:
-    ValueError: an unknown name; the message lists the known ones.
-  """
-  if name not in table:
-    raise ValueError(
-      f"{what} {name!r} is not one of {', '.join(table)}{nearest(name, table)}"
-    )
-  return table[name]
-
 
 # --- architectures and models ------------------------------------------------
 

@@ -20,6 +20,9 @@ from minarch_jax.engine.session import Placed, Session
 from minarch_jax.pruning import dynamic
 from minarch_jax.types import TrainState
 
+# Steps that are trained together: the first epoch's number and rates [E, T].
+Part = tuple[int, np.ndarray]
+
 
 def retraining_steps(session: Session) -> tuple[int, int]:
   """Divides the steps of retraining: (epochs, steps of each)."""
@@ -99,12 +102,11 @@ class Slots:
     cuts = scoring.cut_at(self.placed, rules, params, masks, levels)
     return self.cut(params, cuts[self.kind.rule])
 
-  def train(
-    self, state: TrainState, masks: Any, rates: np.ndarray, first_epoch: int
-  ) -> TrainState:
-    state, _, _ = packs.train_epochs(
-      self.placed, state, masks, rates, first_epoch=first_epoch
-    )
+  def train(self, state: TrainState, masks: Any, *parts: Part) -> TrainState:
+    for first_epoch, rates in parts:
+      state, _, _ = packs.train_epochs(
+        self.placed, state, masks, rates, first_epoch=first_epoch
+      )
     return state
 
 
@@ -174,9 +176,9 @@ def _controlled(slots: Slots, params: Any, cuts: Any) -> tuple[TrainState, Any]:
   )
   state = packs.start_state(placed, params)
   if anew:  # new weights need the steps of the training too
-    state = slots.train(state, masks, packs.rates_of(session), 0)
-  more, last = retraining_rates(session), session.config.num_epochs
-  return slots.train(state, masks, more, last), masks
+    state = slots.train(state, masks, (0, packs.rates_of(session)))
+  more = (session.config.num_epochs, retraining_rates(session))
+  return slots.train(state, masks, more), masks
 
 
 def _scheduled(slots: Slots, params: Any, cuts: Any) -> tuple[TrainState, Any]:
@@ -195,8 +197,7 @@ def _scheduled(slots: Slots, params: Any, cuts: Any) -> tuple[TrainState, Any]:
       goal = np.asarray(goal, np.float32)
       params, masks = slots.cut_again(state.params, masks, goal)
       state = state._replace(params=params)
-    for epoch, rates in parts:
-      state = slots.train(state, masks, rates, epoch)
+    state = slots.train(state, masks, *parts)
   return state, masks
 
 
@@ -228,19 +229,16 @@ def _moving(
         data=session.data,
       )
       state = state._replace(params=params)
-    for epoch, rates in parts:
-      state = slots.train(state, masks, rates, epoch)
+    state = slots.train(state, masks, *parts)
   return state, masks
 
 
-def _shares(
-  session: Session, rounds: int
-) -> list[list[tuple[int, np.ndarray]]]:
+def _shares(session: Session, rounds: int) -> list[list[Part]]:
   """Shares the steps of retraining between rounds, to one step equally.
 
   Returns:
-    For each round a list of (number of the first epoch, rates [E, T]). Every
-    part has an epoch number of its own, and with it an order of the images.
+    The parts of each round. Every part has epoch numbers of its own, and with
+    them an order of the images.
   """
   rates, epoch = retraining_rates(session), session.config.num_epochs
   flat, length = rates.ravel(), rates.shape[1]

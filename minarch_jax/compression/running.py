@@ -64,9 +64,9 @@ def compress(
     [*(cell.precision.rounding for cell in cells)]
     + [precision.rounding for precision in precisions],
   )
-  graded, retrained = oneshot.score_cells(ranked, pack, cells), None
+  scored, retrained = oneshot.score_cells(ranked, pack, cells), None
   if retrainings:
     retrained = retraining.retrain(ranked, pack, retrainings, precisions)
   seconds = time.perf_counter() - start
   compiling = ranked.placed.compile_seconds
-  return Compressed(graded, retrained, compiling, seconds - compiling)
+  return Compressed(scored, retrained, compiling, seconds - compiling)

@@ -167,9 +167,7 @@ SELECTED = Table(
   "minimal",
   "Accuracy of the networks chosen on validation. Test images were used once, "
   "after the choice.",
-  lambda found: analysis.selected(
-    found.records.networks, found["minimal_parameters"], found.config.confidence
-  ),
+  _selected,
   (
     *_FAMILY,
     Column("role", "chosen as"),

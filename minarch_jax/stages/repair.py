@@ -22,7 +22,7 @@ def set_aside(out: str) -> list[str]:
   Returns:
     What was moved, relative to <out>.
   """
-  broken = {(table, id) for table, id, _ in records.damaged(out)}
+  broken = set(records.damaged(out))
   packs = {id for table, id in broken if table in _PACK}
   whole = [id for id in records.ids(out, "networks") if id not in packs]
   packs |= {id for id in whole if not _readable(out, id)}
