@@ -10,7 +10,9 @@ from experiments import common
 from minarch_jax import config
 from minarch_jax import flags as config_flags
 
-config_flags.define("dataset", "data_dir", "validation_fraction", "split_seed")
+config_flags.define(
+  "dataset", "data_dir", "folds", "validation_fraction", "split_seed"
+)
 
 
 def stage(settings: config.Config) -> None:
@@ -29,6 +31,10 @@ def stage(settings: config.Config) -> None:
   )
   for split in ("train", "validation", "test"):
     print(f"{split:>12}: {len(getattr(dataset, split).y):,} images")
+  if dataset.num_folds > 1:
+    print(
+      f"{'':>12}  of seed 0; seed s validates on fold s mod {dataset.num_folds}"
+    )
   if dataset.test_note:
     print(f"{'':>12}  test: {dataset.test_note}")
 

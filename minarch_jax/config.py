@@ -67,8 +67,17 @@ class Config:
   first_seed: int = _field(0, "The first seed.", low=0)
 
   # Data protocol.
+  folds: int = _field(
+    5,
+    "Validation folds of the training images: seed s validates on fold s mod "
+    "folds and trains on the others (1 = all seeds on one split).",
+    low=1,
+  )
   validation_fraction: float = _field(
-    0.1, "Share of the training images held out.", low=0.01, high=0.5
+    0.0,
+    "Share of the training images held out where --folds=1 (0 = a tenth).",
+    low=0.0,
+    high=0.5,
   )
   split_seed: int = _field(0, "Seed of the train/validation split.", low=0)
 
@@ -392,6 +401,12 @@ class Config:
     ):
       if not getattr(self, name):
         raise ConfigError(f"--{name} is empty; name at least one")
+    if self.folds > 1 and self.validation_fraction:
+      raise ConfigError(
+        f"--validation_fraction={self.validation_fraction} is for one split; "
+        f"--folds={self.folds} holds out one part in {self.folds}: add "
+        "--folds=1, or leave it out"
+      )
     if not self.families and not self.architectures:
       raise ConfigError("--families is empty; name at least one")
     return self
@@ -411,11 +426,21 @@ class Config:
     return self.control_sparsities or ((nearest,) if nearest else ())
 
   @property
+  def held_out(self) -> float:
+    """Share of the training images that a seed validates on."""
+    return (
+      1 / self.folds
+      if self.folds > 1
+      else self.validation_fraction or SINGLE_SPLIT
+    )
+
+  @property
   def seeds(self) -> range:
     return range(self.first_seed, self.first_seed + self.num_seeds)
 
 
 CONTROL_SPARSITY = 0.8
+SINGLE_SPLIT = 0.1  # share held out where there is one fold
 
 BITS = (32, 8, 7, 6, 5, 4, 3, 2)
 

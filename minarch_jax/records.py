@@ -24,9 +24,10 @@ import polars as pl
 from minarch_jax import checksums
 from minarch_jax.config import ConfigError
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 _S, _I, _F, _B = pl.String, pl.Int64, pl.Float64, pl.Boolean
+_BITS = pl.Binary  # packed, the first image in the highest bit
 
 _WHO = {
   "run_id": _S,
@@ -48,10 +49,26 @@ _LAYER = _WHO | {
   "sparsity": _F,
 }
 
+# What was done to a network: nothing, or a cell of the compression grid.
+_SETTING = {
+  "criterion": _S,
+  "scope": _S,
+  "granularity": _S,
+  "schedule": _S,
+  "control": _S,
+  "sparsity": _F,
+  "bits": _I,
+  "activation_bits": _I,
+  "quantizer": _S,
+  "quant_granularity": _S,
+}
+
 SCHEMAS: dict[str, dict[str, Any]] = {
   "networks": _WHO
   | {
     "fingerprint": _S,
+    "fold": _I,
+    "arm": _S,
     "macs": _I,
     "steps": _I,
     "epochs": _I,
@@ -101,6 +118,8 @@ SCHEMAS: dict[str, dict[str, Any]] = {
     "macs": _I,
     "steps": _I,
   },
+  "hits": {name: _WHO[name] for name in ("run_id", "dataset", "architecture")}
+  | {"seed": _I, **_SETTING, "fold": _I, "images": _I, "hits": _BITS},
   "probes": _WHO
   | {
     "step": _I,
@@ -119,6 +138,14 @@ SCHEMAS: dict[str, dict[str, Any]] = {
 NETWORK = ("run_id", "dataset", "architecture", "seed")
 ALL_LAYERS = "all"  # the `layer` that is the whole network
 NONE = "none"  # a control, a quantizer or a granularity that is not there
+MAIN = "main"  # the arm of a study that all analyses look at
+
+# The setting under which the hits of a network as trained stand.
+AS_TRAINED: dict[str, Any] = {name: NONE for name in _SETTING} | {
+  "sparsity": 0.0,
+  "bits": 32,
+  "activation_bits": 32,
+}
 
 _CUT = ("criterion", "granularity", "layer", "sparsity")
 
@@ -145,12 +172,22 @@ KEYS = {
 }
 
 
+KEYS["hits"] = KEYS["compression"]
+
+
 class Records(NamedTuple):
-  """The three tables every study leaves; columns as in `SCHEMAS`."""
+  """The tables every study leaves; columns as in `SCHEMAS`.
+
+  Attributes:
+    networks, curves, compression: what was trained and measured.
+    hits: which validation images each of these networks classified correctly;
+      without them, images are taken to be those that all seeds share.
+  """
 
   networks: pl.DataFrame
   curves: pl.DataFrame
   compression: pl.DataFrame
+  hits: pl.DataFrame = pl.DataFrame(schema=SCHEMAS["hits"])
 
 
 def content_id(value: Any) -> str:
@@ -357,7 +394,7 @@ def damaged(out: str) -> list[tuple[str, str]]:
 
 
 def read(out: str) -> Records:
-  """Reads the three tables of a results directory.
+  """Reads the tables of a results directory.
 
   Raises:
     FileNotFoundError: there are no records at `out`.

@@ -30,9 +30,20 @@ class Batch(NamedTuple):
 class Dataset:
   """Three splits under one protocol.
 
-  `fingerprint` is a hash of the bytes of all three splits as delivered; it
-  enters the identity of every record. `test_note` says what the test split is
-  when it is not the data set's official one ('' when it is).
+  With several folds every seed has a validation split of its own: seed s
+  validates on fold s mod F and trains on all other images. `train` and
+  `validation` are then the splits of seed 0.
+
+  Attributes:
+    name: as flags and tables name it.
+    train, validation, test: the splits.
+    num_classes: number of classes.
+    fingerprint: a hash of the bytes of all splits as delivered; it enters the
+      identity of every record.
+    test_note: what the test split is when it is not the data set's official
+      one ('' when it is).
+    folds: int [N_train], the fold 1 to F - 1 of every training image, in
+      rising order; None where there is one fold, which is `validation`.
   """
 
   name: str
@@ -42,6 +53,24 @@ class Dataset:
   num_classes: int
   fingerprint: str
   test_note: str = ""
+  folds: np.ndarray | None = None
+
+  @property
+  def num_folds(self) -> int:
+    return 1 if self.folds is None else int(self.folds.max()) + 1
+
+  def of_seed(self, seed: int) -> tuple[Batch, Batch]:
+    """Returns what a seed trains on and what it validates on."""
+    fold = seed % self.num_folds
+    if self.folds is None or not fold:
+      return self.train, self.validation
+    own = self.folds == fold
+    rest, held = (
+      Batch(*(np.asarray(part)[where] for part in self.train))
+      for where in (~own, own)
+    )
+    pairs = zip(rest, self.validation, strict=True)
+    return Batch(*(np.concatenate(pair) for pair in pairs)), held
 
   @property
   def input_shape(self) -> tuple[int, int, int]:

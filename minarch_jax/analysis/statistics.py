@@ -6,6 +6,7 @@ degenerate input (one seed, zero variance): what cannot be said is nan.
 
 import bisect
 from collections.abc import Sequence
+import dataclasses
 import hashlib
 import itertools
 import math
@@ -88,35 +89,65 @@ def image_variance(share: Array | float, images: Array | float | None) -> Array:
     return np.maximum(n * share * (1 - share) + 2, 3.3) / n**2
 
 
+@dataclasses.dataclass(frozen=True)
+class Images:
+  """What drawing the images, beside the seeds, adds to means over seeds.
+
+  Attributes:
+    noise: [...] its part of the variance over seeds.
+    drawn: [...] its part of the variance of the mean.
+  """
+
+  noise: Array
+  drawn: Array
+
+  def __getitem__(self, index: Any) -> "Images":
+    return Images(self.noise[index], self.drawn[index])
+
+
+# On how many images, or what they add; None = the values are no shares of any.
+Drawn = Images | Array | float | None
+
+
+def image_part(mean: Array | float, images: Drawn) -> Images:
+  """What images add to means; of a number of images that all seeds share.
+
+  How far seeds agree about single images is not known then. Images alone let
+  one seed's value vary by v, `image_variance`, and the mean by as much at most,
+  if all agree; but then none of v is in the deviation over seeds. All of it is
+  taken to be in both: the two errors make up for each other.
+  """
+  if isinstance(images, Images):
+    return images
+  drawn = image_variance(mean, images)
+  return Images(drawn, drawn)
+
+
 def standard_error(
   mean: Array | float,
   deviation: Array | float,
   n: Array | int,
-  images: Array | float | None = None,
+  images: Drawn = None,
 ) -> tuple[Array, Array]:
   """Standard error of means over seeds and images, and its degrees of freedom.
 
-  The n seeds share their images, so averaging over seeds does not average over
-  images: v + max(s^2 - v, 0) / n, v being `image_variance`, s the deviation
-  over seeds. Images alone let one seed's value vary by v; part of that lies in
-  s as well, because seeds disagree about single images. So only what s^2 has
-  beyond v is taken as the networks' own and averaged. v + s^2 / n would count
-  the part in both twice; max(v, s^2 / n) loses the images where networks vary
-  more than they. Degrees of freedom by Satterthwaite (1946), v being known.
+  drawn + max(s^2 - noise, 0) / n: what the deviation s over seeds has beyond
+  the noise of images is the networks' own and averages over the n seeds.
+  Degrees of freedom by Satterthwaite (1946), the images' part being known.
 
   Args:
     mean: [...].
     deviation: [...] over seeds; nan = unknown.
     n: [...] seeds.
-    images: as in `image_variance`; None = seeds alone.
+    images: what images add, or a number of them as in `image_part`.
 
   Returns:
     error, freedom (large where images are all there is), each [...].
   """
-  drawn = image_variance(mean, images)
+  part = image_part(mean, images)
   with np.errstate(invalid="ignore", divide="ignore"):
-    own = np.maximum(np.square(deviation) - drawn, 0) / n
-    total = own + drawn
+    own = np.maximum(np.square(deviation) - part.noise, 0) / n
+    total = own + part.drawn
     share = np.where(total > 0, own / total, 1.0)
     freedom = np.minimum((n - 1) / np.square(share), 1e9)
   return np.sqrt(total), np.where(np.asarray(n) > 1, freedom, 0)
@@ -127,7 +158,7 @@ def mean_interval(
   confidence: float,
   *,
   resolution: float = 0.0,
-  images: Array | float | None = None,
+  images: Drawn = None,
 ) -> tuple[Array, Array, Array, Array]:
   """Student interval of the mean along the last axis; nan = missing.
 
@@ -226,7 +257,7 @@ def one_sided_p(
   deviation: Array,
   n: Array,
   below: float,
-  images: Array | float | None = None,
+  images: Drawn = None,
 ) -> Array:
   """p-value of the t-test of H0: mean >= `below` against mean < `below`.
 
@@ -246,7 +277,7 @@ def tost(
   deviation: Array,
   n: Array,
   margin: float,
-  images: Array | float | None = None,
+  images: Drawn = None,
 ) -> Array:
   """p-value of two one-sided t-tests that |mean| < `margin`.
 
@@ -262,7 +293,7 @@ def two_sided_p(
   mean: Array,
   deviation: Array,
   n: Array,
-  images: Array | float | None = None,
+  images: Drawn = None,
 ) -> Array:
   """p-value of the t-test of H0: mean = 0; `images` as in `standard_error`."""
   lower = one_sided_p(mean, deviation, n, 0.0, images)

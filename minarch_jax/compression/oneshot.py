@@ -69,14 +69,11 @@ def _rounded_whole(
     )
     found = alone.run(
       programs.WHOLE,
-      static={
-        "network": alone.network,
-        "settings": settings,
-        "images": scoring.images_seen(session),
-      },
+      static={"network": alone.network, "settings": settings},
       params=scoring.repeated(
         jax.tree.map(lambda p: p[:, None], params), alone
       ),
+      view=alone.view,
       data=session.data,
     )
     count = len(pack.seeds)

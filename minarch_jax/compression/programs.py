@@ -40,12 +40,15 @@ class Outcome(NamedTuple):
 
   Attributes:
     validation, test: int [S, A, cells], correct answers.
+    hits: uint8 [S, A, cells, bytes], which validation images were classified
+      correctly, as bits in the order of the seed's fold.
     nonzeros: int [S, A, cells, leaves], entries of each leaf of the spec that
       are not zero once pruned and rounded; zeros outside a member do not count.
   """
 
   validation: np.ndarray
   test: np.ndarray
+  hits: np.ndarray
   nonzeros: np.ndarray
 
 
@@ -152,21 +155,21 @@ def make_transform(
   return transform
 
 
-def make_rounded_totals(model: Model) -> Callable[..., evaluation.Score]:
+def make_rounded_totals(model: Model) -> Callable[..., evaluation.Totals]:
   """Makes the score of one network that rounds the input of every layer.
 
   Args:
     model: the (parent) network.
 
   Returns:
-    `totals(params, bits, sizes, x, chunks, first, last) -> Score`, sums per
-    chunk as of `evaluation.make_totals`. A layer's range is that of its input
+    `totals(params, bits, sizes, x, chunks, order, first, last) -> Totals`, as
+    of `evaluation.make_totals`. A layer's range is that of its input
     on the images `x`, in the network of these parameters, quantized already.
     The bits, 2 to 8 or 32 = as computed, are data. Padding is 0, which every
     range holds and rounding keeps: a member's result is its own.
   """
 
-  def totals(params, bits, sizes, x, chunks, first, last):
+  def totals(params, bits, sizes, x, chunks, order, first, last):
     def apply(params, x, sizes=sizes, **hooks):
       return model.apply(params, x, sizes, **hooks)
 
@@ -176,7 +179,7 @@ def make_rounded_totals(model: Model) -> Callable[..., evaluation.Score]:
       return apply(params, x, sizes, tap=tap)
 
     score = evaluation.make_totals(rounded)
-    return score(params, sizes, chunks, first, last)
+    return score(params, sizes, chunks, order, first, last)
 
   return totals
 
@@ -184,18 +187,12 @@ def make_rounded_totals(model: Model) -> Callable[..., evaluation.Score]:
 # --- programs ----------------------------------------------------------------
 
 
-def _leading(data: evaluation.Chunks, count: int) -> Batch:
-  """Takes the leading training images, which are the data's first."""
-  return Batch(*(part[:count] for part in evaluation.images(data)))
-
-
-def _make_ranking(
-  *, network: Network, rules: tuple[Rule, ...], images: int
-) -> Callable:
+def _make_ranking(*, network: Network, rules: tuple[Rule, ...]) -> Callable:
   rank = make_rank(network.model, network.spec, rules)
 
-  def function(params, masks, seed, sizes, levels, data):
-    return rank(params, masks, seed, sizes, levels, _leading(data, images))
+  def function(params, masks, seed, sizes, levels, view, data):
+    batch = evaluation.leading(data, view)
+    return rank(params, masks, seed, sizes, levels, batch)
 
   return function
 
@@ -208,6 +205,7 @@ RANK = Program(
     "seed": "seed",
     "sizes": "member",
     "levels": "shared",  # sparsities cut at
+    "view": "seed",
     "data": "shared",
   },
 )
@@ -233,20 +231,26 @@ TRANSFORM = Program(
 
 
 def _make_rounded_scores(
-  *, network: Network, images: int, chunks: tuple[int, int]
+  *, network: Network, chunks: tuple[int, int]
 ) -> Callable:
   totals = make_rounded_totals(network.model)
 
-  def function(params, bits, sizes, data):
-    x = _leading(data, images).x
-    return totals(params, bits, sizes, x, data, *chunks)
+  def function(params, bits, sizes, view, data):
+    x = evaluation.leading(data, view).x
+    return totals(params, bits, sizes, x, data, view.chunks, *chunks)
 
   return function
 
 
 ROUNDED = Program(
   _make_rounded_scores,
-  {"params": "network", "bits": "shared", "sizes": "member", "data": "shared"},
+  {
+    "params": "network",
+    "bits": "shared",
+    "sizes": "member",
+    "view": "seed",
+    "data": "shared",
+  },
 )
 
 
@@ -273,16 +277,16 @@ CONTROL = Program(
 )
 
 
-def _make_move(*, network: Network, move: str, images: int) -> Callable:
+def _make_move(*, network: Network, move: str) -> Callable:
   """Moves connections of the leaves that are pruned; the rest stay as they are.
 
   The gradient is that of the loss on leading training images.
   """
   chosen, model = registries.MOVES[move], network.model
 
-  def function(params, masks, exists, seed, member, round, data):
+  def function(params, masks, exists, seed, member, round, view, data):
     fraction, sizes = member
-    batch = _leading(data, images)
+    batch = evaluation.leading(data, view)
 
     def loss(params):
       logits = model.apply(params, batch.x, sizes)
@@ -322,13 +326,14 @@ MOVE = Program(
     "seed": "seed",
     "member": "member",  # share of the connections that move, and true sizes
     "round": "shared",
+    "view": "seed",
     "data": "shared",
   },
 )
 
 
 def _make_whole(
-  *, network: Network, settings: tuple[tuple[int, Rounding], ...], images: int
+  *, network: Network, settings: tuple[tuple[int, Rounding], ...]
 ) -> Callable:
   """Rounds one network as a whole at every setting of (bits, rounding)."""
   model = network.model
@@ -337,8 +342,8 @@ def _make_whole(
     sizes: Any = None  # the model knows its own
     return model.apply(params, x, sizes, **hooks)
 
-  def function(params, data):
-    x = _leading(data, images).x
+  def function(params, view, data):
+    x = evaluation.leading(data, view).x
     return tuple(
       quantization.dequantize(
         registries.METHODS[rounding.method](
@@ -351,4 +356,6 @@ def _make_whole(
   return function
 
 
-WHOLE = Program(_make_whole, {"params": "network", "data": "shared"})
+WHOLE = Program(
+  _make_whole, {"params": "network", "view": "seed", "data": "shared"}
+)

@@ -215,17 +215,14 @@ def _moving(
       fraction = np.where(slots.level > 0, share, 0).astype(np.float32)
       params, masks = placed.run(
         programs.MOVE,
-        static={
-          "network": placed.network,
-          "move": slots.kind.schedule,
-          "images": scoring.images_seen(session),
-        },
+        static={"network": placed.network, "move": slots.kind.schedule},
         params=state.params,
         masks=masks,
         exists=slots.exists,
         seed=placed.seeds,
         member=(fraction, placed.sizes),
         round=np.int32(i),
+        view=placed.view,
         data=session.data,
       )
       state = state._replace(params=params)

@@ -19,9 +19,6 @@ from minarch_jax.quantization import Rounding
 from minarch_jax.quantization.rounding import NEAREST
 from minarch_jax.types import Params, TrainState
 
-CRITERION_CHUNKS = 4  # training chunks that criteria and ranges look at
-
-
 SCORED = ("validation", "test")
 
 
@@ -102,26 +99,17 @@ def cut_at(
   session = placed.session
   cuts = placed.run(
     programs.RANK,
-    static={
-      "network": placed.network,
-      "rules": rules,
-      "images": images_seen(session),
-    },
+    static={"network": placed.network, "rules": rules},
     hot=_large(placed),
     params=params,
     masks=masks,
     seed=placed.seeds,
     sizes=placed.sizes,
     levels=levels,
+    view=placed.view,
     data=session.data,
   )
   return dict(zip(rules, cuts, strict=True))
-
-
-def images_seen(session: Session) -> int:
-  """How many leading training images criteria and ranges look at."""
-  chunk = session.data.y.shape[1]
-  return min(CRITERION_CHUNKS * chunk, session.work.num_train)
 
 
 def _large(placed: Placed) -> bool:
@@ -215,8 +203,9 @@ class Scorer:
       scores = _score_rounded(self.placed, params, activation_bits)
     validation, test = scores
     return Outcome(
-      np.asarray(validation.correct),
-      np.asarray(test.correct),
+      validation.correct,
+      test.correct,
+      validation.hits,
       jax.device_get(nonzeros),
     )
 
@@ -228,16 +217,16 @@ def _score_rounded(placed: Placed, params: Any, bits: int) -> list:
     programs.ROUNDED,
     static={
       "network": placed.network,
-      "images": images_seen(session),
       "chunks": (session.splits[SCORED[0]][0], session.splits[SCORED[-1]][1]),
     },
     hot=sessions.is_long(placed),
     params=params,
     bits=np.int32(bits),
     sizes=placed.sizes,
+    view=placed.view,
     data=session.data,
   )
-  return packs.split_scores(session, totals, SCORED)
+  return packs.split_scores(placed, totals, SCORED)
 
 
 def stack(outcomes: Sequence[Outcome], axis: int) -> Outcome:
@@ -252,5 +241,5 @@ def of_member(
   """Cuts one member's results out: [S, cells], and the leaves that it has."""
   own = {leaf.path for leaf in spec.leaves}
   keep = [i for i, leaf in enumerate(parent.leaves) if leaf.path in own]
-  validation, test, nonzeros = (part[:, index] for part in outcome)
-  return Outcome(validation, test, nonzeros[..., keep])
+  own_part = Outcome(*(part[:, index] for part in outcome))
+  return own_part._replace(nonzeros=own_part.nonzeros[..., keep])

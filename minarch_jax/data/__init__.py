@@ -28,8 +28,8 @@ class Description(NamedTuple):
 
   input_shape: tuple[int, int, int]
   num_classes: int
-  num_train: int
-  num_validation: int
+  num_train: int  # of the seed that has fewest
+  num_validation: int  # of the seed that has most
   num_test: int
   test_note: str
 
@@ -55,7 +55,8 @@ def describe(
   name: str,
   data_dir: str | None = None,
   *,
-  validation_fraction: float = config_lib.Config.validation_fraction,
+  validation_fraction: float = config_lib.SINGLE_SPLIT,
+  folds: int = 1,
 ) -> Description:
   """Gives the sizes that `load` will deliver, as fast as `check`.
 
@@ -65,7 +66,10 @@ def describe(
   info = _source(name, data_dir).describe(name, data_dir)
   test = info.num_test or splits.held_out(info.num_train, TEST_FRACTION)
   train = info.num_train - (0 if info.num_test else test)
-  validation = splits.held_out(train, validation_fraction)
+  if folds > 1:
+    validation = splits.largest_fold(train, folds)
+  else:
+    validation = splits.held_out(train, validation_fraction)
   return Description(
     info.input_shape,
     info.num_classes,
@@ -80,7 +84,8 @@ def load(
   name: str,
   data_dir: str | None = None,
   *,
-  validation_fraction: float = config_lib.Config.validation_fraction,
+  validation_fraction: float = config_lib.SINGLE_SPLIT,
+  folds: int = 1,
   split_seed: int = config_lib.Config.split_seed,
 ) -> "types.Dataset":
   """Loads a data set: x float32 [N, H, W, C] standardised, y int32 [N].
@@ -88,7 +93,10 @@ def load(
   Args:
     name: see `check`.
     data_dir: see `check`.
-    validation_fraction: share of the training images held out, per class.
+    validation_fraction: share of the training images held out, per class,
+      where there is one fold.
+    folds: how many ways to hold out images; with several, every training image
+      is in one fold, and seed s validates on fold s mod folds.
     split_seed: decides which training images are held out; the test split does
       not depend on it.
 
@@ -98,7 +106,8 @@ def load(
   """
   from minarch_jax import types  # brings JAX, which nothing else here needs
 
-  found = _divided(name, data_dir, validation_fraction, split_seed)
+  protocol = _Protocol(validation_fraction, folds, split_seed)
+  found = _divided(name, data_dir, protocol)
 
   def batch(split):
     x, y, indices = split
@@ -114,6 +123,7 @@ def load(
     num_classes=found.info.num_classes,
     fingerprint=found.fingerprint,
     test_note=found.info.test_note,
+    folds=found.folds,
   )
 
 
@@ -122,19 +132,28 @@ def load_chosen(config: config_lib.Config) -> "types.Dataset":
   return load(
     config.dataset,
     config.data_dir or None,
-    validation_fraction=config.validation_fraction,
-    split_seed=config.split_seed,
+    **_Protocol.of(config)._asdict(),
   )
 
 
 def fingerprint_of(config: config_lib.Config) -> str:
   """The fingerprint of a configuration's data set, without loading JAX."""
-  return _divided(
-    config.dataset,
-    config.data_dir or None,
-    config.validation_fraction,
-    config.split_seed,
-  ).fingerprint
+  found = _divided(
+    config.dataset, config.data_dir or None, _Protocol.of(config)
+  )
+  return found.fingerprint
+
+
+class _Protocol(NamedTuple):
+  """How validation is held out; see `load`."""
+
+  validation_fraction: float
+  folds: int
+  split_seed: int
+
+  @classmethod
+  def of(cls, config: config_lib.Config) -> "_Protocol":
+    return cls(config.held_out, config.folds, config.split_seed)
 
 
 class _Divided(NamedTuple):
@@ -144,13 +163,12 @@ class _Divided(NamedTuple):
   train: tuple
   validation: tuple
   test: tuple
+  folds: np.ndarray | None
   stats: np.ndarray
   fingerprint: str
 
 
-def _divided(
-  name: str, data_dir: str | None, validation_fraction: float, split_seed: int
-) -> _Divided:
+def _divided(name: str, data_dir: str | None, protocol: _Protocol) -> _Divided:
   """Reads a data set and divides it; Raises: as `load`."""
   source = _source(name, data_dir)
   info = source.describe(name, data_dir)
@@ -162,11 +180,20 @@ def _divided(
   if not info.num_test:
     test_x, test_y = images.x, images.y
     rest, test = splits.stratified(images.y, TEST_FRACTION, 0, _TEST)
-  kept, held = splits.stratified(
-    images.y[rest], validation_fraction, split_seed, _VALIDATION
-  )
-  train, validation = rest[kept], rest[held]
-  stats = normalisation.statistics(images.x, train)
+  fraction, count, seed = protocol
+  folds, looked_at = None, rest
+  if count > 1:
+    fold = splits.folds(images.y[rest], count, seed, _VALIDATION)
+    order = np.argsort(fold, kind="stable")
+    validation, train = np.split(rest[order], [(fold == 0).sum()])
+    folds = np.sort(fold[fold > 0])
+  else:
+    kept, held = splits.stratified(images.y[rest], fraction, seed, _VALIDATION)
+    train = looked_at = rest[kept]
+    validation = rest[held]
+  # With folds every image is some seed's training image: one mean and one
+  # deviation of all of them, so that all seeds see the same pixels.
+  stats = normalisation.statistics(images.x, looked_at)
   # Stored bytes, places and statistics decide every delivered byte, and are a
   # quarter of them.
   fingerprint = sources.digest(
@@ -176,12 +203,14 @@ def _divided(
     test,
     stats,
     np.asarray(info.num_classes),
+    *(() if folds is None else (folds,)),
   )
   return _Divided(
     info,
     (images.x, images.y, train),
     (images.x, images.y, validation),
     (test_x, test_y, test),
+    folds,
     stats,
     fingerprint,
   )

@@ -31,6 +31,44 @@ def held_out(total: int, fraction: float) -> int:
   return held
 
 
+def largest_fold(total: int, count: int) -> int:
+  """Counts the images of the largest of `count` equal folds.
+
+  Raises:
+    ValueError: there are fewer images than folds.
+  """
+  if total < count:
+    raise ValueError(
+      f"{total} images cannot be divided among {count} folds; use fewer"
+    )
+  return -(-total // count)
+
+
+def folds(y: np.ndarray, count: int, seed: int, purpose: int) -> np.ndarray:
+  """Divides images among folds, every class in proportion.
+
+  Images are dealt out in turn, class by class and each class shuffled: folds
+  differ by at most one image, and by at most one of any class.
+
+  Args:
+    y: int [N], class indices.
+    count: number of folds.
+    seed: decides which images of a class share a fold.
+    purpose: separates divisions that are made with equal seeds.
+
+  Returns:
+    int [N], the fold of every image.
+
+  Raises:
+    ValueError: there are fewer images than folds.
+  """
+  largest_fold(len(y), count)
+  order = np.lexsort((random_bits(seed, purpose, len(y)), y))
+  fold = np.empty(len(y), int)
+  fold[order] = np.arange(len(y)) % count
+  return fold
+
+
 def stratified(
   y: np.ndarray, fraction: float, seed: int, purpose: int
 ) -> tuple[np.ndarray, np.ndarray]:

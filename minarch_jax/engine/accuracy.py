@@ -5,6 +5,7 @@ import functools
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from minarch_jax import models
@@ -73,7 +74,9 @@ def _scorer(
     def one(params):
       # The model knows its own sizes.
       sizes: Any = None
-      return totals(params, sizes, chunks, 0, chunks.y.shape[0]).correct.sum()
+      count = chunks.y.shape[0]
+      order = jnp.arange(count)
+      return totals(params, sizes, chunks, order, 0, count).hits.sum()
 
     return jax.lax.map(one, params)
 

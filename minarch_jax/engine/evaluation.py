@@ -32,10 +32,41 @@ class Score(NamedTuple):
   correct: jax.Array
 
 
-def chunk(batch: Batch, size: int) -> Chunks:
-  """Cuts [N, ...] into ceil(N / size) chunks, padding the last with zeros."""
+class Totals(NamedTuple):
+  """What scoring chunks one after another gives for one network.
+
+  Attributes:
+    loss: float [n], sum over the images of each chunk.
+    hits: bool [n, B], which images were classified correctly; padding is not.
+  """
+
+  loss: jax.Array
+  hits: jax.Array
+
+
+class View(NamedTuple):
+  """How a seed sees the chunks of all images, int32.
+
+  Attributes:
+    chunks: [n], places of its training, validation and test chunks, in turn.
+    leading: [m], places among all images of training images that criteria and
+      ranges look at.
+  """
+
+  chunks: Array
+  leading: Array
+
+
+def chunk(batch: Batch, size: int, least: int = 0) -> Chunks:
+  """Cuts [N, ...] into ceil(N / size) chunks, or more, padded with zeros.
+
+  Args:
+    batch: images.
+    size: of a chunk.
+    least: number of chunks, where N images fill fewer.
+  """
   count = len(batch.y)
-  padding = -count % size
+  padding = max(-(-count // size), least) * size - count
 
   def cut(array):
     array = np.pad(array, [(0, padding)] + [(0, 0)] * (array.ndim - 1))
@@ -63,31 +94,39 @@ def losses(logits: jax.Array, y: Array) -> tuple[jax.Array, jax.Array]:
   return loss, correct
 
 
-def no_totals(chunks: Chunks) -> Score:
-  """Returns sums of nothing, one per chunk."""
-  count = chunks.y.shape[0]
-  return Score(jnp.zeros(count, jnp.result_type(float)), jnp.zeros(count, int))
+def no_totals(chunks: Chunks) -> Totals:
+  """Returns sums of nothing."""
+  shape = chunks.y.shape
+  return Totals(
+    jnp.zeros(shape[0], jnp.result_type(float)), jnp.zeros(shape, bool)
+  )
 
 
-def make_totals(apply: Callable[..., Any]) -> Callable[..., Score]:
-  """Makes the sums per chunk of one network, for any range of chunks.
+def make_totals(apply: Callable[..., Any]) -> Callable[..., Totals]:
+  """Makes the score of one network on any range of chunks.
 
   Returns:
-    `totals(params, sizes, chunks, first, last) -> Score` of arrays [n], zero
-    outside [first, last): one program scores any neighbouring splits.
+    `totals(params, sizes, chunks, order, first, last) -> Totals` in the order
+    of `order`, int32 [n] places of chunks, and zero outside [first, last): one
+    program scores any neighbouring splits of any seed.
   """
 
   def totals(
-    params: Params, sizes: Sizes, chunks: Chunks, first: Array, last: Array
-  ) -> Score:
-    def body(i, score):
-      part = jax.tree.map(lambda leaf: leaf[i], chunks)
+    params: Params,
+    sizes: Sizes,
+    chunks: Chunks,
+    order: Array,
+    first: Array,
+    last: Array,
+  ) -> Totals:
+    def body(i, found):
+      part = jax.tree.map(lambda leaf: leaf[order[i]], chunks)
       loss, correct = losses(apply(params, part.x, sizes), part.y)
       # A padding image may have an infinite loss: select, never multiply.
       real = part.weight > 0
-      return Score(
-        score.loss.at[i].set(jnp.where(real, loss, 0).sum()),
-        score.correct.at[i].set((correct & real).sum()),
+      return Totals(
+        found.loss.at[i].set(jnp.where(real, loss, 0).sum()),
+        found.hits.at[i].set(correct & real),
       )
 
     return jax.lax.fori_loop(first, last, body, no_totals(chunks))
@@ -96,17 +135,25 @@ def make_totals(apply: Callable[..., Any]) -> Callable[..., Score]:
 
 
 def mean(
-  score: Score, chunks: Chunks, first: Array | int, last: Array | int
+  totals: Totals,
+  chunks: Chunks,
+  order: Array,
+  first: Array | int,
+  last: Array | int,
 ) -> Score:
-  """Adds the sums of the chunks [first, last) up to mean loss and hits.
+  """Adds the chunks [first, last) up to mean loss and number of hits.
 
   Args:
-    score: sums per chunk [n], zero elsewhere, as of `make_totals`.
-    chunks: those that were scored; padding images do not count.
-    first, last: the range that was scored.
+    totals: zero elsewhere, as of `make_totals`.
+    chunks, order, first, last: what was scored; padding does not count.
   """
-  weights = chunks.weight.sum(axis=1)
+  weights = chunks.weight.sum(axis=1)[order]
   inside = jnp.arange(len(weights))
   inside = (first <= inside) & (inside < last)
-  images = jnp.where(inside, weights, 0).sum().astype(score.loss.dtype)
-  return Score(score.loss.sum() / images, score.correct.sum())
+  images = jnp.where(inside, weights, 0).sum().astype(totals.loss.dtype)
+  return Score(totals.loss.sum() / images, totals.hits.sum())
+
+
+def leading(chunks: Chunks, view: View) -> Batch:
+  """Takes the leading training images of a view."""
+  return Batch(*(part[view.leading] for part in images(chunks)))

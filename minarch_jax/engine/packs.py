@@ -42,7 +42,7 @@ def _make_run(
   totals = evaluation.make_totals(model.apply)
   run = training.make_run(step, totals, validation)
 
-  def function(state, masks, wanted_seed, member, order, lesson, data):
+  def function(state, masks, wanted_seed, member, order, lesson, view, data):
     sizes, wanted_member = member
     epochs, steps, rates, final = lesson
     # Networks that only fill up a pack need not be trained: where networks run
@@ -57,8 +57,10 @@ def _make_run(
     epochs, steps, final = bounds
     state, masks = models.unit_rows((state, masks), kernel)
     lesson = training.Lesson(epochs, steps, order, rates)
-    state, curve, score = run(state, lesson, sizes, masks, data, final)
-    return models.unit_rows(state, kernel), curve, score
+    state, curve, totals = run(
+      state, lesson, sizes, masks, data, view.chunks, final
+    )
+    return models.unit_rows(state, kernel), curve, totals
 
   return function
 
@@ -76,6 +78,7 @@ RUN = Program(
     "member": "member",  # true sizes, and whether it is wanted
     "order": "order",
     "lesson": "shared",  # epochs, steps of each, rates [E, T], chunks scored
+    "view": "seed",
     "data": "shared",
   },
   donated=("state",),
@@ -97,12 +100,27 @@ DRAW = Program(_make_draw, {"seed": "seed", "coordinates": "shared"})
 # --- training ----------------------------------------------------------------
 
 
-class Scores(NamedTuple):
-  """Exact scores of the final networks, [S, A] each."""
+class Scored(NamedTuple):
+  """Exact scores of placed networks on a split, on the host.
 
-  train: evaluation.Score
-  validation: evaluation.Score
-  test: evaluation.Score
+  Attributes:
+    loss: float64 [S, A], means.
+    correct: int [S, A].
+    hits: uint8 [S, A, bytes], which images were classified correctly, as bits
+      in the order of the split; of validation and test only.
+  """
+
+  loss: np.ndarray
+  correct: np.ndarray
+  hits: np.ndarray
+
+
+class Scores(NamedTuple):
+  """Scores of the final networks on the three splits."""
+
+  train: Scored
+  validation: Scored
+  test: Scored
 
 
 class Trained(NamedTuple):
@@ -307,7 +325,7 @@ def train_epochs(
   *splits: str,
   first_epoch: int = 0,
   progress: Progress = _no_progress,
-) -> tuple[TrainState, training.Curve, list[evaluation.Score]]:
+) -> tuple[TrainState, training.Curve, list[Scored]]:
   """Trains placed networks for len(rates) epochs and scores them.
 
   Args:
@@ -319,8 +337,7 @@ def train_epochs(
     progress: told of finished epochs.
 
   Returns:
-    The state, the curve as host arrays [S, A, E], and for each split mean loss
-    and hits, [S, A].
+    The state, the curve as host arrays [S, A, E], and the score of each split.
   """
   # Every call is given arrays of E epochs of T steps, so one program serves
   # them all: the last call of training, and retraining with its fewer steps,
@@ -345,21 +362,20 @@ def train_epochs(
     curves.append(jax.tree.map(lambda c, n=done: c[..., :n], curve))
     progress(done)
   curve = jax.tree.map(lambda *parts: np.concatenate(parts, axis=-1), *curves)
-  return state, curve, split_scores(placed.session, totals, splits)
+  return state, curve, split_scores(placed, totals, splits)
 
 
 def score(
   placed: Placed, state: TrainState, masks: Any, *splits: str
-) -> tuple[TrainState, list[evaluation.Score]]:
+) -> tuple[TrainState, list[Scored]]:
   """Scores placed networks exactly on splits that are neighbours in the data.
 
   Returns:
-    The state, whose buffers were consumed, and for each split mean loss and
-    hits, host arrays [S, A].
+    The state, whose buffers were consumed, and the score of each split.
   """
   order, rates = placed.idle
   state, _, totals = _run(placed, state, masks, order, (0, 0, rates), splits)
-  return state, split_scores(placed.session, totals, splits)
+  return state, split_scores(placed, totals, splits)
 
 
 def _run(
@@ -369,7 +385,7 @@ def _run(
   order: Any,
   lesson: tuple[int, int, Any],
   splits: Sequence[str],
-) -> tuple[TrainState, training.Curve, evaluation.Score]:
+) -> tuple[TrainState, training.Curve, evaluation.Totals]:
   """Runs the program of a pack: so many epochs of so many steps, then a score.
 
   Args:
@@ -402,22 +418,29 @@ def _run(
       rates,
       tuple(map(np.int32, final)),
     ),
+    view=placed.view,
     data=session.data,
   )
 
 
 def split_scores(
-  session: Session, totals: Any, splits: Sequence[str]
-) -> list[evaluation.Score]:
-  """Adds the sums per chunk up to each split's mean loss and hits."""
-  loss, correct = jax.device_get(totals)
+  placed: Placed, totals: Any, splits: Sequence[str]
+) -> list[Scored]:
+  """Adds the totals of chunks [S, A, n] up to the score of each split."""
+  session = placed.session
+  loss, hits = jax.device_get(totals)
 
   def of(split):
     first, last = session.splits[split]
+    images = session.sizes(placed.pack.seeds, split)
     total = loss[..., first:last].sum(axis=-1, dtype=np.float64)
-    return evaluation.Score(
-      total / len(getattr(session.dataset, split).y),
-      correct[..., first:last].sum(axis=-1),
+    own = hits[..., first:last, :].reshape(*total.shape, -1)
+    # Padding ends a fold and a test split; the folds of training have theirs.
+    count = 0 if split == "train" else images.max()
+    return Scored(
+      total / images[:, None],
+      own.sum(axis=-1),
+      np.packbits(own[..., :count], axis=-1),
     )
 
   return [of(split) for split in splits]
@@ -428,8 +451,10 @@ def _orders(placed: Placed, first_epoch: int, epochs: range) -> np.ndarray:
   work = placed.session.work
   order = np.zeros(placed.order_shape, np.int32)
   for i, seed in enumerate(placed.pack.seeds):
+    train = placed.session.fold_of(seed).train
     for j, number in enumerate(epochs):
-      order[i, j] = training.data_order(
-        seed, first_epoch + number, work.num_train, work.batch_size
+      drawn = training.data_order(
+        seed, first_epoch + number, len(train), work.batch_size
       )
+      order[i, j] = train[drawn[: order.shape[2]]]
   return order

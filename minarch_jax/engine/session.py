@@ -18,7 +18,7 @@ from minarch_jax.config import Config, ConfigError
 from minarch_jax.engine import evaluation, planning, population
 from minarch_jax.engine.planning import Pack, Work
 from minarch_jax.engine.programs import Program, Table
-from minarch_jax.types import Dataset, Model
+from minarch_jax.types import Batch, Dataset, Model
 
 EVAL_BATCH = 128  # twice as many leave the cache: a sixth more time
 # Epochs per call: long enough to hide dispatch, short enough that progress
@@ -29,22 +29,40 @@ LOOK_SECONDS = 0.2  # between looks at packs in progress
 COLD_SECONDS = 0.2  # training below this is shorter than optimising its program
 
 Splits = Mapping[str, tuple[int, int]]  # chunk range of each split
+SPLITS: tuple[str, ...] = ("train", "validation", "test")
+LEADING_CHUNKS = 4  # as many training images criteria and ranges look at
+
+
+class Fold(NamedTuple):
+  """How the seeds of one validation fold see the images.
+
+  Attributes:
+    view: host arrays, see `evaluation.View`.
+    train: int32 [num_train], places of the training images among all.
+    sizes: the number of images of each split.
+  """
+
+  view: evaluation.View
+  train: np.ndarray
+  sizes: Mapping[str, int]
 
 
 @dataclasses.dataclass(frozen=True)
 class Session:
   """One data set on this machine's devices, and the programs compiled so far.
 
-  `data` holds the three splits end to end, each padded to whole chunks with
-  images that weigh 0, replicated on every device; `splits` says which chunks
-  are whose. Packs that run at the same time share the programs. Once `stop` is
-  set they give up before their next one.
+  `data` holds all images, replicated on every device: each fold and each split
+  padded to whole chunks with images that weigh 0. The `folds` say in which
+  order a seed takes the chunks, `splits` which of them, in that order, are
+  whose. Packs that run at the same time share the programs. Once `stop` is set
+  they give up before their next one.
   """
 
   config: Config
   dataset: Dataset
   work: Work
   data: evaluation.Chunks
+  folds: tuple[Fold, ...]
   splits: Splits
   programs: Table = dataclasses.field(default_factory=Table)
   stop: threading.Event = dataclasses.field(default_factory=threading.Event)
@@ -52,6 +70,13 @@ class Session:
   @property
   def problem(self) -> Problem:
     return self.work.problem
+
+  def fold_of(self, seed: int) -> Fold:
+    return self.folds[seed % len(self.folds)]
+
+  def sizes(self, seeds: Sequence[int], split: str) -> np.ndarray:
+    """Counts the images of a split, int [S]."""
+    return np.array([self.fold_of(seed).sizes[split] for seed in seeds])
 
   def with_config(self, **changes: Any) -> "Session":
     """Returns a session of another configuration on the same data."""
@@ -61,11 +86,15 @@ class Session:
 
 
 def work_of(config: Config, dataset: Dataset) -> Work:
-  """Describes the amount of training to the planner."""
+  """Describes the amount of training to the planner; equal for all seeds."""
+  held = [len(dataset.validation.y)]
+  if dataset.folds is not None:
+    held += np.bincount(dataset.folds)[1:].tolist()
+  images = len(dataset.train.y) + len(dataset.validation.y)
   return Work(
     Problem.of(dataset),
-    len(dataset.train.y),
-    len(dataset.validation.y),
+    images - max(held),
+    max(held),
     config.batch_size,
     config.num_epochs,
   )
@@ -76,24 +105,90 @@ def open_session(config: Config, dataset: Dataset) -> Session:
 
   Raises:
     ConfigError: the batch is larger than the training split.
+    ValueError: the folds are not numbered 1, 2, ... in rising order.
   """
   population.use_cores()
   population.use_cache(config.compilation_cache_dir)
-  if config.batch_size > len(dataset.train.y):
+  _check_folds(dataset)
+  work = work_of(config, dataset)
+  if config.batch_size > work.num_train:
     raise ConfigError(
       f"--batch_size={config.batch_size} is larger than the training split of "
-      f"{dataset.name} ({len(dataset.train.y)} images)"
+      f"{dataset.name} ({work.num_train} images)"
     )
-  size = min(EVAL_BATCH, len(dataset.validation.y))
-  parts = {
-    split: evaluation.chunk(getattr(dataset, split), size)
-    for split in ("train", "validation", "test")
-  }
-  ends = list(itertools.accumulate(len(part.y) for part in parts.values()))
-  splits = dict(zip(parts, zip([0, *ends], ends, strict=False), strict=True))
-  data = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts.values())
+  data, folds, splits = _laid_out(dataset, work)
   data = population.place(data, "shared", population.on_devices(config))
-  return Session(config, dataset, work_of(config, dataset), data, splits)
+  return Session(config, dataset, work, data, folds, splits)
+
+
+def _check_folds(dataset: Dataset) -> None:
+  if dataset.folds is None:
+    return
+  folds = np.asarray(dataset.folds)
+  steps = np.diff(folds, prepend=1)
+  if folds.shape != dataset.train.y.shape or not np.isin(steps, (0, 1)).all():
+    raise ValueError(
+      f"folds of {dataset.name!r} must number the {len(dataset.train.y)} "
+      "training images 1, 1, ..., 2, 2, ...: put the images in that order"
+    )
+
+
+def _laid_out(
+  dataset: Dataset, work: Work
+) -> tuple[evaluation.Chunks, tuple[Fold, ...], Splits]:
+  """Lays all images end to end in chunks, and says how each fold sees them.
+
+  The chunks are those of what all seeds train on, of the folds 1 to F - 1, of
+  fold 0 and of the test split. All folds have as many chunks, so that the
+  splits of all seeds have the same bounds: only the order of the chunks
+  differs, which a program is given as data.
+  """
+  size = min(EVAL_BATCH, work.num_eval)
+  parts = [dataset.train]
+  if dataset.folds is not None:
+    parts = [
+      Batch(*(np.asarray(part)[dataset.folds == k] for part in dataset.train))
+      for k in range(1, dataset.num_folds)
+    ]
+  parts += [dataset.validation, dataset.test]
+  least = -(-work.num_eval // size)
+  chunks = [evaluation.chunk(part, size, least) for part in parts[:-1]]
+  chunks.append(evaluation.chunk(parts[-1], size))
+  lengths = [len(part.y) for part in chunks]
+  starts = [0, *itertools.accumulate(lengths)]
+  numbers = [np.arange(a, b) for a, b in itertools.pairwise(starts)]
+  places = [
+    numbers[i][0] * size + np.arange(len(part.y))
+    for i, part in enumerate(parts)
+  ]
+  held = range(len(parts) - 1) if dataset.num_folds > 1 else [1]
+  folds = [
+    _fold(numbers, places, own, min(LEADING_CHUNKS * size, work.num_train))
+    for own in held
+  ]
+  ends = np.cumsum([sum(lengths[:-2]), lengths[-2], lengths[-1]]).tolist()
+  splits = dict(zip(SPLITS, zip([0, *ends], ends, strict=False), strict=True))
+  data = jax.tree.map(lambda *leaves: np.concatenate(leaves), *chunks)
+  # Seed 0 validates on fold 0, which stands after the others.
+  return data, tuple([folds[-1], *folds[:-1]]), splits
+
+
+def _fold(
+  numbers: Sequence[np.ndarray],
+  places: Sequence[np.ndarray],
+  own: int,
+  leading: int,
+) -> Fold:
+  """Describes the fold that validates on part `own`; the last part is test."""
+  rest = [i for i in range(len(numbers) - 1) if i != own]
+  order = np.concatenate([numbers[i] for i in (*rest, own, len(numbers) - 1)])
+  train = np.concatenate([places[i] for i in rest]).astype(np.int32)
+  sizes = (len(train), len(places[own]), len(places[-1]))
+  return Fold(
+    evaluation.View(order.astype(np.int32), train[:leading]),
+    train,
+    dict(zip(SPLITS, sizes, strict=True)),
+  )
 
 
 class Stopped(Exception):
@@ -163,6 +258,13 @@ class Placed:
   def seeds(self) -> Any:
     """The numbers of the seeds, placed int32 [S]."""
     return self.put(np.array(self.pack.seeds, np.int32), "seed")
+
+  @functools.cached_property
+  def view(self) -> evaluation.View:
+    """How each seed sees the images, placed [S, ...]."""
+    views = [self.session.fold_of(seed).view for seed in self.pack.seeds]
+    stacked = jax.tree.map(lambda *parts: np.stack(parts), *views)
+    return self.put(stacked, "seed")
 
   @functools.cached_property
   def order_shape(self) -> tuple[int, int, int, int]:

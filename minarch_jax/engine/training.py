@@ -223,12 +223,13 @@ def make_run(
     validation: the chunks (first, last) of the validation split.
 
   Returns:
-    `run(state, lesson, sizes, masks, chunks, final) -> (state, Curve, Score)`.
-    Each epoch of the lesson is followed by the exact score of the validation
-    split; at the end the chunks `final` (first, last) are scored, sums per
-    chunk. With no epochs it only scores, so the same program trains, retrains
-    and evaluates. The order indexes the images of `chunks`, which start with
-    the training split; the curve is [E], zero beyond the lesson's epochs.
+    `run(state, lesson, sizes, masks, chunks, places, final) -> (state, Curve,
+    Totals)`. Each epoch of the lesson is followed by the exact score of the
+    validation split; at the end the chunks `final` (first, last) are scored.
+    With no epochs it only scores, so the same program trains, retrains and
+    evaluates. The lesson's order indexes the images of `chunks`; `places` is
+    the seed's order of the chunks; the curve is [E], zero beyond the lesson's
+    epochs.
   """
   beginning, end = map(np.int32, validation)
 
@@ -238,8 +239,9 @@ def make_run(
     sizes: Sizes,
     masks: Masks,
     chunks: evaluation.Chunks,
+    places: Array,
     final: tuple[Array, Array],
-  ) -> tuple[TrainState, Curve, evaluation.Score]:
+  ) -> tuple[TrainState, Curve, evaluation.Totals]:
     epochs, steps, order, _ = lesson
     one_step = _steps_of(step, lesson, evaluation.images(chunks), sizes, masks)
 
@@ -260,10 +262,10 @@ def make_run(
         jnp.where(training, a, b)
         for a, b in zip((beginning, end), final, strict=True)
       )
-      score = totals(state.params, sizes, chunks, first, last)
+      score = totals(state.params, sizes, chunks, places, first, last)
       point = Curve(
         jax.tree.map(lambda total: total / steps, sums),
-        evaluation.mean(score, chunks, first, last),
+        evaluation.mean(score, chunks, places, first, last),
       )
       # The round that only scores has no place in the curve: it writes what is
       # there already, or, after all E epochs, beyond the end, which is dropped.

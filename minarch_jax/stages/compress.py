@@ -83,8 +83,12 @@ def compress(
       parts = sessions.in_parts(
         pack, lambda part: _compressed(session, out, part, design)
       )
-      rows = [table for tables, _ in parts for table in tables]
-      records.write(out, "compression", id, pl.concat(rows, how="diagonal"))
+      rows = pl.concat(
+        [table for tables, _ in parts for table in tables], how="diagonal"
+      )
+      for table in ("hits", "compression"):  # the last says that it is done
+        own = rows.select(*records.SCHEMAS[table])
+        records.write(out, table, id, own)
       progress.advance(costs[id])
       return [line for _, line in parts]
 

@@ -84,20 +84,19 @@ def _make_probes(
   *,
   network: Network,
   optimizer: Optimizer,
-  images: int,
 ) -> Callable:
   """Measures a network before and after its first steps of training."""
   model = network.model
   step = training.make_step(model, training.make_tx(optimizer))
   measure = make_probe(model, network.spec)
 
-  def function(state, masks, seed, order, rates, sizes, data):
-    train = evaluation.images(data)
-    batch = Batch(train.x[:images], train.y[:images])
+  def function(state, masks, seed, order, seen, rates, sizes, data):
+    images = evaluation.images(data)
+    batch = Batch(*(part[seen] for part in images))
 
     def one(state, inputs):
       indices, rate = inputs
-      chosen = Batch(train.x[indices], train.y[indices])
+      chosen = Batch(*(part[indices] for part in images))
       return step(state, chosen, rate, sizes, masks)[0], None
 
     key = random.key_for(seed, random.Purpose.PROBE)
@@ -115,6 +114,7 @@ PROBES = Program(
     "masks": "network",
     "seed": "seed",
     "order": "seed",  # minibatches of the first steps, int32 [S, steps, B]
+    "seen": "seed",  # places of the images that are looked at, int32 [S, B]
     "rates": "shared",  # of the first steps
     "sizes": "member",
     "data": "shared",
@@ -125,19 +125,19 @@ PROBES = Program(
 def _probed(session: Session, pack: Pack, steps: int) -> pl.DataFrame:
   work = session.work
   placed = sessions.place(session, pack)
-  seeds = placed.pack.seeds
+  seeds, looked_at = placed.pack.seeds, min(BATCH, work.num_train)
   found = placed.run(
     PROBES,
     static={
       "network": placed.network,
       "optimizer": Optimizer.of(session.config),
-      "images": min(BATCH, work.num_train),
     },
     hot=True,
     state=packs.start_state(placed, packs.initial(placed)),
     masks=packs.width_masks(placed),
     seed=placed.seeds,
     order=np.stack([_order(session, seed, steps) for seed in seeds]),
+    seen=np.stack([session.fold_of(seed).train[:looked_at] for seed in seeds]),
     rates=training.learning_rates(session.config, work.num_steps)[:steps],
     sizes=placed.sizes,
     data=session.data,
@@ -147,11 +147,11 @@ def _probed(session: Session, pack: Pack, steps: int) -> pl.DataFrame:
 
 def _order(session: Session, seed: int, steps: int) -> np.ndarray:
   """The minibatches of a seed's first steps: int32 [steps, batch]."""
-  work, epochs = session.work, []
-  while sum(map(len, epochs)) < steps:
-    epochs.append(
-      training.data_order(seed, len(epochs), work.num_train, work.batch_size)
-    )
+  work, train, epochs = session.work, session.fold_of(seed).train, []
+  per_epoch = work.num_train // work.batch_size
+  while len(epochs) * per_epoch < steps:
+    drawn = training.data_order(seed, len(epochs), len(train), work.batch_size)
+    epochs.append(train[drawn[:per_epoch]])
   return np.concatenate(epochs)[:steps]
 
 

@@ -9,32 +9,30 @@ from minarch_jax.stages import checkpoints
 
 FOLDER = "damaged"
 
-# Written as one: a network is its row, its curves and its parameters.
-_PACK = ("networks", "curves")
-
 
 def set_aside(out: str) -> list[str]:
   """Moves damaged files to <out>/damaged, so that stages make them anew.
 
-  Nothing is deleted. With a damaged row, curve or checkpoint its whole pack
-  goes, since a network that is half there cannot be told from a wrong one.
+  Nothing is deleted. With a damaged part or checkpoint goes all that was
+  written under its id, since a network that is half there cannot be told from
+  a wrong one.
 
   Returns:
     What was moved, relative to <out>.
   """
-  broken = set(records.damaged(out))
-  packs = {id for table, id in broken if table in _PACK}
-  whole = [id for id in records.ids(out, "networks") if id not in packs]
-  packs |= {id for id in whole if not _readable(out, id)}
-  parts = broken | {(table, id) for table in _PACK for id in packs}
-  names = [records.part(out, table, id) for table, id in sorted(parts)]
-  names += [checkpoints.path(out, id) for id in sorted(packs)]
+  broken = {id for _, id in records.damaged(out)}
+  whole = [id for id in records.ids(out, "networks") if id not in broken]
+  broken |= {id for id in whole if not _readable(out, id)}
+  names = [
+    records.part(out, table, id) for table in records.SCHEMAS for id in broken
+  ]
+  names += [checkpoints.path(out, id) for id in broken]
   study = os.path.join(out, "study.json")
   try:
     records.read_json(study)
   except ConfigError:
     names.append(study)
-  return [_move(out, name) for name in names if os.path.exists(name)]
+  return [_move(out, name) for name in sorted(names) if os.path.exists(name)]
 
 
 def _readable(out: str, id: str) -> bool:

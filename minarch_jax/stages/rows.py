@@ -13,6 +13,7 @@ from minarch_jax.compression import retraining, scoring
 from minarch_jax.compression.grid import Cell, Precision, Retraining
 from minarch_jax.compression.programs import Outcome
 from minarch_jax.compression.running import Compressed
+from minarch_jax.engine import session as sessions
 from minarch_jax.engine.packs import Trained
 from minarch_jax.engine.planning import Pack
 from minarch_jax.engine.session import Session
@@ -48,14 +49,15 @@ def networks(session: Session, run_id: str, trained: Trained) -> pl.DataFrame:
   scores, seeds = trained.scores, trained.pack.seeds
   first_bad = _first_bad(trained)
   num_networks = len(seeds) * len(trained.pack.architectures)
+  sizes = {split: session.sizes(seeds, split) for split in sessions.SPLITS}
   frames = []
   for i, architecture in enumerate(trained.pack.architectures):
-    sizes = {
-      "train": len(dataset.train.y),
-      "validation": len(dataset.validation.y),
-      "test": len(dataset.test.y),
+    columns: dict[str, Any] = {
+      "seed": list(seeds),
+      "fold": [seed % dataset.num_folds for seed in seeds],
+      "num_validation": sizes["validation"],
+      "num_test": sizes["test"],
     }
-    columns: dict[str, Any] = {"seed": list(seeds)}
     for name, score in zip(("train", "val", "test"), scores, strict=True):
       split = "validation" if name == "val" else name
       columns[f"{name}_loss"] = _finite(score.loss[:, i])
@@ -75,12 +77,11 @@ def networks(session: Session, run_id: str, trained: Trained) -> pl.DataFrame:
         for name, value in {
           **identity(session, run_id, architecture),
           "fingerprint": dataset.fingerprint,
+          "arm": records.MAIN,
           "macs": architecture.spec(session.problem).macs,
           "steps": work.num_steps,
           "epochs": work.num_epochs,
           "num_classes": session.problem.num_classes,
-          "num_validation": sizes["validation"],
-          "num_test": sizes["test"],
           "seconds": trained.run_seconds / num_networks,
         }.items()
       )
@@ -100,7 +101,7 @@ def curves(session: Session, run_id: str, trained: Trained) -> pl.DataFrame:
   work, curve = session.work, trained.curve
   epochs = np.arange(1, work.num_epochs + 1)
   per_epoch = work.num_steps // work.num_epochs
-  num_validation = len(session.dataset.validation.y)
+  held = session.sizes(trained.pack.seeds, "validation")
   frames = []
   for i, architecture in enumerate(trained.pack.architectures):
     for j, seed in enumerate(trained.pack.seeds):
@@ -112,7 +113,7 @@ def curves(session: Session, run_id: str, trained: Trained) -> pl.DataFrame:
             "train_loss": _finite(curve.train.loss[j, i]),
             "train_accuracy": curve.train.accuracy[j, i].astype(np.float64),
             "val_loss": _finite(curve.validation.loss[j, i]),
-            "val_accuracy": curve.validation.correct[j, i] / num_validation,
+            "val_accuracy": curve.validation.correct[j, i] / held[j],
           }
         ).with_columns(
           run_id=pl.lit(run_id),
@@ -122,6 +123,44 @@ def curves(session: Session, run_id: str, trained: Trained) -> pl.DataFrame:
         )
       )
   return records.typed("curves", pl.concat(frames))
+
+
+def hits(session: Session, run_id: str, trained: Trained) -> pl.DataFrame:
+  """Makes one row per network of a trained pack: its validation hits."""
+  seeds, scored = trained.pack.seeds, trained.scores.validation
+  return pl.concat(
+    records.typed(
+      "hits",
+      pl.DataFrame(_bits(session, seeds, scored.hits[:, i, None])).with_columns(
+        pl.lit(value).alias(name)
+        for name, value in {
+          **records.AS_TRAINED,
+          "run_id": run_id,
+          "dataset": session.dataset.name,
+          "architecture": str(architecture),
+        }.items()
+      ),
+    )
+    for i, architecture in enumerate(trained.pack.architectures)
+  )
+
+
+def _bits(
+  session: Session, seeds: Sequence[int], found: np.ndarray
+) -> dict[str, Any]:
+  """The columns that tell hits [S, cells, bytes], seed by seed."""
+  cells = found.shape[1]
+  images = session.sizes(seeds, "validation")
+  return {
+    "seed": np.repeat(np.asarray(seeds, np.int64), cells),
+    "fold": np.repeat([s % session.dataset.num_folds for s in seeds], cells),
+    "images": np.repeat(images, cells),
+    "hits": [
+      row[: -(-count // 8)].tobytes()
+      for of_seed, count in zip(found, images.tolist(), strict=True)
+      for row in of_seed
+    ],
+  }
 
 
 # --- compression -------------------------------------------------------------
@@ -215,8 +254,9 @@ def small_dense(
   spec, size = (a.spec(session.problem) for a in (architecture, small))
   counts = [math.prod(size.shape(leaf)) for leaf in size.leaves]
   outcome = Outcome(
-    np.asarray(trained.scores.validation.correct)[:, index : index + 1],
-    np.asarray(trained.scores.test.correct)[:, index : index + 1],
+    trained.scores.validation.correct[:, index : index + 1],
+    trained.scores.test.correct[:, index : index + 1],
+    trained.scores.validation.hits[:, index : index + 1],
     np.tile(counts, (len(seeds), 1, 1)),
   )
   scored = Scored(
@@ -244,9 +284,13 @@ def _member(
 def compressed(session: Session, run_id: str, scored: Scored) -> pl.DataFrame:
   """Makes one row per seed and cell of one architecture.
 
-  What a cell was is read off the cell: no configuration is asked.
+  What a cell was is read off the cell: no configuration is asked. The rows
+  hold the columns of both `compression` and `hits`.
   """
-  dataset, outcome, cells = session.dataset, scored.outcome, scored.cells
+  outcome, cells = scored.outcome, scored.cells
+  held, tested = (
+    session.sizes(scored.seeds, split)[:, None] for split in scoring.SCORED
+  )
   spec = scored.architecture.spec(session.problem)
   roundings = [cell.precision.rounding for cell in cells]
   bits = np.array([cell.precision.bits for cell in cells], np.int64)
@@ -258,12 +302,12 @@ def compressed(session: Session, run_id: str, scored: Scored) -> pl.DataFrame:
   counts = {leaf.name: nonzeros[..., i] for i, leaf in enumerate(spec.leaves)}
   pruned = _before_rounding(cells, nonzeros)
   columns: Mapping[str, Any] = {
-    "seed": np.repeat(np.asarray(scored.seeds, np.int64), len(cells)),
+    **_bits(session, scored.seeds, outcome.hits),
     "achieved_sparsity": 1
     - pruned[..., weights].sum(-1).ravel() / sizes[weights].sum(),
     "dead_layers": (pruned[..., kernels] == 0).sum(-1).ravel(),
-    "val_accuracy": outcome.validation.ravel() / len(dataset.validation.y),
-    "test_accuracy": outcome.test.ravel() / len(dataset.test.y),
+    "val_accuracy": (outcome.validation / held).ravel(),
+    "test_accuracy": (outcome.test / tested).ravel(),
     "bytes": quantization.grid_bytes(leaves, nonzeros, bits, roundings).ravel(),
     "nonzeros": nonzeros.sum(-1).ravel(),
     "macs": cost.macs(spec, counts).ravel(),

@@ -160,9 +160,9 @@ def _make_sensitivity(
   """Prunes each layer alone, and marks what global scope keeps."""
   totals = evaluation.make_totals(network.model.apply)
 
-  def function(params, cuts, sparsities, sizes, data):
+  def function(params, cuts, sparsities, sizes, view, data):
     def hits(pruned):
-      return totals(pruned, sizes, data, *validation).correct.sum()
+      return totals(pruned, sizes, data, view.chunks, *validation).hits.sum()
 
     def kept(level):
       marks = positions.marks_at(cuts, level)
@@ -182,6 +182,7 @@ SENSITIVITY = Program(
     "cuts": "network",
     "sparsities": "shared",
     "sizes": "member",
+    "view": "seed",
     "data": "shared",
   },
 )
@@ -205,6 +206,7 @@ def _measured(session: Session, out: str, pack: Pack) -> Measured:
     cuts=cuts,
     sparsities=np.array(sparsities, np.float32),
     sizes=placed.sizes,
+    view=placed.view,
     data=session.data,
   )
   correct, kept = jax.device_get(found)
@@ -251,7 +253,8 @@ def _curves(session: Session, found: Measured, index: int) -> pl.DataFrame:
       "number": number,
       "groups": groups[own][number],
       "sparsity": np.array(sparsities_of(session))[cell],
-      "val_accuracy": correct.ravel() / len(session.dataset.validation.y),
+      "val_accuracy": correct.ravel()
+      / session.sizes(found.pack.seeds, "validation")[seed],
     }
   ).with_columns(**_constants(session, found.pack.architectures[index]))
 

@@ -24,7 +24,8 @@ def check(config: Config) -> data.Description:
   found = data.describe(
     config.dataset,
     config.data_dir or None,
-    validation_fraction=config.validation_fraction,
+    validation_fraction=config.held_out,
+    folds=config.folds,
   )
   if config.batch_size > found.num_train:
     raise ConfigError(

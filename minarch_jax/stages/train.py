@@ -50,6 +50,7 @@ def _keep(session: Session, out: str, trained: Trained) -> Statistics:
   checkpoints.save(out, id, trained.params)
   rows = make_rows.curves(session, recipe, trained)
   records.write(out, "curves", id, rows)
+  records.write(out, "hits", id, make_rows.hits(session, recipe, trained))
   rows = make_rows.networks(session, recipe, trained)
   records.write(out, "networks", id, rows)
   seconds = (trained.compile_seconds, trained.run_seconds)

@@ -256,6 +256,8 @@ def _networks(world: World, rng: np.random.Generator) -> pl.DataFrame:
   return frame.with_columns(
     run_id=pl.format("run-{}", "dataset"),
     fingerprint=pl.lit("simulated"),
+    fold=pl.lit(0, pl.Int64),
+    arm=pl.lit(records.MAIN),
     macs=pl.col("params") * 3,
     seed=np.tile(np.arange(n), num),
     steps=pl.lit(100 * world.num_epochs, pl.Int64),
@@ -478,6 +480,8 @@ def handmade(
       "params": params,
       "seed": seed,
       "fingerprint": "handmade",
+      "fold": 0,
+      "arm": records.MAIN,
       "macs": params,
       "steps": 100,
       "epochs": 10,

@@ -154,7 +154,8 @@ def loss_of_rounded(parent, members, params):
   def widths(params, sizes):
     def one(bits):
       x, chunks = dataset().train.x, training_chunks()
-      return totals(params, bits, sizes, x, chunks, 0, 4).loss
+      order = jnp.arange(4)
+      return totals(params, bits, sizes, x, chunks, order, 0, 4).loss
 
     return jax.lax.map(one, jnp.array([32, 2]))
 
@@ -190,5 +191,7 @@ def test_ranges_do_not_depend_on_company(family):
       plain = evaluation.make_totals(
         ma.make_model(a, Problem(SHAPE, CLASSES)).apply
       )
-      score = jax.jit(plain)(params[i], None, training_chunks(), 0, 4)
+      score = jax.jit(plain)(
+        params[i], None, training_chunks(), np.arange(4), 0, 4
+      )
       np.testing.assert_allclose(whole, score.loss, rtol=1e-12)

@@ -180,11 +180,12 @@ def scored(architecture):
   def score(params):
     flat = models.flatten(params)
     counts = [jnp.count_nonzero(flat[leaf.path]) for leaf in spec.leaves]
-    hits = [
-      evaluation.losses(model.apply(params, batch.x), batch.y)[1].sum()
+    validation, test = (
+      evaluation.losses(model.apply(params, batch.x), batch.y)[1]
       for batch in (dataset().validation, dataset().test)
-    ]
-    return Outcome(*hits, jnp.stack(counts))
+    )
+    bits = jnp.packbits(validation)
+    return Outcome(validation.sum(), test.sum(), bits, jnp.stack(counts))
 
   return score
 
@@ -306,7 +307,7 @@ def test_a_row_of_a_quantizer_is_what_the_public_functions_give():
   expected = jax.jit(jax.vmap(alone))(found.params[member])
   leaves = architecture.spec(Problem(SHAPE, CLASSES)).leaves
   one = jax.tree.map(lambda leaf: leaf[0], found.params[member])
-  for i, (validation, test, nonzeros) in enumerate(expected):
+  for i, (validation, test, _, nonzeros) in enumerate(expected):
     for j in range(len(SEEDS)):
       row, counts = rows[j][i], nonzeros[j].tolist()
       named = {

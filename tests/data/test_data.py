@@ -20,7 +20,7 @@ NAMES = [
   )
   for name in data.DATASETS
 ]
-FRACTION = config.Config.validation_fraction
+FRACTION = config.SINGLE_SPLIT
 
 
 @pytest.fixture
@@ -254,3 +254,38 @@ def test_checking_imports_nothing_heavy(name):
 def test_a_fraction_that_leaves_a_part_empty_is_refused(load, fraction):
   with pytest.raises(ValueError, match=f"holding out {fraction} of"):
     load("synthetic:easy", validation_fraction=fraction)
+
+
+def test_every_training_image_is_in_one_fold_and_test_stays_apart(digits):
+  divided = data.load("digits", folds=5)
+  assert divided.num_folds == 5 and digits.num_folds == 1
+  np.testing.assert_array_equal(divided.test.y, digits.test.y)
+  whole = np.sort(np.concatenate([digits.train.y, digits.validation.y]))
+  places = []
+  for seed in range(7):
+    train, held = divided.of_seed(seed)
+    both = np.concatenate([train.y, held.y])
+    np.testing.assert_array_equal(np.sort(both), whole)
+    assert abs(len(held.y) - len(whole) / 5) < 1
+    places.append(held.x.tobytes())
+  assert len(set(places)) == 5 and places[:2] == places[5:]
+  images = np.concatenate([divided.of_seed(s)[1].x for s in range(5)])
+  assert len(np.unique(images, axis=0)) == len(
+    np.unique(np.concatenate([divided.train.x, divided.validation.x]), axis=0)
+  )
+
+
+def test_folds_enter_the_fingerprint_and_the_sizes_described(digits):
+  prints = {digits.fingerprint}
+  for folds in (2, 5):
+    divided, told = (
+      make("digits", folds=folds) for make in (data.load, data.describe)
+    )
+    prints.add(divided.fingerprint)
+    held = [len(divided.of_seed(s)[1].y) for s in range(folds)]
+    assert told.num_validation == max(held)
+    assert told.num_train == sum(held) - max(held)
+  assert len(prints) == 3
+  config_ = config.Config()
+  assert data.load_chosen(config_).num_folds == config_.folds == 5
+  assert data.fingerprint_of(config_) in prints

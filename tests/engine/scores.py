@@ -1,5 +1,7 @@
 """Scores of whole splits, from the sums that the engine makes."""
 
+import jax.numpy as jnp
+
 from minarch_jax.engine import evaluation
 
 
@@ -9,7 +11,8 @@ def make_evaluate(apply):
 
   def evaluate(params, chunks, sizes):
     count = chunks.y.shape[0]
-    sums = totals(params, sizes, chunks, 0, count)
-    return evaluation.mean(sums, chunks, 0, count)
+    order = jnp.arange(count)
+    found = totals(params, sizes, chunks, order, 0, count)
+    return evaluation.mean(found, chunks, order, 0, count)
 
   return evaluate

@@ -72,13 +72,26 @@ def test_totals_are_sums_of_the_chunks_asked_for():
   parts = [slice(0, 4), slice(4, 8), slice(8, 10)]
   for first, last in [(0, 3), (1, 3), (1, 2), (2, 2)]:
     asked = [first <= i < last for i in range(3)]
-    found = totals(params, {}, chunks, first, last)
+    found = totals(params, {}, chunks, np.arange(3), first, last)
     expected = [loss[part].sum() for part in parts]
     np.testing.assert_allclose(
       found.loss, np.multiply(asked, expected), rtol=1e-5
     )
-    expected = [hits[part].sum() for part in parts]
-    np.testing.assert_array_equal(found.correct, np.multiply(asked, expected))
+    expected = np.zeros((3, 4), bool)
+    for i, part in enumerate(parts):
+      expected[i, : part.stop - part.start] = hits[part] & asked[i]
+    np.testing.assert_array_equal(found.hits, expected)
+
+
+def test_totals_take_chunks_in_the_order_given():
+  chunks, params = evaluation.chunk(split(10), 4), weights()
+  totals = jax.jit(evaluation.make_totals(linear))
+  plain = totals(params, {}, chunks, np.arange(3), 0, 3)
+  order = np.array([2, 0, 1])
+  found = totals(params, {}, chunks, order, 0, 2)
+  np.testing.assert_array_equal(found.loss[:2], plain.loss[order[:2]])
+  np.testing.assert_array_equal(found.hits[:2], plain.hits[order[:2]])
+  assert not found.loss[2] and not found.hits[2].any()
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])

@@ -1,5 +1,6 @@
 """Packs: a network in a pack is the network alone, wherever and however run."""
 
+import dataclasses
 import functools
 from unittest import mock
 
@@ -17,6 +18,7 @@ from minarch_jax.types import Batch
 from tests.engine.small_packs import (
   CONFIG,
   dataset,
+  folded,
   pack_of,
   PACKS,
   parse,
@@ -384,3 +386,34 @@ def test_a_network_that_diverges_is_data():
   for score in trained.scores:
     assert (score.correct[bad] == 0).all()
   assert trained.curve.train.loss.shape == (2, 3, 4)
+
+
+@pytest.mark.parametrize("family", ("dnn", "cnn", "vit"))
+def test_a_seed_of_a_fold_trains_and_scores_as_on_its_own_split(family):
+  session, seeds = sessions.open_session(CONFIG, folded()), (2, 4, 7)
+  found = packs.train(session, pack_of(family, seeds))
+  for j, seed in enumerate(seeds):
+    train_split, held = folded().of_seed(seed)
+    own = dataclasses.replace(
+      folded(), train=train_split, validation=held, folds=None
+    )
+    alone = packs.train(
+      sessions.open_session(CONFIG, own), pack_of(family, (seed,))
+    )
+    for a, b in zip(found.params, alone.params, strict=True):
+      one = jax.tree.map(lambda leaf, j=j: leaf[j : j + 1], a)
+      assert_close(one, b, 1e-5)
+    for split in packs.Scores._fields:
+      one, other = (getattr(each.scores, split) for each in (found, alone))
+      np.testing.assert_array_equal(one.correct[j], other.correct[0])
+      np.testing.assert_allclose(one.loss[j], other.loss[0], rtol=1e-4)
+    ours, theirs = found.scores.validation.hits[j], alone.scores.validation.hits
+    size = len(held.y)
+    bits = np.unpackbits(ours, axis=-1)
+    np.testing.assert_array_equal(
+      bits[:, :size], np.unpackbits(theirs[0], axis=-1)[:, :size]
+    )
+    assert not bits[:, size:].any()
+    np.testing.assert_array_equal(
+      bits.sum(-1), found.scores.validation.correct[j]
+    )

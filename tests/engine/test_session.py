@@ -10,10 +10,16 @@ import pytest
 
 from minarch_jax.architectures import Architecture
 from minarch_jax.config import Config
-from minarch_jax.engine import packs
+from minarch_jax.engine import evaluation, packs
 from minarch_jax.engine import session as sessions
 from minarch_jax.engine.planning import Pack
-from tests.engine.small_packs import CONFIG, dataset, pack_of, session
+from tests.engine.small_packs import (
+  CONFIG,
+  dataset,
+  folded,
+  pack_of,
+  session,
+)
 from tests.made_up import SHAPE
 
 # --- the data ----------------------------------------------------------------
@@ -32,6 +38,34 @@ def test_the_session_holds_every_image_once():
     np.testing.assert_array_equal(chunks.x.reshape(-1, *SHAPE)[real], batch.x)
     np.testing.assert_array_equal(chunks.y.reshape(-1)[real], batch.y)
   assert seen == len(data.y)
+
+
+def test_every_seed_sees_every_image_once_and_its_own_fold_apart():
+  held = sessions.open_session(CONFIG, folded())
+  data = jax.device_get(held.data)
+  images = evaluation.images(data)
+  for seed in range(6):
+    fold = held.fold_of(seed)
+    assert sorted(fold.view.chunks) == list(range(len(data.y)))
+    train, validation = folded().of_seed(seed)
+    expected = {"train": train, "validation": validation, "test": folded().test}
+    np.testing.assert_array_equal(images.x[fold.train], train.x)
+    leading = evaluation.leading(data, fold.view)
+    np.testing.assert_array_equal(leading.x, train.x[: len(leading.y)])
+    for split, (first, last) in held.splits.items():
+      order = fold.view.chunks[first:last]
+      real = data.weight[order].reshape(-1) > 0
+      x = data.x[order].reshape(-1, *SHAPE)[real]
+      np.testing.assert_array_equal(x, expected[split].x)
+      assert fold.sizes[split] == len(x)
+  assert held.work.num_train == 57 - 15 and held.work.num_eval == 15
+
+
+def test_folds_out_of_order_are_refused():
+  for folds in ([2, 1] * 21 + [1], [1, 3] + [3] * 41, [1, 2]):
+    wrong = dataclasses.replace(folded(), folds=np.array(folds))
+    with pytest.raises(ValueError, match="folds of 'made-up' must number"):
+      sessions.open_session(CONFIG, wrong)
 
 
 def test_a_batch_larger_than_the_training_split_is_refused():

@@ -246,6 +246,7 @@ STEP = training.make_step(MODEL, tx_of("adam"))
 VALIDATION, TEST = (split(count, count) for count in (10, 7))
 PARTS = [evaluation.chunk(b, 4) for b in (split(NUM_TRAIN), VALIDATION, TEST)]
 CHUNKS = jax.tree.map(lambda *parts: np.concatenate(parts), *PARTS)
+PLACES = np.arange(11)
 OF_VALIDATION, OF_TEST, OF_BOTH = (6, 9), (9, 11), (6, 11)  # of eleven chunks
 TOTALS = evaluation.make_totals(MODEL.apply)
 RUN = jax.jit(training.make_run(STEP, TOTALS, OF_VALIDATION))
@@ -259,7 +260,7 @@ def run(state, count, first=0, *, steps=5, rates=0.02, final=OF_TEST):
   rate = np.full(order.shape[:2], rates, np.float32)
   lesson = training.Lesson(np.int32(count), np.int32(steps), order, rate)
   final = tuple(map(np.int32, final))
-  return RUN(state, lesson, {}, all_ones(state.params), CHUNKS, final)
+  return RUN(state, lesson, {}, all_ones(state.params), CHUNKS, PLACES, final)
 
 
 def assert_same(found, expected):
@@ -298,7 +299,7 @@ def test_epochs_are_a_loop_over_steps_and_an_exact_score():
   # In the end the last two chunks are scored, and no others.
   score = evaluate(expected.params, evaluation.chunk(TEST, 4), {})
   np.testing.assert_allclose(totals.loss.sum() / 7, score.loss, rtol=1e-4)
-  assert totals.correct.sum() == score.correct
+  assert totals.hits.sum() == score.correct
   assert (np.asarray(totals.loss) > 0).tolist() == [False] * 9 + [True] * 2
 
 
@@ -330,7 +331,7 @@ def test_no_epochs_only_score():
   assert_same(again, totals)
   assert not any(np.asarray(leaf).any() for leaf in jax.tree.leaves(none))
   # The exact score of the last epoch is that of its final network.
-  assert curve.validation.correct[2] == totals.correct[6:9].sum()
+  assert curve.validation.correct[2] == totals.hits[6:9].sum()
   np.testing.assert_allclose(
     curve.validation.loss[2], totals.loss[6:9].sum() / 10, rtol=1e-6
   )
@@ -359,7 +360,7 @@ def test_a_network_that_diverges_goes_on_as_data():
   assert not np.isfinite(curve.train.loss[-1])
   assert not np.isfinite(curve.validation.loss[-1])
   assert curve.validation.correct[-1] == 0
-  assert not np.isfinite(totals.loss[9:]).any() and not totals.correct.any()
+  assert not np.isfinite(totals.loss[9:]).any() and not totals.hits.any()
   leaves = jax.tree.leaves(state.params)
   assert not all(np.isfinite(leaf).all() for leaf in leaves)
 

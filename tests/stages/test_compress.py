@@ -180,7 +180,9 @@ def test_other_quantizers_add_rows(copy):
   settings = [("nf4", 4, "channel"), ("mse", 4, "channel")]
   settings += [("bfloat16", 16, "none")]
   other = pl.col("quantizer").is_in([name for name, *_ in settings])
-  rest = found._replace(compression=found.compression.filter(~other))
+  rest = found._replace(
+    compression=found.compression.filter(~other), hits=found.hits.filter(~other)
+  )
   tiny_study.assert_same_tables(rest, expected)
   rows = found.compression.filter(other)
   columns = ("architecture", "seed", "quantizer", "bits", "quant_granularity")
@@ -215,7 +217,10 @@ def test_narrow_activations_add_rows_and_one_program_a_parent(copy):
   assert made == {id(programs.ROUNDED): len(parents)}
   found = ma.read_records(str(copy))
   narrow = pl.col("activation_bits") < 32
-  rest = found._replace(compression=found.compression.filter(~narrow))
+  rest = found._replace(
+    compression=found.compression.filter(~narrow),
+    hits=found.hits.filter(~narrow),
+  )
   tiny_study.assert_same_tables(rest, expected)
   columns = ("architecture", "seed", "bits", "activation_bits")
   rows = found.compression.filter(narrow)

@@ -134,6 +134,7 @@ def test_a_pack_goes_with_its_checkpoint(studied, copy):
   assert sorted(moved) == [
     f"checkpoints/{id}",
     f"records/curves/{id}.parquet",
+    f"records/hits/{id}.parquet",
     f"records/networks/{id}.parquet",
   ]
   tiny_study.run(copy)

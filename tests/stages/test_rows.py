@@ -83,7 +83,8 @@ def outcome_of(spec):
   lost = removed * (bits < 32)
   nonzeros = np.stack([kept - lost, kept]).astype(np.int32)
   hits = np.arange(nonzeros[..., 0].size).reshape(nonzeros.shape[:2]) % 17
-  return Outcome(hits, 16 - hits, nonzeros)
+  bits = np.zeros((*hits.shape, 2), np.uint8)
+  return Outcome(hits, 16 - hits, bits, nonzeros)
 
 
 @pytest.mark.parametrize("text", ["dnn:5-6", "cnn:3-2", "vit:p2-d4-l1-h2"])
@@ -96,7 +97,8 @@ def test_rows_say_what_the_cells_were_and_hold(text):
   outcome = outcome_of(spec)
   scored = make_rows.Scored(a, SEEDS, CELLS, outcome, steps=36)
   frame = make_rows.compressed(session, "run", scored)
-  assert set(frame.columns) == records.SCHEMAS["compression"].keys()
+  tables = (records.SCHEMAS[name].keys() for name in ("compression", "hits"))
+  assert set(frame.columns) == set().union(*tables)
   assert len(frame) == len(SEEDS) * len(CELLS)
   shapes = traverse_util.unflatten_dict(
     {
