@@ -156,7 +156,7 @@ def combined(
 
 
 def overlap_of(fold: Array) -> Array:
-  """Sum over folds of (share of the seeds)^2, from int [..., S]; -1 = missing."""
+  """Sum over folds of (share of the seeds)^2; int [..., S], -1 = missing."""
   there = fold >= 0
   same = (fold[..., :, None] == fold[..., None, :]) & there[..., None, :]
   same &= there[..., :, None]
