@@ -90,8 +90,9 @@ def redundancy_reached(found: Evidence, config: Config) -> Finding:
   )
   note = f"{best['architecture']} on {best['dataset']}, {best['schedule']}"
   if verdict == findings.UNDECIDED:
-    sparsities, images = drops.sparsities, drops.images[chosen]
+    sparsities = drops.sparsities
     at = int(np.argmin(np.abs(sparsities - claimed)))
+    images = drops.images[chosen, at]
     _, mean, deviation = statistics.moments(drops.drop[chosen][..., at])
     level = (1 - config.confidence) / 2 / n
     needed = _seeds_to_show(mean, deviation, config.free_margin, level, images)
@@ -99,7 +100,7 @@ def redundancy_reached(found: Evidence, config: Config) -> Finding:
       f"; about {needed} seeds would show {sparsities[at]:.0%} to be free"
       if needed
       else f"; no number of seeds would show {sparsities[at]:.0%} to be free "
-      f"on {images.min():.0f} images"
+      f"on {found['outcomes']['num_validation'].min()} images"
     )
   return Finding(effect, low, high, n, verdict, unit, rests_on, note)
 
@@ -109,7 +110,7 @@ def _seeds_to_show(
   deviation: np.ndarray,
   margin: float,
   level: float,
-  images: np.ndarray,
+  images: statistics.Images,
 ) -> int | None:
   """Seeds with which some drop, as it is now, would pass its t-test."""
   for n in range(2, 1001):
