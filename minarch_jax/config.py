@@ -64,6 +64,13 @@ class Config:
     parsed_by="minarch_jax.architectures.architecture:parse",
   )
   num_seeds: int = _field(5, "Seeds per architecture.", low=1)
+  design: str = _field(
+    "default",
+    "What a study trains beside its sweep so that claims can be decided: fresh "
+    "seeds, a harder version of the images, noisy labels (default); more of "
+    "each (full); nothing (sweep).",
+    choices=("sweep", "default", "full"),
+  )
   first_seed: int = _field(0, "The first seed.", low=0)
 
   # Data protocol.

@@ -29,7 +29,8 @@ class Analyses(Mapping[str, Any]):
   the result, so tables, claims and summary share what they have in common.
 
   Attributes:
-    records: the three tables, one training recipe per data set.
+    records: the tables of the main arm, one training recipe per data set.
+    everything: the tables of all arms.
     notes: a sentence for every data set whose other recipes were left out.
     config: thresholds.
     others: the record tables that only some experiments leave, by name.
@@ -45,6 +46,7 @@ class Analyses(Mapping[str, Any]):
     study: Mapping[str, Any] | None = None,
     **known: Any,
   ):
+    self.everything = records
     self.records, self.notes = tables.one_recipe(records)
     self.config = config
     self.others = others or {}

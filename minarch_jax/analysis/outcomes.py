@@ -109,21 +109,29 @@ def judged_without_curves(
 
 def loss_rises(curves: pl.DataFrame) -> pl.DataFrame:
   """Per network: relative rise of validation loss, and whether training loss
-  still fell meanwhile. Networks without a finite loss are left out."""
+  still fell meanwhile. Networks without a finite loss are left out.
+
+  The lowest of many noisy losses is too low: the epoch of the minimum is chosen
+  on one half of the validation images and the rise measured on the other, and
+  the other way round; the rise is the mean of both.
+  """
   parts = [_empty_rises(curves)]
-  for keys, curve in tables.curve_matrices(curves, ("train_loss", "val_loss")):
-    loss, train = curve["val_loss"], curve["train_loss"]
-    finite = ~np.isnan(loss[:, -1]) & ~np.isnan(train[:, -1])
-    keys, loss, train = keys.filter(finite), loss[finite], train[finite]
-    if not len(keys):
+  halves = ("val_loss_even", "val_loss_odd")
+  for keys, curve in tables.curve_matrices(curves, ("train_loss", *halves)):
+    train, *losses = curve.values()
+    finite = ~np.isnan([each[:, -1] for each in curve.values()]).any(0)
+    if not finite.any():
       continue
-    at = np.nanargmin(loss, axis=1)[:, None]
-    lowest = np.take_along_axis(loss, at, 1)[:, 0]
-    trained = np.take_along_axis(train, at, 1)[:, 0]
+    train, *losses = (each[finite] for each in (train, *losses))
+    rises, falls = [], []
+    for chooses, measures in (losses, losses[::-1]):
+      at = np.nanargmin(chooses, axis=1)[:, None]
+      lowest = np.take_along_axis(measures, at, 1)[:, 0]
+      rises.append(measures[:, -1] / np.maximum(lowest, 1e-300) - 1)
+      falls.append(train[:, -1] < np.take_along_axis(train, at, 1)[:, 0])
     parts.append(
-      keys.with_columns(
-        rise=loss[:, -1] / np.maximum(lowest, 1e-300) - 1,
-        falls=train[:, -1] < trained,
+      keys.filter(finite).with_columns(
+        rise=np.mean(rises, axis=0), falls=np.all(falls, axis=0)
       )
     )
   return pl.concat(parts)

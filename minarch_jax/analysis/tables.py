@@ -19,15 +19,17 @@ ARCHITECTURE = ("dataset", "family", "architecture", "depth", "params")
 CHUNK = 4_000_000  # values of one curve column held at a time
 
 
-def one_recipe(records: Records) -> tuple[Records, list[str]]:
-  """Keeps of the main arm one training recipe (run_id) per data set: the one
-  with most rows.
+def one_recipe(
+  records: Records, arm: str = records_lib.MAIN
+) -> tuple[Records, list[str]]:
+  """Keeps of one arm one training recipe (run_id) per data set: the one with
+  most rows.
 
   Returns:
     The records of the kept recipes, and one sentence per data set that had
     others, because two recipes must never be averaged.
   """
-  records = of_arm(records)
+  records = of_arm(records, arm)
   counts = (
     records.networks.group_by("dataset", "run_id")
     .len()

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from minarch_jax import models
+from minarch_jax import models, records
 from minarch_jax.architectures import Architecture, Problem, Spec
 from minarch_jax.config import Config, ConfigError
 from minarch_jax.engine import evaluation, planning, population
@@ -24,6 +24,7 @@ EVAL_BATCH = 128  # twice as many leave the cache: a sixth more time
 # Epochs per call: long enough to hide dispatch, short enough that progress
 # moves and Ctrl-C is answered.
 CALL_SECONDS = 2.0
+MOST_EPOCHS = 25  # so that longer training runs the program of the shorter
 LARGE_STEP_SECONDS = 1e-3  # averaging gradients costs some 0.1 ms
 LOOK_SECONDS = 0.2  # between looks at packs in progress
 COLD_SECONDS = 0.2  # training below this is shorter than optimising its program
@@ -54,8 +55,9 @@ class Session:
   `data` holds all images, replicated on every device: each fold and each split
   padded to whole chunks with images that weigh 0. The `folds` say in which
   order a seed takes the chunks, `splits` which of them, in that order, are
-  whose. Packs that run at the same time share the programs. Once `stop` is set
-  they give up before their next one.
+  whose. The networks belong to an `arm` of a study. Packs that run at the same
+  time share the programs. Once `stop` is set they give up before their next
+  one.
   """
 
   config: Config
@@ -64,6 +66,7 @@ class Session:
   data: evaluation.Chunks
   folds: tuple[Fold, ...]
   splits: Splits
+  arm: str = records.MAIN
   programs: Table = dataclasses.field(default_factory=Table)
   stop: threading.Event = dataclasses.field(default_factory=threading.Event)
 
@@ -419,7 +422,7 @@ def is_long(placed: Placed) -> bool:
 def epochs_per_call(pack: Pack, session: Session) -> int:
   """How many epochs a call may run to stay within CALL_SECONDS."""
   predicted = _predicted(pack, session) / session.work.num_epochs
-  most = int(CALL_SECONDS / max(predicted, 1e-9))
+  most = min(int(CALL_SECONDS / max(predicted, 1e-9)), MOST_EPOCHS)
   return min(max(1, most), session.work.num_epochs)
 
 

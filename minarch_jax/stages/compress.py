@@ -67,16 +67,29 @@ def compress(
   members = setup.select(config, session.problem)
   _check_retraining(out, config)
   design = _design(session, out, members, prune, quantize)
+  planned = packs.plan(session, members, list(config.seeds))
+  return fill(session, out, planned, design)
+
+
+def fill(
+  session: Session, out: str, planned: Sequence[Pack], design: Design
+) -> list[Statistics]:
+  """Compresses packs by a design and writes their rows.
+
+  Returns:
+    One line of engine statistics per pack that was not there.
+  """
   kind = _kind(session, design)
   todo, costs = [], {}
-  for pack in packs.plan(session, members, list(config.seeds)):
+  for pack in planned:
     names = [[str(a) for a in part] for part in design.of(pack)]
     id = records.content_id([kind, *train.pack_id(pack), *names])
     if not records.exists(out, "compression", id):
       todo.append((id, pack))
       costs[id] = _cost(session, pack, design)
   todo.sort(key=lambda task: -costs[task[0]])  # the last ones end together
-  with Progress("compress", sum(costs.values())) as progress:
+  name = train.label("compress", session)
+  with Progress(name, sum(costs.values())) as progress:
 
     def run(task: tuple[str, Pack]) -> list[Statistics]:
       id, pack = task
