@@ -45,7 +45,9 @@ class Config:
 
   # What is studied.
   dataset: str = _field(
-    "digits", "Data set: digits, synthetic:DIFFICULTY, or any TFDS image set."
+    "digits",
+    "Data set: digits, synthetic:DIFFICULTY, or any TFDS image set; with "
+    ":blurred or :noisy after it, blurred images or a tenth of wrong labels.",
   )
   data_dir: str = _field(
     "", "Directory of prepared TFDS data sets ('' = TFDS's own default)."
@@ -56,7 +58,10 @@ class Config:
     choices=registries.FAMILIES,
   )
   grid: str = _field(
-    "small", "Named grid of architectures.", choices=registries.grids
+    "ladder",
+    "Named grid: family and depth crossed at equal sizes (ladder), the paper's "
+    "groups, its monotone shapes, equal widths (square), small, tiny.",
+    choices=registries.grids,
   )
   architectures: tuple[str, ...] = _field(
     (),
