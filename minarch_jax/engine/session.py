@@ -24,7 +24,6 @@ EVAL_BATCH = 128  # twice as many leave the cache: a sixth more time
 # Epochs per call: long enough to hide dispatch, short enough that progress
 # moves and Ctrl-C is answered.
 CALL_SECONDS = 2.0
-MOST_EPOCHS = 25  # so that longer training runs the program of the shorter
 LARGE_STEP_SECONDS = 1e-3  # averaging gradients costs some 0.1 ms
 LOOK_SECONDS = 0.2  # between looks at packs in progress
 COLD_SECONDS = 0.2  # training below this is shorter than optimising its program
@@ -55,9 +54,10 @@ class Session:
   `data` holds all images, replicated on every device: each fold and each split
   padded to whole chunks with images that weigh 0. The `folds` say in which
   order a seed takes the chunks, `splits` which of them, in that order, are
-  whose. The networks belong to an `arm` of a study. Packs that run at the same
-  time share the programs. Once `stop` is set they give up before their next
-  one.
+  whose. The networks belong to an `arm` of a study; one that trains longer than
+  another shares its programs by calls of at most `most_epochs`. Packs that run
+  at the same time share the programs. Once `stop` is set they give up before
+  their next one.
   """
 
   config: Config
@@ -67,6 +67,7 @@ class Session:
   folds: tuple[Fold, ...]
   splits: Splits
   arm: str = records.MAIN
+  most_epochs: int | None = None
   programs: Table = dataclasses.field(default_factory=Table)
   stop: threading.Event = dataclasses.field(default_factory=threading.Event)
 
@@ -422,8 +423,8 @@ def is_long(placed: Placed) -> bool:
 def epochs_per_call(pack: Pack, session: Session) -> int:
   """How many epochs a call may run to stay within CALL_SECONDS."""
   predicted = _predicted(pack, session) / session.work.num_epochs
-  most = min(int(CALL_SECONDS / max(predicted, 1e-9)), MOST_EPOCHS)
-  return min(max(1, most), session.work.num_epochs)
+  most = int(CALL_SECONDS / max(predicted, 1e-9))
+  return min(max(1, most), session.most_epochs or session.work.num_epochs)
 
 
 # --- several packs -----------------------------------------------------------

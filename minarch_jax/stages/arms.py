@@ -175,7 +175,7 @@ def _confirm(
     grids.Cell(main, sparsity, dense)
     for sparsity in sorted({0.0, *config.sparsities})
   ]
-  design = compress.Design(cells, [dense], [], [])
+  design = compress.Design(cells, [dense], programs=grids.programs_of(config))
   planned = in_packs(base, asked.redundant, seeds)
   return lines + compress.fill(session, out, planned, design)
 
@@ -191,6 +191,7 @@ def _on(session: Session, variant: str, arm: str, **changes) -> Session:
   return dataclasses.replace(
     setup.open_session(config),
     arm=arm,
+    most_epochs=session.work.num_epochs,
     programs=session.programs,
     stop=session.stop,
   )
@@ -222,9 +223,11 @@ def _harder(
   ]
   planned = in_packs(base, members, list(session.config.seeds))
   lines = train.fill(other, out, _missing(other, out, planned))
-  cells = grids.cells_of(other.config, prune=False, quantize=True)
-  precisions = grids.precisions_of(other.config)
-  design = compress.Design(cells, precisions, [], [])
+  design = compress.Design(
+    grids.cells_of(other.config, prune=False, quantize=True),
+    grids.precisions_of(other.config),
+    programs=grids.programs_of(other.config),
+  )
   lines += compress.fill(other, out, planned, design)
   provenance.note_dataset(other, out)
   return lines
