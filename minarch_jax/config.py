@@ -96,6 +96,12 @@ class Config:
   # Training.
   num_epochs: int = _field(25, "Epochs of training.", low=1, role="training")
   batch_size: int = _field(64, "Images per step.", low=1, role="training")
+  init: str = _field(
+    "he_normal",
+    "Initial values; pytorch is what torch.nn layers start from, biases too.",
+    choices=registries.INITS,
+    role="training",
+  )
   optimizer: str = _field(
     "adam", "Optimizer.", choices=("adam", "adamw", "sgd"), role="training"
   )

@@ -69,6 +69,7 @@ SCHEMAS: dict[str, dict[str, Any]] = {
     "fingerprint": _S,
     "fold": _I,
     "arm": _S,
+    "init": _S,
     "macs": _I,
     "steps": _I,
     "epochs": _I,

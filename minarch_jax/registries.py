@@ -155,6 +155,14 @@ CONVOLUTIONS = Registry(
   hybrid="minarch_jax.models.convolutions:hybrid",
 )
 
+# Initial values: a `models.initialisers.Initialiser`.
+INITS = Registry(
+  he_normal="minarch_jax.models.initialisers:HE_NORMAL",
+  lecun_normal="minarch_jax.models.initialisers:LECUN_NORMAL",
+  glorot_uniform="minarch_jax.models.initialisers:GLOROT_UNIFORM",
+  pytorch="minarch_jax.models.initialisers:PYTORCH",
+)
+
 # --- pruning -----------------------------------------------------------------
 
 # Which weights go: a `pruning.criteria.Criterion`, or its scoring function.

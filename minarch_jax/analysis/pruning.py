@@ -147,25 +147,7 @@ def pruning_drops(
     for name in (records_lib.NONE, control)
   )
   hits = hits_lib.Hits.of(records.hits)
-  rows = rows.with_columns(row=pl.Series(hits.rows(rows), dtype=pl.Int64))
-  dense = real.filter(pl.col("sparsity") == 0)
-  dense = dense.with_columns(row=pl.Series(hits.rows(dense), dtype=pl.Int64))
-  exact, same = (
-    dense.group_by(*tables.NETWORK, *by).agg(
-      pl.col("val_accuracy").mean().alias(name),
-      pl.col("row").first().alias(f"{name}_row"),
-    )
-    for name, by in (("exact", SETTING), ("same", ("schedule",)))
-  )
-  rows = (
-    rows.join(exact, on=[*tables.NETWORK, *SETTING], how="left")
-    .join(same, on=[*tables.NETWORK, "schedule"], how="left")
-    .with_columns(
-      dense=pl.coalesce("exact", "same"),
-      base=pl.coalesce("exact_row", "same_row"),
-    )
-    .drop_nulls("dense")
-  )
+  rows = _beside_dense(rows, real.filter(pl.col("sparsity") == 0), hits)
   sparsities = np.unique(
     np.append(rows["sparsity"].to_numpy(), 0.0) if len(rows) else [0.0]
   )
@@ -207,6 +189,29 @@ def pruning_drops(
     tables.seed_numbers(rows, GROUP, "fold")[:, None],
   )
   return Drops(groups, sparsities, reference, drop, chance, images)
+
+
+def _beside_dense(
+  rows: pl.DataFrame, dense: pl.DataFrame, hits: hits_lib.Hits
+) -> pl.DataFrame:
+  """Adds the accuracy of the same seed at sparsity 0 under the same setting, or
+  else the same schedule (dense), and where the hits of both stand (row, base);
+  leaves out rows that have none."""
+  rows, dense = (
+    frame.with_columns(row=pl.Series(hits.rows(frame), dtype=pl.Int64))
+    for frame in (rows, dense)
+  )
+  for name, by in (("exact", SETTING), ("same", ("schedule",))):
+    keys = [*tables.NETWORK, *by]
+    found = dense.group_by(keys).agg(
+      pl.col("val_accuracy").mean().alias(name),
+      pl.col("row").first().alias(f"{name}_row"),
+    )
+    rows = rows.join(found, on=keys, how="left")
+  return rows.with_columns(
+    dense=pl.coalesce("exact", "same"),
+    base=pl.coalesce("exact_row", "same_row"),
+  ).drop_nulls("dense")
 
 
 def phases(

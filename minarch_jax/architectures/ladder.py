@@ -11,7 +11,9 @@ import math
 from minarch_jax.architectures.families import Body, Options, Widths
 from minarch_jax.architectures.specs import Problem, Spec
 
-STEPS, RATIO = 4, 3.0
+STEPS = 4
+SPAN = 1250  # last step by root of the first: 64 times it on 8x8 images
+LEAST_RATIO = 2.0
 TOLERANCE = 0.1  # of a member's size; what fits worse is left out
 EVEN = 0.03  # equal widths this near are taken before unequal ones
 
@@ -23,12 +25,15 @@ def sizes(problem: Problem) -> list[int]:
   """The parameter counts of the steps.
 
   The first is that of a single 3x3 convolution of one channel: the smallest
-  that all families reach.
+  that all families reach. The last grows as its root: the smallest networks
+  mostly read pixels, larger ones mostly connect units.
   """
   height, width, channels = problem.input_shape
   pixels = max(height - 2, 1) * max(width - 2, 1)
   first = 9 * channels + 1 + (pixels + 1) * problem.num_classes
-  return [round(first * RATIO**step) for step in range(STEPS)]
+  ratio = (SPAN / math.sqrt(first)) ** (1 / (STEPS - 1))
+  ratio = max(ratio, LEAST_RATIO)
+  return [round(first * ratio**step) for step in range(STEPS)]
 
 
 def members(

@@ -245,7 +245,8 @@ def initial(
   serves every pack of about as many parameters.
   """
   spec, layout = placed.network.spec, placed.layout
-  coordinates, split = models.coordinates(spec)
+  law = placed.session.config.init
+  coordinates, split = models.coordinates(spec, law)
   length = _round_up(len(coordinates[0]))
   coordinates = tuple(
     np.pad(column, (0, length - len(column))) for column in coordinates
@@ -261,7 +262,7 @@ def initial(
   )
   draws = jax.device_get(draws)[: len(placed.pack.seeds)]
   sizes = sessions.sizes_of(placed.pack, placed.session)
-  return models.initial(split(draws), spec, sizes)
+  return models.initial(split(draws), spec, sizes, law)
 
 
 def _round_up(count: int) -> int:

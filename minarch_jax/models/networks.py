@@ -18,6 +18,7 @@ def make_model(
   *,
   compute_dtype: Any = None,
   convolution: str = "hybrid",
+  init: str = parameters.HE,
 ) -> Model:
   """Turns an architecture into a pure `init`/`apply` pair.
 
@@ -28,6 +29,7 @@ def make_model(
       own (float32, or float64 under `jax.enable_x64`). Logits are always in
       the parameters' type.
     convolution: formulation, a name of `registries.CONVOLUTIONS`.
+    init: law of initial values, a name of `registries.INITS`.
 
   Returns:
     Model. `sizes` may be None for the architecture itself.
@@ -42,8 +44,8 @@ def make_model(
   )
   full = {axis: spec.sizes[axis] for axis in spec.unit_axes}
 
-  def init(key: jax.Array, sizes: Sizes | None = None) -> Params:
-    return _init(key, sizes or full, architecture, problem)
+  def start(key: jax.Array, sizes: Sizes | None = None) -> Params:
+    return _init(key, sizes or full, architecture, problem, init)
 
   def apply(
     params: Params,
@@ -57,20 +59,24 @@ def make_model(
     )
     return jnp.asarray(logits, jnp.result_type(float))
 
-  return Model(init, apply)
+  return Model(start, apply)
 
 
 # Compiled whole: in a notebook one operation after the other takes seconds.
-@functools.partial(jax.jit, static_argnums=(2, 3))
+@functools.partial(jax.jit, static_argnums=(2, 3, 4))
 def _init(
-  key: jax.Array, sizes: Sizes, architecture: Architecture, problem: Problem
+  key: jax.Array,
+  sizes: Sizes,
+  architecture: Architecture,
+  problem: Problem,
+  init: str,
 ) -> Params:
   spec = architecture.spec(problem)
-  leaves = parameters.random_leaves(spec)
+  leaves = parameters.random_leaves(spec, init)
   # All leaves in one call: a generator each would dominate compilation.
   values = random.normals(key, leaves)
   draws = dict(zip((path for path, _ in leaves), values, strict=True))
-  return parameters.initial(draws, spec, sizes)
+  return parameters.initial(draws, spec, sizes, init)
 
 
 def on_unit_rows(model: Model, architecture: Architecture) -> Model:

@@ -10,11 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from minarch_jax import random
+from minarch_jax import random, registries
 from minarch_jax.architectures import Leaf, Spec
+from minarch_jax.models import initialisers
 from minarch_jax.types import Masks, Params
 
 EMBEDDING_STD = 0.02  # Dosovitskiy et al. 2021
+WINDOW = ("kernel_height", "kernel_width")  # axes of a convolution's kernel
 
 
 def flatten(tree: Any) -> dict[tuple[str, ...], Any]:
@@ -65,24 +67,38 @@ def width_masks(spec: Spec, sizes: Mapping[str, Any]) -> Masks:
   )
 
 
+HE = "he_normal"
+
+
 def random_leaves(
-  spec: Spec,
+  spec: Spec, init: str = HE
 ) -> list[tuple[tuple[str, ...], tuple[int, ...]]]:
+  """Lists path and shape of every leaf that starts random."""
+  kernels = _kernels(spec) if registries.INITS[init].biases else {}
   return [
-    (leaf.path, spec.shape(leaf)) for leaf in spec.leaves if leaf.is_weight
+    (leaf.path, spec.shape(leaf))
+    for leaf in spec.leaves
+    if leaf.is_weight or leaf.path in kernels
   ]
 
 
+def _kernels(spec: Spec) -> dict[tuple[str, ...], Leaf]:
+  """The kernel of every bias that has one, by the bias's path."""
+  return {
+    (*leaf.path[:-1], "bias"): leaf for leaf in spec.leaves if leaf.is_kernel
+  }
+
+
 def coordinates(
-  spec: Spec,
+  spec: Spec, init: str = HE
 ) -> tuple[Sequence[np.ndarray], Callable[[np.ndarray], dict]]:
-  """Lists the coordinates of everything that starts random.
+  """Lists the coordinates of everything that starts random under a law.
 
   Returns:
     The three columns of `random.coordinates`, and a function that cuts values
     drawn there, [S, at least as many], into leaves by path, [S, *shape].
   """
-  leaves = random_leaves(spec)
+  leaves = random_leaves(spec, init)
   ends = list(itertools.accumulate(math.prod(shape) for _, shape in leaves))
 
   def split(values: np.ndarray) -> dict[tuple[str, ...], np.ndarray]:
@@ -96,22 +112,27 @@ def coordinates(
 
 
 def initial(
-  draws: Mapping[tuple[str, ...], Any], spec: Spec, sizes: Mapping[str, Any]
+  draws: Mapping[tuple[str, ...], Any],
+  spec: Spec,
+  sizes: Mapping[str, Any],
+  init: str = HE,
 ) -> Params:
   """Makes initial parameters in a parent's shapes of N(0, 1) values.
 
-  Kernels get variance gain / fan-in of the member (He et al. 2015), so a
-  member's values depend on neither the parent nor the other leaves.
+  The fans are those of the member, so a member's values depend on neither the
+  parent nor the other leaves.
 
   Args:
-    draws: arrays [*shape] for one network, or [S, *shape].
+    draws: arrays [*shape] for one network, or [S, *shape], of `random_leaves`.
     spec: the parent's description.
     sizes: scalars for one network, or arrays [A].
+    init: a name of `registries.INITS`.
 
   Returns:
     A tree of [*shape], or [S, A, *shape]. Numpy in, numpy out.
   """
   xp = _module(*draws.values())
+  law, kernels = registries.INITS[init], _kernels(spec)
   some = next(iter(draws.values()))
   dtype, flat = some.dtype, {}
   for leaf in spec.leaves:
@@ -125,21 +146,35 @@ def initial(
       value = draws[leaf.path]
       seeds = value.shape[: value.ndim - len(shape)]
       value = value.reshape(seeds + (1,) * len(members) + shape)
-      gain = xp.asarray(EMBEDDING_STD**2, dtype)
-      if leaf.is_kernel:
-        gain = leaf.gain / _fan_in(leaf, spec, sizes, xp, dtype)
-      value = value * xp.sqrt(gain).reshape(gain.shape + (1,) * len(shape))
+      variance = xp.asarray(EMBEDDING_STD**2, dtype)
+      kernel = leaf if leaf.is_kernel else kernels.get(leaf.path)
+      if kernel is not None:
+        fans = _fans(kernel, spec, sizes, xp, dtype)
+        variance = xp.asarray(law.variance(*fans, kernel.gain), dtype)
+        value = initialisers.uniform(value) if law.uniform else value
+      deviation = xp.sqrt(variance)
+      value = value * deviation.reshape(deviation.shape + (1,) * len(shape))
     flat[leaf.path] = xp.where(exists, value, xp.zeros((), dtype))
   return traverse_util.unflatten_dict(flat)
 
 
-def _fan_in(leaf: Leaf, spec: Spec, sizes: Mapping[str, Any], xp, dtype) -> Any:
-  """The number of inputs of a kernel's member or members, as a float."""
-  fan_in = xp.ones((), dtype)
-  for axis in leaf.axes[: -leaf.outputs]:
-    size = xp.asarray(sizes.get(axis, spec.sizes[axis]))
-    fan_in = fan_in * size.astype(dtype)
-  return fan_in
+def _fans(
+  leaf: Leaf, spec: Spec, sizes: Mapping[str, Any], xp: Any, dtype: Any
+) -> tuple[Any, Any]:
+  """The number of inputs of an output, and of outputs that an input goes to, of
+  a kernel's member or members, as floats."""
+
+  def product(axes):
+    count = xp.ones((), dtype)
+    for axis in axes:
+      size = xp.asarray(sizes.get(axis, spec.sizes[axis]))
+      count = count * size.astype(dtype)
+    return count
+
+  inputs, outputs = leaf.axes[: -leaf.outputs], leaf.axes[-leaf.outputs :]
+  # A window's places are summed over, and each input is in as many windows.
+  window = [axis for axis in inputs if axis in WINDOW]
+  return product(inputs), product((*window, *outputs))
 
 
 def pad(params: Params, spec: Spec, parent: Spec) -> Params:

@@ -78,6 +78,7 @@ def networks(session: Session, run_id: str, trained: Trained) -> pl.DataFrame:
           **identity(session, run_id, architecture),
           "fingerprint": dataset.fingerprint,
           "arm": session.arm,
+          "init": session.config.init,
           "macs": architecture.spec(session.problem).macs,
           "steps": work.num_steps,
           "epochs": work.num_epochs,
