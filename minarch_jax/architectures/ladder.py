@@ -12,8 +12,7 @@ from minarch_jax.architectures.families import Body, Options, Widths
 from minarch_jax.architectures.specs import Problem, Spec
 
 STEPS = 4
-SPAN = 1250  # last step by root of the first: 64 times it on 8x8 images
-LEAST_RATIO = 2.0
+SPAN = 1250  # about the last step by the root of the first: 24,000 on 8x8
 TOLERANCE = 0.1  # of a member's size; what fits worse is left out
 EVEN = 0.03  # equal widths this near are taken before unequal ones
 
@@ -25,15 +24,15 @@ def sizes(problem: Problem) -> list[int]:
   """The parameter counts of the steps.
 
   The first is that of a single 3x3 convolution of one channel: the smallest
-  that all families reach. The last grows as its root: the smallest networks
-  mostly read pixels, larger ones mostly connect units.
+  that all families reach. The last grows about as its root: the smallest
+  networks mostly read pixels, larger ones mostly connect units. Steps are whole
+  multiples, because the sizes of single convolutions are.
   """
   height, width, channels = problem.input_shape
   pixels = max(height - 2, 1) * max(width - 2, 1)
   first = 9 * channels + 1 + (pixels + 1) * problem.num_classes
-  ratio = (SPAN / math.sqrt(first)) ** (1 / (STEPS - 1))
-  ratio = max(ratio, LEAST_RATIO)
-  return [round(first * ratio**step) for step in range(STEPS)]
+  ratio = max(2, round((SPAN / math.sqrt(first)) ** (1 / (STEPS - 1))))
+  return [first * ratio**step for step in range(STEPS)]
 
 
 def members(
