@@ -16,7 +16,7 @@ CLASSES = 7
 def bodies(family, shape):
   """Widths and options of every member of the family's grids."""
   for grid in FAMILIES[family].grids.values():
-    yield from grid(shape)
+    yield from grid(Problem(shape, CLASSES))
 
 
 def fitting(family, shape):
