@@ -104,6 +104,20 @@ def copy(studied, tmp_path):
 
 
 @pytest.fixture(scope="session")
+def server():
+  """Starts commands without importing JAX for each of them."""
+  from tests import started
+
+  found = started.Server(
+    # Where no flag says otherwise, the programs are kept with all the others.
+    JAX_COMPILATION_CACHE_DIR=jax.config.jax_compilation_cache_dir,  # pyright: ignore
+    JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0",
+  )
+  yield found
+  found.close()
+
+
+@pytest.fixture(scope="session")
 def tfds_dir():
   """Directory of real prepared TFDS sets; skips where there is none."""
   root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
