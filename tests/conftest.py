@@ -6,13 +6,18 @@ the next (`pytest --cache-clear` forgets them), and so are decoded images; the
 workers of one run share both.
 
 Compiling is most of the time, and the laws are those of our arithmetic, so
-XLA is told to skip most optimizations, also in the programs that tests start;
-`pytest --optimized` compiles as users do. CI runs both.
+XLA is told to skip most optimizations, also in the programs that tests start.
+`pytest --optimized` compiles as users do wherever numbers are judged: what
+optimizing can break is that a program computes what its definition says, and
+the folders of `JUDGED` hold each program and transform to its definition. The
+others ask what is planned, written, drawn or said; they compile to get there,
+and what they would find out is found there. CI runs both.
 """
 
 import functools
 import gc
 import os
+import pathlib
 import shutil
 
 import jax
@@ -20,6 +25,24 @@ import pytest
 
 from minarch_jax import data
 from minarch_jax.engine import population
+
+HERE = pathlib.Path(__file__).parent
+# Where numbers are judged, so that it matters how they are compiled.
+JUDGED = ("compression", "engine", "models", "pruning", "quantization")
+# What takes longest, longest first: a worker that began one of these last would
+# let the others wait for it.
+LONGEST = (
+  "experiments/test_experiments.py",
+  "compression/test_running.py",
+  "engine/test_packs.py",
+  "experiments/test_benchmarks.py",
+  "compression/test_programs.py",
+  "stages/test_probes.py",
+  "stages/test_sensitivity.py",
+  "experiments/test_notebooks.py",
+  "test_extending.py",
+  "pruning/test_criteria_behaviour.py",
+)
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
@@ -32,7 +55,7 @@ def pytest_addoption(parser):
   parser.addoption(
     "--optimized",
     action="store_true",
-    help="compile with XLA's optimizations, for twice the time",
+    help="compile with XLA's optimizations where numbers are judged",
   )
 
 
@@ -51,13 +74,26 @@ def pytest_configure(config):
   os.environ["XDG_CACHE_HOME"] = str(config.cache.mkdir("user"))
   os.environ.pop("MINARCH_CACHE_DIR", None)
   population.use_cache("default")
-  if not config.getoption("optimized"):
-    jax.config.update("jax_disable_most_optimizations", True)
-    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
-    if jax.__version_info__ < (0, 11):  # see population._direct_emitters
-      flags = os.environ.get("XLA_FLAGS", "")
-      quick = "--xla_cpu_use_fusion_emitters=false"
-      os.environ["XLA_FLAGS"] = f"{flags} {quick}".strip()
+  jax.config.update("jax_disable_most_optimizations", True)
+  os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+  if jax.__version_info__ < (0, 11) and not config.getoption("optimized"):
+    flags = os.environ.get("XLA_FLAGS", "")  # see population._direct_emitters
+    quick = "--xla_cpu_use_fusion_emitters=false"
+    os.environ["XLA_FLAGS"] = f"{flags} {quick}".strip()
+
+
+def pytest_collection_modifyitems(items):
+  """Puts the longest files first; the others stay in their order."""
+  place = {HERE / name: i for i, name in enumerate(LONGEST)}
+  items.sort(key=lambda item: place.get(item.path, len(place)))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def compiled_as_asked(request):
+  """Lets a file that judges numbers compile as users do, where asked for."""
+  judges = request.path.relative_to(HERE).parts[0] in JUDGED
+  skip = not (judges and request.config.getoption("optimized"))
+  jax.config.update("jax_disable_most_optimizations", skip)
 
 
 def pytest_collection_finish():
@@ -101,6 +137,20 @@ def studied(tmp_path_factory):
 def copy(studied, tmp_path):
   """A copy of the tiny study that a test may change."""
   return shutil.copytree(studied, tmp_path / "copy")
+
+
+@pytest.fixture(scope="session")
+def server():
+  """Starts commands without importing JAX for each of them."""
+  from tests import started
+
+  found = started.Server(
+    # Where no flag says otherwise, the programs are kept with all the others.
+    JAX_COMPILATION_CACHE_DIR=jax.config.jax_compilation_cache_dir,  # pyright: ignore
+    JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0",
+  )
+  yield found
+  found.close()
 
 
 @pytest.fixture(scope="session")

@@ -1,34 +1,23 @@
 """README's "How to add" is true: what toys.py registers works everywhere."""
 
-import pathlib
-import subprocess
-import sys
-
 import pytest
 
 from minarch_jax import records
 
-ROOT = pathlib.Path(__file__).parents[1]
 FLAGS = (
   *("--dataset=toy", "--families=toy,dnn", "--grid=tiny", "--num_seeds=2"),
   *("--num_epochs=20", "--learning_rate=0.02", "--batch_size=16"),
   *("--criteria=toy", "--scopes=global"),
   *("--sparsities=0.0,0.5", "--bits=32", "--quantizers=absmax,toy"),
-  *("--finetune=all", "--num_bootstrap=100"),
+  *("--finetune=all", "--num_bootstrap=100", "--design=sweep"),
 )
 
 
 @pytest.fixture(scope="module")
-def out(tmp_path_factory):
+def out(tmp_path_factory, server):
   """A study, by flags, of what toys.py registers by a line each."""
   path = tmp_path_factory.mktemp("toys")
-  done = subprocess.run(
-    [sys.executable, "-m", "tests.toys", *FLAGS, f"--out={path}"],
-    cwd=ROOT,
-    capture_output=True,
-    text=True,
-    timeout=600,
-  )
+  done = server.run("tests.toys", *FLAGS, f"--out={path}")
   assert done.returncode == 0, done.stderr
   return path
 
@@ -73,14 +62,8 @@ def test_a_table_is_a_file_and_on_the_page(out):
 @pytest.mark.parametrize(
   "flag", ["--families=toi", "--criteria=toi", "--quantizers=toi"]
 )
-def test_a_typo_names_the_newcomer(flag, tmp_path):
-  done = subprocess.run(
-    [sys.executable, "-m", "tests.toys", flag, f"--out={tmp_path}"],
-    cwd=ROOT,
-    capture_output=True,
-    text=True,
-    timeout=60,
-  )
+def test_a_typo_names_the_newcomer(server, flag, tmp_path):
+  done = server.run("tests.toys", flag, f"--out={tmp_path}")
   assert done.returncode == 1
   assert "did you mean 'toy'?" in done.stderr
   assert "Traceback" not in done.stderr

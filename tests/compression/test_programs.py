@@ -25,7 +25,7 @@ SETTINGS = [(32, 0), (8, 0), (4, 0), (4, 1)]  # bits, which of the roundings
 # Members that differ in depth, or at least in width, and rules.
 MIXED = {
   "dnn": (
-    ("dnn:5-6", "dnn:4", "dnn:3-12-2"),
+    ("dnn:4", "dnn:3-12-2"),
     {"criteria": ("magnitude",), "granularities": ("element", "unit")},
   ),
   "vit": (
@@ -55,25 +55,18 @@ def transformed(session, pack, params, settings=SETTINGS):
     grids.roundings_of(session.config),
   )
 
-  def every(params, cuts, sizes):
-    def values(setting):
-      return transform(params, cuts[0], 1, *setting, sizes)[0]
-
-    rounded = jax.lax.map(values, np.array(settings, np.int32))
-    masks = [transform(params, cut, 1, 32, 0, sizes)[1] for cut in cuts]
-    return masks, rounded
-
-  mapped = jax.vmap(jax.vmap(every), (0, 0, None))
+  # Of the members of one seed, then of the seeds.
+  each = jax.vmap(transform, (0, 0, None, None, None, 0))
+  each = jax.jit(jax.vmap(each, (0, 0, None, None, None, None)))
   sizes = sessions.sizes_of(ranking.placed.pack, session)
-  masks, rounded = jax.device_get(
-    jax.jit(mapped)(
-      ranking.params, jax.device_get([*ranking.cuts.values()]), sizes
-    )
-  )
-  rounded = [
-    jax.tree.map(lambda leaf, i=i: leaf[:, :, i], rounded)
-    for i in range(len(settings))
-  ]
+  cuts = jax.device_get([*ranking.cuts.values()])
+
+  def at(cut, bits, rounding):
+    given = np.array([1, bits, rounding], np.int32)
+    return jax.device_get(each(ranking.params, cut, *given, sizes))
+
+  masks = [at(cut, 32, 0)[1] for cut in cuts]
+  rounded = [at(cuts[0], *setting)[0] for setting in settings]
   return [
     [packs.split_members(tree, pack, session) for tree in trees]
     for trees in (masks, rounded)

@@ -89,23 +89,34 @@ def assert_close(found, expected, tolerance):
 
 
 @functools.cache
-def slope_of(text, x64):
-  """Loss and gradient of one network; `x64` keeps the precisions apart."""
+def init_of(text):
+  return jax.jit(models.make_model(parse(text), Problem(SHAPE, CLASSES)).init)
+
+
+@functools.cache
+def slope_of(text):
+  """Loss and gradient of one network."""
   model = models.make_model(parse(text), Problem(SHAPE, CLASSES))
 
   def loss(params, batch):
     logs = jax.nn.log_softmax(model.apply(params, batch.x))
     return -jnp.take_along_axis(logs, batch.y[:, None], 1).mean()
 
-  return jax.jit(model.init), jax.jit(jax.value_and_grad(loss))
+  return jax.jit(jax.value_and_grad(loss))
+
+
+@functools.cache
+def rule_of(config):
+  """How an optimizer starts and what it makes of gradients."""
+  tx = training.make_tx(config)
+  return jax.jit(tx.init), jax.jit(tx.update)
 
 
 def trained_by_hand(text, seed, config):
   """One network and its curve of training losses, step after step."""
-  init, slope = slope_of(text, jax.config.jax_enable_x64)  # pyright: ignore
-  params = jax.device_get(init(random.key_for(seed, Purpose.INIT)))
-  tx = training.make_tx(config)
-  update, opt_state = jax.jit(tx.update), jax.jit(tx.init)(params)
+  params = jax.device_get(init_of(text)(random.key_for(seed, Purpose.INIT)))
+  slope, (start, update) = slope_of(text), rule_of(config)
+  opt_state = start(params)
   train = dataset().train
   orders = [
     training.data_order(seed, epoch, len(train.y), config.batch_size)
@@ -143,9 +154,11 @@ def check_invariance(trained, stacked, config, tolerance):
       assert not leaf[:, i][:, ~mask].any()
 
 
+# Optimizers work on each entry alone, whatever its network.
 @pytest.mark.usefixtures("quick_compilation")
-@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
-@pytest.mark.parametrize("family", PACKS)
+@pytest.mark.parametrize(
+  "family, optimizer", [*((family, "adam") for family in PACKS), ("dnn", "sgd")]
+)
 def test_members_of_a_pack_are_the_networks_alone(family, optimizer):
   config = CONFIG.replace(optimizer=optimizer)
   with jax.enable_x64(True):
@@ -176,11 +189,6 @@ def test_training_of_the_reference_gets_somewhere():
 
 
 # --- initial values ----------------------------------------------------------
-
-
-@functools.cache
-def init_of(text):
-  return jax.jit(models.make_model(parse(text), Problem(SHAPE, CLASSES)).init)
 
 
 @pytest.mark.parametrize("family", PACKS)

@@ -26,20 +26,17 @@ ENVIRONMENT = os.environ | {
 
 
 def start(folder, *words):
-  return subprocess.Popen(
+  """Starts an interpreter as a user does; its exit status, what it printed."""
+  done = subprocess.run(
     [sys.executable, *words],
     cwd=folder,
     env=ENVIRONMENT,
     stdin=subprocess.DEVNULL,
-    stdout=subprocess.PIPE,
-    stderr=subprocess.PIPE,
+    capture_output=True,
     text=True,
+    timeout=600,
   )
-
-
-def finish(child):
-  stdout, stderr = child.communicate(timeout=600)
-  return child.returncode, stdout, stderr
+  return done.returncode, done.stdout, done.stderr
 
 
 # --- what a user typed wrong -------------------------------------------------
@@ -70,28 +67,13 @@ TYPOS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def mistakes(tmp_path_factory):
-  """Outcome of every wrong command line; two run at a time."""
-  folder = tmp_path_factory.mktemp("mistakes")
-  outcomes = {}
-  for first in range(0, len(TYPOS), 2):
-    children = {
-      (binary, flag): start(folder, "-m", f"experiments.{binary}", flag)
-      for binary, flag, _ in TYPOS[first : first + 2]
-    }
-    outcomes |= {key: finish(child) for key, child in children.items()}
-  return folder, outcomes
-
-
 @pytest.mark.parametrize("binary, flag, parts", TYPOS)
-def test_a_typo_ends_with_one_message(mistakes, binary, flag, parts):
-  folder, outcomes = mistakes
-  code, stdout, stderr = outcomes[binary, flag]
+def test_a_typo_ends_with_one_message(server, tmp_path, binary, flag, parts):
+  code, stdout, stderr = server.run(f"experiments.{binary}", flag, cwd=tmp_path)
   assert_one_message(code, stdout, stderr)
   for part in parts:
     assert part in stderr
-  assert not list(folder.iterdir())
+  assert not list(tmp_path.iterdir())
 
 
 def assert_one_message(code, stdout, stderr):
@@ -121,8 +103,7 @@ common.run(stage, trains=False)
   ],
 )
 def test_the_end_of_a_stage_is_a_message(tmp_path, body, message):
-  child = start(tmp_path, "-c", STAGE.format(body=body))
-  code, stdout, stderr = finish(child)
+  code, stdout, stderr = start(tmp_path, "-c", STAGE.format(body=body))
   assert code == 1 and message in stderr
   assert "Traceback" not in stderr and not stdout
 
@@ -213,8 +194,7 @@ print(json.dumps(found))
 @pytest.fixture(scope="module")
 def attempts(tmp_path_factory):
   folder = tmp_path_factory.mktemp("attempts")
-  child = start(folder, "-c", ATTEMPTS, *BINARIES)
-  code, stdout, stderr = finish(child)
+  code, stdout, stderr = start(folder, "-c", ATTEMPTS, *BINARIES)
   assert code == 0, stderr
   assert not list(folder.iterdir())
   return json.loads(stdout)
@@ -264,31 +244,38 @@ FLAGS = (
   "--finetune=all",
   "--finetune_share=0.5",
   "--num_bootstrap=100",
+  "--design=sweep",
 )
 
 
+def words_of(name, out):
+  """Names a binary and gives its flags."""
+  trains = name in ("study", "sweep", "prune", "quantize")
+  return f"experiments.{name}", f"--out={out}", *(FLAGS if trains else ())
+
+
 @pytest.fixture(scope="module")
-def command(request):
-  cache = request.config.cache.mkdir("experiments")
-  cached = f"--compilation_cache_dir={cache}"
+def command(server):
+  """Runs a binary, started by the server, and returns what it printed."""
 
   def command(folder, name, *flags, out="out"):
-    words = ("-m", f"experiments.{name}", f"--out={out}")
-    if name in ("study", "sweep", "prune", "quantize"):
-      words += (*FLAGS, cached)
-    words += flags
-    code, stdout, stderr = finish(start(folder, *words))
-    assert code == 0, stderr
-    assert "Traceback" not in stderr
-    return stdout
+    ended = server.run(*words_of(name, out), *flags, cwd=folder)
+    return printed(*ended)
 
   return command
 
 
+def printed(code, stdout, stderr):
+  assert code == 0, stderr
+  assert "Traceback" not in stderr
+  return stdout
+
+
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, command):
+def finished(tmp_path_factory):
+  """A study that is started as a user does."""
   folder = tmp_path_factory.mktemp("study")
-  return folder, command(folder, "study")
+  return folder, printed(*start(folder, "-m", *words_of("study", "out")))
 
 
 def tables(folder):
@@ -358,17 +345,18 @@ def test_tables_fit_a_terminal(finished, command):
 def test_another_threshold_only_writes_the_report(finished, command):
   folder, _ = finished
   before = written(folder / "out")
-  command(folder, "report", "--eps_accuracy=0.05")
+  command(folder, "report", "--eps_accuracy=0.05", "--num_bootstrap=100")
   assert written(folder / "out") == before
 
 
-def test_damage_is_one_message_and_made_good(finished, command, tmp_path):
+def test_damage_is_one_message_and_made_good(
+  finished, server, command, tmp_path
+):
   folder, stdout = finished
   out = shutil.copytree(folder / "out", tmp_path / "out")
   path = sorted((out / "records" / "curves").iterdir())[0]
   path.write_bytes(path.read_bytes()[:-30])
-  words = ("-m", "experiments.study", "--out=out", *FLAGS)
-  code, _, stderr = finish(start(tmp_path, *words))
+  code, _, stderr = server.run(*words_of("study", "out"), cwd=tmp_path)
   assert code == 1 and "Traceback" not in stderr
   assert path.name in stderr and "--repair" in stderr
   said = answer(command(tmp_path, "study", "--repair"))

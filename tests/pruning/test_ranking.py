@@ -97,22 +97,28 @@ def grid(text, scope, cut, tied):
   return ranking.plan, masks
 
 
-def pools(text, plan, masks):
-  """(kept, existing) groups of each pool, counted on the masks alone."""
-  leaves = jax.tree.leaves(masks)
-  alive = []
+@functools.partial(jax.jit, static_argnums=0)
+def alive(plan, leaves):
+  """Marks of the groups that are there, for each layer."""
+  found = []
   for layer in plan.layers:
     if layer.args or len(layer.members) == 1:
-      alive.append(plan.granularity.group(layer, leaves, leaves, "mean")[1])
+      found.append(plan.granularity.group(layer, leaves, leaves, "mean")[1])
     else:  # a unit's kernels may be empty because its neighbours are gone
       bias = min(layer.members[:2], key=lambda member: len(member.shape))
-      alive.append(jnp.moveaxis(leaves[bias.leaf], bias.axis, 0))
-      alive[-1] = alive[-1].reshape(len(alive[-1]), -1).any(1)
+      units = jnp.moveaxis(leaves[bias.leaf], bias.axis, 0)
+      found.append(units.reshape(len(units), -1).any(1))
+  return found
+
+
+def pools(plan, masks):
+  """(kept, existing) groups of each pool, counted on the masks alone."""
+  layers = jax.device_get(alive(plan, jax.tree.leaves(masks)))
   if plan.granularity.rows:
-    return [(int(row.sum()), row.size) for keep in alive for row in keep]
+    return [(int(row.sum()), row.size) for keep in layers for row in keep]
   if plan.scope.pooled:
-    return [(sum(int(k.sum()) for k in alive), sum(k.size for k in alive))]
-  return [(int(k.sum()), k.size) for k in alive]
+    return [(sum(int(k.sum()) for k in layers), sum(k.size for k in layers))]
+  return [(int(k.sum()), k.size) for k in layers]
 
 
 every_case = pytest.mark.parametrize("text, scope, cut", CASES)
@@ -125,7 +131,7 @@ def test_counts_are_exact(text, scope, cut, tied):
   plan, masks = grid(text, scope, cut, tied)
   for i, sparsity in enumerate(SPARSITIES):
     at = jax.tree.map(lambda leaf, i=i: leaf[i], masks)
-    counts = pools(text, plan, at)
+    counts = pools(plan, at)
     if scope == "erk":
       total = sum(size for _, size in counts)
       expected = max(round((1 - sparsity) * total), len(counts))

@@ -395,8 +395,8 @@ def test_gptq_multiplies_rows_with_all_inputs_of_a_kernel(name):
   problem = Problem((8, 8, 1), 3)
   architecture = architectures.Architecture.parse(name)
   model = models.make_model(architecture, problem)
-  params = jax.jit(model.init)(jax.random.key(0))
-  x = jax.random.normal(jax.random.key(1), (6, *problem.input_shape))
+  params = jax.eval_shape(model.init, jax.random.key(0))
+  x = jax.ShapeDtypeStruct((6, *problem.input_shape), jnp.float32)
   seen = []
 
   def kernel(w, rows, *arguments, **options):
@@ -405,7 +405,7 @@ def test_gptq_multiplies_rows_with_all_inputs_of_a_kernel(name):
 
   quantize = gptq.quantize_kernel
   with mock.patch.object(gptq, "quantize_kernel", kernel):
-    gptq.gptq(model.apply, params, x, 4)
+    jax.eval_shape(lambda p, x: gptq.gptq(model.apply, p, x, 4), params, x)
   spec = architecture.spec(problem)
   expected = [
     (math.prod(shape[: len(shape) - leaf.outputs]), shape)
