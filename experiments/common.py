@@ -38,7 +38,7 @@ def run(stage: Stage, *, trains: bool = True) -> None:
       if trains:
         from minarch_jax import data  # imports numpy, after flags are checked
 
-        data.check(config.dataset, config.data_dir or None)
+        config.on_each(lambda c: data.check(c.dataset, c.data_dir or None))
         config_lib.check_writable(config.out)
         if config.repair and not config.dry_run:
           from minarch_jax.stages import repair  # imports JAX
@@ -85,13 +85,13 @@ def _ended(
 
   found = report.find(config.out, config)
   if found:  # so far nothing changed; the data are read last
-    fingerprint = data.fingerprint_of(config)
-    if found.run == report.run_of(config, fingerprint, stages):
+    fingerprints = [data.fingerprint_of(part) for part in config.each()]
+    if found.run == report.run_of(config, fingerprints, stages):
       return found
   from minarch_jax import study  # imports what trains and what draws
 
-  fingerprint = study.run(config, **stages)
-  run = report.run_of(config, fingerprint, stages)
+  fingerprints = study.run(config, **stages)
+  run = report.run_of(config, fingerprints, stages)
   return report.build(config.out, config, run)
 
 

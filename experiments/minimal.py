@@ -34,21 +34,22 @@ def stage(settings: config.Config) -> None:
   from minarch_jax.analysis import search
   from minarch_jax.stages import search as searching
 
-  families = searching.candidates_of(settings)
   answers = []
-  with study.opened(settings) as (session, statistics):
-    for family, candidates in families.items():
-      print(f"\n{family}: {len(candidates)} sizes", flush=True)
-      step, lines = searching.run(
-        session,
-        settings.out,
-        candidates,
-        relative_width=flags.FLAGS.relative_width,
-        max_share=flags.FLAGS.max_share,
-      )
-      statistics += lines
-      name = f"{settings.dataset} {family}"
-      answers.append(search.answer(step, name, len(candidates), settings))
+  families = settings.on_each(searching.candidates_of)
+  for part, own in zip(settings.each(), families, strict=True):
+    with study.opened(part, settings) as (session, statistics):
+      for family, candidates in own.items():
+        name = f"{part.dataset} {family}"
+        print(f"\n{name}: {len(candidates)} sizes", flush=True)
+        step, lines = searching.run(
+          session,
+          settings.out,
+          candidates,
+          relative_width=flags.FLAGS.relative_width,
+          max_share=flags.FLAGS.max_share,
+        )
+        statistics += lines
+        answers.append(search.answer(step, name, len(candidates), settings))
   print("\n" + "\n\n".join(answers))
 
 

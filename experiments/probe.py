@@ -28,16 +28,20 @@ def stage(settings: config.Config) -> None:
   if settings.dry_run:
     common.dry_run(settings)
     return
+  import polars as pl  # not before flags are checked
+
   from minarch_jax import analysis, records
   from minarch_jax.stages import probes, setup  # imports JAX
 
   known = records.read(settings.out)
-  setup.check(settings)
-  session = setup.open_session(settings)
-  steps = min(flags.FLAGS.probe_steps, session.work.num_steps)
-  # What was recorded, not what a grid of that name holds today.
-  rows = probes.complete(session, settings.out, known.networks, steps)
-  found = analysis.probe_predictions(known, rows, settings)
+  settings.on_each(setup.check)
+  rows = []
+  for part in settings.each():
+    session = setup.open_session(part)
+    steps = min(flags.FLAGS.probe_steps, session.work.num_steps)
+    # What was recorded, not what a grid of that name holds today.
+    rows.append(probes.complete(session, settings.out, known.networks, steps))
+  found = analysis.probe_predictions(known, pl.concat(rows), settings)
   common.show(found)
 
 

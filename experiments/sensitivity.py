@@ -27,15 +27,18 @@ def stage(settings: config.Config) -> None:
 
   from minarch_jax.stages import sensitivity, setup  # imports JAX
 
-  setup.check(settings)
-  session = setup.open_session(settings)
-  members = sensitivity.chosen(session, settings.out)
-  curves, overlap = sensitivity.complete(session, settings.out, members)
-  lost = analysis.layer_sensitivity(known, curves, settings)
-  common.show(by_sparsity(lost, "lost"))
-  shared = analysis.mask_overlap(known, overlap, settings)
-  whole = shared.filter(layer=records.ALL_LAYERS)
-  common.show(by_sparsity(whole, "overlap"))
+  settings.on_each(setup.check)
+  for part in settings.each():
+    if settings.datasets:
+      print(f"\n{part.dataset}")
+    session = setup.open_session(part)
+    members = sensitivity.chosen(session, settings.out)
+    curves, overlap = sensitivity.complete(session, settings.out, members)
+    lost = analysis.layer_sensitivity(known, curves, part)
+    common.show(by_sparsity(lost, "lost"))
+    shared = analysis.mask_overlap(known, overlap, part)
+    whole = shared.filter(layer=records.ALL_LAYERS)
+    common.show(by_sparsity(whole, "overlap"))
 
 
 if __name__ == "__main__":

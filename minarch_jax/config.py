@@ -3,15 +3,17 @@
 Imports nothing heavy, so a typo in a flag is reported before JAX starts.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 import dataclasses
 import math
 import os
 import re
 import tempfile
-from typing import Any
+from typing import Any, TypeVar
 
 from minarch_jax import registries
+
+T = TypeVar("T")
 
 
 class ConfigError(ValueError):
@@ -26,9 +28,10 @@ def _field(default: Any, help: str, role: str = "", **rules: Any) -> Any:
     help: a sentence for --help.
     role: "training" (enters a network's identity), "retraining" or "threshold"
       (recorded with results).
-    **rules: choices (names, or a function that lists them), low, high
-      (inclusive), below, parsed_by ("module:name" of a function that raises
-      ValueError for a text it cannot read).
+    **rules: choices (names, or a function that lists them), endings (names
+      that may follow after a colon), low, high (inclusive), below, parsed_by
+      ("module:name" of a function that raises ValueError for a text it cannot
+      read).
   """
   return dataclasses.field(
     default=default, metadata={"help": help, "role": role, "rules": rules}
@@ -46,8 +49,14 @@ class Config:
   # What is studied.
   dataset: str = _field(
     "digits",
-    "Data set: digits, synthetic:DIFFICULTY, or any TFDS image set; with "
-    ":blurred or :noisy after it, blurred images or a tenth of wrong labels.",
+    "Data set: digits, synthetic:DIFFICULTY, or any TFDS image set; a harder "
+    "form of any of them as digits:blurred.",
+    endings=registries.VARIANTS,
+  )
+  datasets: tuple[str, ...] = _field(
+    (),
+    "Several data sets in one study, instead of --dataset: "
+    "digits,digits:blurred or mnist,fashion_mnist,cifar10.",
   )
   data_dir: str = _field(
     "", "Directory of prepared TFDS data sets ('' = TFDS's own default)."
@@ -425,9 +434,38 @@ class Config:
         f"--folds={self.folds} holds out one part in {self.folds}: add "
         "--folds=1, or leave it out"
       )
+    if self.datasets and self.dataset != Config.dataset:
+      raise ConfigError(
+        f"--datasets={','.join(self.datasets)} stands instead of --dataset="
+        f"{self.dataset}; name all in --datasets"
+      )
     if not self.families and not self.architectures:
       raise ConfigError("--families is empty; name at least one")
     return self
+
+  def each(self) -> tuple["Config", ...]:
+    """Returns a configuration of every data set, in order."""
+    return tuple(
+      dataclasses.replace(self, dataset=name, datasets=())
+      for name in self.datasets or (self.dataset,)
+    )
+
+  def on_each(self, check: Callable[["Config"], T]) -> list[T]:
+    """Calls a check with the configuration of every data set.
+
+    Raises:
+      ConfigError: what the check raises first; of several data sets it is said
+        on which.
+    """
+    found = []
+    for part in self.each():
+      try:
+        found.append(check(part))
+      except ConfigError as error:
+        if not self.datasets:
+          raise
+        raise ConfigError(f"--datasets, {part.dataset}: {error}") from None
+    return found
 
   def recipe(self) -> dict[str, Any]:
     """Returns the fields that decide a network's training, for its identity.

@@ -24,6 +24,9 @@ def define(*names: str) -> None:
     choices = config.choices_of(field.metadata["rules"])
     if choices:
       help += f" One of: {', '.join(choices)}."
+    endings = field.metadata["rules"].get("endings", ())
+    if endings:
+      help += f" May end in: :{', :'.join(endings)}."
     if isinstance(default, bool):
       flags.DEFINE_boolean(field.name, default, help)
     elif isinstance(default, int):

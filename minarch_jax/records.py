@@ -396,6 +396,11 @@ def damaged(out: str) -> list[tuple[str, str]]:
   return found
 
 
+def of_run(records: Records, run_id: str) -> Records:
+  """Keeps the rows of one training recipe on one data set."""
+  return Records(*(t.filter(pl.col("run_id") == run_id) for t in records))
+
+
 def read(out: str) -> Records:
   """Reads the tables of a results directory.
 

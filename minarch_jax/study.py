@@ -2,12 +2,15 @@
 
 The only module that knows the order of things. Each stage returns at once for
 what the results directory already holds, so a study that was interrupted goes
-on where it stopped, and any stage runs alone on what an earlier one left. The
-binaries walk the line on files, notebooks and benchmarks in memory.
+on where it stopped, and any stage runs alone on what an earlier one left. A
+study of several data sets walks it for one after the other. The binaries
+walk it on files, notebooks and benchmarks in memory.
 """
 
 from collections.abc import Iterator, Sequence
 import contextlib
+import dataclasses
+from typing import NamedTuple
 
 from minarch_jax.architectures import Architecture
 from minarch_jax.config import Config
@@ -15,65 +18,107 @@ from minarch_jax.engine import packs
 from minarch_jax.engine import session as sessions
 from minarch_jax.engine.packs import Trained
 from minarch_jax.engine.planning import Pack
+from minarch_jax.engine.programs import Table
 from minarch_jax.engine.session import Session
 from minarch_jax.stages import arms, provenance, setup
 from minarch_jax.stages import compress as compression
 from minarch_jax.stages import train as training
-from minarch_jax.stages.progress import Progress
+from minarch_jax.stages.progress import heading, Progress
 from minarch_jax.stages.train import Statistics
 
 
-@contextlib.contextmanager
-def opened(config: Config) -> Iterator[tuple[Session, list[Statistics]]]:
-  """Checks a configuration and opens a session on its data.
+class Walk(NamedTuple):
+  """One walk along the line.
 
-  What the caller adds to the list, one line per pack, is left with the
-  configuration in <out>/study.json, whatever happens.
-
-  Raises:
-    ConfigError: a value that cannot be used.
+  Attributes:
+    config: every choice, on one data set.
+    train: whether to train what is missing; otherwise all must be there.
+    prune, quantize: which axes of the compression grid to walk.
+    alone: whether the study has no other data set.
   """
-  setup.check(config)
-  session = setup.open_session(config)
-  statistics: list[Statistics] = []
-  try:
-    yield session, statistics
-  finally:
-    provenance.write(session, config.out, statistics)
+
+  config: Config
+  train: bool = True
+  prune: bool = True
+  quantize: bool = True
+  alone: bool = True
 
 
-def run(
-  config: Config,
-  *,
-  train: bool = True,
-  prune: bool = True,
-  quantize: bool = True,
-) -> str:
+def walks(config: Config, **stages: bool) -> list[Walk]:
+  """Lists the walks of a study, in order.
+
+  Args:
+    config: every choice.
+    **stages: which are walked, as in Walk.
+  """
+  configs = config.each()
+  return [Walk(c, **stages, alone=len(configs) == 1) for c in configs]
+
+
+def run(config: Config, **stages: bool) -> list[str]:
   """Runs stages of a study and leaves records and checkpoints in <out>.
 
   All stages together are a study, which then runs the arms of its design.
 
   Args:
     config: every choice.
-    train: whether to train what is missing; otherwise all must be there.
-    prune, quantize: which axes of the compression grid to walk.
+    **stages: which are walked, as in Walk; all unless told otherwise.
 
   Returns:
-    The fingerprint of the data.
+    The fingerprints of the data sets, in order.
 
   Raises:
-    ConfigError: a value that cannot be used, or networks that are missing.
+    ConfigError: a value that cannot be used on one of the data sets, before
+      anything is trained, or networks that are missing.
   """
-  with opened(config) as (session, statistics):
-    if train:
-      statistics += training.sweep(session, config.out)
-    if prune or quantize:
-      statistics += compression.compress(
-        session, config.out, prune=prune, quantize=quantize
-      )
-    if train and prune and quantize:
-      statistics += arms.run(session, config.out)
-  return session.dataset.fingerprint
+  config.on_each(setup.check)
+  todo = walks(config, **stages)
+  fingerprints, programs = [], None
+  for number, walk in enumerate(todo, 1):
+    if len(todo) > 1:
+      heading(f"{walk.config.dataset} ({number} of {len(todo)})")
+    with opened(walk.config, config, programs) as (session, statistics):
+      _along(walk, session, statistics)
+    fingerprints.append(session.dataset.fingerprint)
+    programs = session.programs  # data sets of equal shapes share them
+  return fingerprints
+
+
+def _along(walk: Walk, session: Session, statistics: list[Statistics]) -> None:
+  """Walks the line once, and adds to the statistics as it goes."""
+  out = walk.config.out
+  if walk.train:
+    statistics += training.sweep(session, out)
+  if walk.prune or walk.quantize:
+    statistics += compression.compress(
+      session, out, prune=walk.prune, quantize=walk.quantize
+    )
+  if walk.train and walk.prune and walk.quantize:
+    statistics += arms.run(session, out, alone=walk.alone)
+
+
+@contextlib.contextmanager
+def opened(
+  config: Config, whole: Config | None = None, programs: Table | None = None
+) -> Iterator[tuple[Session, list[Statistics]]]:
+  """Opens a session on the data of a checked configuration.
+
+  What the caller adds to the list, one line per pack, is left with the
+  configuration in <out>/study.json, whatever happens.
+
+  Args:
+    config: every choice, on one data set.
+    whole: the configuration of the study, where that has several.
+    programs: those that another session has compiled.
+  """
+  session = setup.open_session(config)
+  if programs is not None:
+    session = dataclasses.replace(session, programs=programs)
+  statistics: list[Statistics] = []
+  try:
+    yield session, statistics
+  finally:
+    provenance.write(session, config.out, statistics, whole)
 
 
 def train_in_memory(

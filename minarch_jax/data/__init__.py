@@ -20,9 +20,6 @@ from minarch_jax.registries import VARIANTS as VARIANTS
 if TYPE_CHECKING:
   from minarch_jax import types
 
-TEST_FRACTION = 0.2  # where no test split exists
-_TEST, _VALIDATION = 0, 1  # purposes of splits
-
 
 class Description(NamedTuple):
   """A data set's sizes, known without decoding an image."""
@@ -41,7 +38,8 @@ def check(name: str, data_dir: str | None = None) -> None:
   Imports neither JAX nor tensorflow_datasets nor scikit-learn.
 
   Args:
-    name: digits, synthetic:DIFFICULTY, or a TFDS set NAME[/CONFIG][:VERSION].
+    name: digits, synthetic:DIFFICULTY, or a TFDS set NAME[/CONFIG][:VERSION];
+      each may be followed by variants, as in digits:blurred.
     data_dir: directory of prepared TFDS sets; None or '' for tfds's own.
 
   Raises:
@@ -49,7 +47,7 @@ def check(name: str, data_dir: str | None = None) -> None:
       it is not prepared, not array_record or not labelled uint8 images; the
       message says what is allowed or what to do.
   """
-  _source(name, data_dir).describe(name, data_dir)
+  _found(name, data_dir)
 
 
 def describe(
@@ -64,9 +62,8 @@ def describe(
   Raises:
     ValueError: what `check` raises, or a split would be empty.
   """
-  info = _source(name, data_dir).describe(name, data_dir)
-  test = info.num_test or splits.held_out(info.num_train, TEST_FRACTION)
-  train = info.num_train - (0 if info.num_test else test)
+  _, info = _found(name, data_dir)
+  train, test = _sizes(info)
   if folds > 1:
     validation = splits.largest_fold(train, folds)
   else:
@@ -79,6 +76,13 @@ def describe(
     test,
     info.test_note,
   )
+
+
+def _sizes(info: sources.Info) -> tuple[int, int]:
+  """Counts the images outside the test split and in it, once it is carved."""
+  total = info.num_train + info.num_test
+  test = info.num_test or splits.held_out(total, splits.TEST_FRACTION)
+  return total - test, test
 
 
 def load(
@@ -171,8 +175,7 @@ class _Divided(NamedTuple):
 
 def _divided(name: str, data_dir: str | None, protocol: _Protocol) -> _Divided:
   """Reads a data set and divides it; Raises: as `load`."""
-  source = _source(name, data_dir)
-  info = source.describe(name, data_dir)
+  source, info = _found(name, data_dir)
   images = source.read(name, data_dir)
   sources.check(name, info, images)
 
@@ -180,16 +183,17 @@ def _divided(name: str, data_dir: str | None, protocol: _Protocol) -> _Divided:
   test_x, test_y, test = images.test_x, images.test_y, np.arange(info.num_test)
   if not info.num_test:
     test_x, test_y = images.x, images.y
-    rest, test = splits.stratified(images.y, TEST_FRACTION, 0, _TEST)
+    rest, test = splits.carved(images.y)
   fraction, count, seed = protocol
+  purpose = splits.VALIDATION
   folds, looked_at = None, rest
   if count > 1:
-    fold = splits.folds(images.y[rest], count, seed, _VALIDATION)
+    fold = splits.folds(images.y[rest], count, seed, purpose)
     order = np.argsort(fold, kind="stable")
     validation, train = np.split(rest[order], [(fold == 0).sum()])
     folds = np.sort(fold[fold > 0])
   else:
-    kept, held = splits.stratified(images.y[rest], fraction, seed, _VALIDATION)
+    kept, held = splits.stratified(images.y[rest], fraction, seed, purpose)
     train = looked_at = rest[kept]
     validation = rest[held]
   # With folds every image is some seed's training image: one mean and one
@@ -223,22 +227,66 @@ def variant_of(name: str) -> tuple[str, str]:
   return (base, last) if base and last in VARIANTS else (name, "")
 
 
+def _found(
+  name: str, data_dir: str | None
+) -> tuple[sources.Source, sources.Info]:
+  """Finds a source and what it knows; Raises: as `check`."""
+  try:
+    source = _source(name, data_dir)
+    return source, source.describe(name, data_dir)
+  except config_lib.ConfigError as error:
+    hint = _nearest_variant(name)
+    if not hint:
+      raise
+    said, *_ = str(error).partition(hint[: hint.index("'")])
+    raise config_lib.ConfigError(f"{said}{hint}") from None
+
+
+def _nearest_variant(name: str) -> str:
+  """Returns "; did you mean ...?" where a name ends almost like a variant."""
+  base, colon, last = name.rpartition(":")
+  if not colon or last in VARIANTS or not registries.nearest(last, VARIANTS):
+    return ""
+  return registries.nearest(name, [f"{base}:{each}" for each in VARIANTS])
+
+
 def _source(name: str, data_dir: str | None) -> sources.Source:
   base, variant = variant_of(name)
-  source = (_source if variant else _plain)(base, data_dir)
-  return _varied(source, base, variant) if variant else source
+  if not variant:
+    return _plain(name, data_dir)
+  if f":{variant}:" in f"{base}:":
+    raise config_lib.ConfigError(f"--dataset={name} is {variant} twice")
+  return _varied(_source(base, data_dir), base, variant)
 
 
 def _varied(source: sources.Source, base: str, variant: str) -> sources.Source:
+  """Makes the source of a variant of a data set.
+
+  Its test images are those of the data set itself, also where they are carved,
+  so that a variant can tell them from the others.
+  """
+
   def describe(name: str, data_dir: str | None) -> sources.Info:
     del name
     info = source.describe(base, data_dir)
-    note = f"{info.test_note}; {variant}" if info.test_note else variant
-    return info._replace(test_note=note)
+    summary = (VARIANTS[variant].__doc__ or "").partition("\n")[0].rstrip(".")
+    notes = [info.test_note, f"{variant}: {summary}" if summary else variant]
+    train, test = _sizes(info)
+    return info._replace(
+      num_train=train,
+      num_test=test,
+      test_note="; ".join(filter(None, notes)),
+    )
 
   def read(name: str, data_dir: str | None) -> sources.Raw:
     del name
-    return VARIANTS[variant](source.read(base, data_dir))
+    info, images = source.describe(base, data_dir), source.read(base, data_dir)
+    sources.check(base, info, images)
+    if not info.num_test:
+      x, y = images.x, images.y
+      rest, test = splits.carved(y)
+      images = sources.raw(x[rest], y[rest], x[test], y[test])
+    return VARIANTS[variant](images)
 
   return sources.Source(describe, read, None)
 
@@ -252,7 +300,6 @@ def _plain(name: str, data_dir: str | None) -> sources.Source:
     if source.suffix == "" and base != name:
       raise config_lib.ConfigError(
         f"--dataset={name}: {base} takes no {name[len(base) :]}"
-        f"{registries.nearest(name[len(base) + 1 :], VARIANTS)}"
       )
     return source
   prepared = tfds.names(data_dir)
@@ -262,6 +309,7 @@ def _plain(name: str, data_dir: str | None) -> sources.Source:
   there = ", ".join(n for n in prepared if n not in DATASETS)
   raise config_lib.ConfigError(
     f"--dataset={name} is not one of {', '.join(known)}, nor prepared in "
-    f"{tfds.root(data_dir)}{f' (there also: {there})' if there else ''}"
+    f"{tfds.root(data_dir)}{f' (there also: {there})' if there else ''}; each "
+    f"alone or followed by :{' or :'.join(VARIANTS)}"
     f"{registries.nearest(base, [*DATASETS, *prepared])}"
   )

@@ -18,7 +18,7 @@ def prepare(name: str, data_dir: str | None) -> None:
   in array_record beside the old ones, anything else is downloaded.
 
   Args:
-    name: a TFDS name.
+    name: a TFDS name; variants that follow it need no files of their own.
     data_dir: directory of prepared sets, made if need be; None or '' for
       tfds's own.
 
@@ -26,6 +26,8 @@ def prepare(name: str, data_dir: str | None) -> None:
     ValueError: an unknown name, TensorFlow is needed and missing, or tfds
       could not prepare the set.
   """
+  while name.rpartition(":")[2] in registries.VARIANTS:
+    name = name.rpartition(":")[0]
   base = re.split("[/:]", name)[0]
   if registries.DATASETS.get(base, tfds.SOURCE) is not tfds.SOURCE:
     raise config.ConfigError(f"--dataset={name} needs no preparation")

@@ -4,6 +4,9 @@ import math
 
 import numpy as np
 
+TEST_FRACTION = 0.2  # where no test split exists
+TEST, VALIDATION = 0, 1  # purposes of `stratified` and `folds`
+
 
 def random_bits(seed: int, purpose: int, count: int) -> np.ndarray:
   """Draws uint64 [count].
@@ -99,3 +102,8 @@ def stratified(
   rank[order] = np.arange(len(y)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
   is_held = rank < shares[y]
   return np.flatnonzero(~is_held), np.flatnonzero(is_held)
+
+
+def carved(y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """Carves a test split where there is none; returns as `stratified`."""
+  return stratified(y, TEST_FRACTION, 0, TEST)

@@ -1,6 +1,6 @@
 """The report that stands in a results directory, and what it was made from."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 import dataclasses
 import hashlib
 import json
@@ -58,12 +58,14 @@ def leave(out: str, built: Built, sources: str) -> None:
   records.write_json(os.path.join(out, "report", FILE), left)
 
 
-def run_of(config: config_lib.Config, fingerprint: str, stages: object) -> str:
+def run_of(
+  config: config_lib.Config, fingerprints: Sequence[str], stages: object
+) -> str:
   """Identifies a study: every choice, the bytes of the data, the stages."""
   choices = dataclasses.asdict(config)
   for name in _AROUND:
     del choices[name]
-  return records.content_id([choices, fingerprint, stages])
+  return records.content_id([choices, fingerprints, stages])
 
 
 def sources_of(out: str, config: config_lib.Config) -> str:

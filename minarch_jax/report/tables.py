@@ -392,6 +392,7 @@ PACKS = Table(
   _packs,
   (
     Column("stage", "stage"),
+    Column("dataset", "data set"),
     Column("parent", "parent"),
     Column("members", "members", "count"),
     Column("seeds", "seeds", "count"),

@@ -10,6 +10,11 @@ import rich.progress
 QUIET_SECONDS = 10.0  # between lines where there is no terminal
 
 
+def heading(text: str) -> None:
+  """Says what the following progress is about."""
+  print(text, file=sys.stderr, flush=True)
+
+
 class Progress:
   """A bar on a terminal, a line now and then elsewhere; nothing when fast.
 

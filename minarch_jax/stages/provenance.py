@@ -13,15 +13,24 @@ import jax
 
 import minarch_jax
 from minarch_jax import records
+from minarch_jax.config import Config
 from minarch_jax.engine.session import Session
 
 
 def describe(
-  session: Session, statistics: Sequence[Mapping[str, Any]]
+  session: Session,
+  statistics: Sequence[Mapping[str, Any]],
+  config: Config | None = None,
 ) -> dict[str, Any]:
-  """Says what a results directory was made with, for study.json."""
+  """Says what a results directory was made with, for study.json.
+
+  Args:
+    session: what was run.
+    statistics: a line per pack.
+    config: that of the study; None = the session's own.
+  """
   return {
-    "config": dataclasses.asdict(session.config),
+    "config": dataclasses.asdict(config or session.config),
     "versions": {
       name: importlib.metadata.version(name)
       for name in ("jax", "flax", "optax", "numpy", "polars")
@@ -65,14 +74,20 @@ def note_dataset(session: Session, out: str) -> None:
 
 
 def write(
-  session: Session, out: str, statistics: Sequence[Mapping[str, Any]]
+  session: Session,
+  out: str,
+  statistics: Sequence[Mapping[str, Any]],
+  config: Config | None = None,
 ) -> None:
-  """Writes study.json, keeping what earlier runs left there."""
+  """Writes study.json, keeping what earlier runs left there; as `describe`."""
   path = os.path.join(out, "study.json")
-  before, now = records.read_json(path), describe(session, statistics)
-  if not statistics and before.get("config") == _jsonable(now["config"]):
-    return
+  before, now = records.read_json(path), describe(session, statistics, config)
   now["datasets"] = {**before.get("datasets", {}), **now["datasets"]}
+  kept = ("config", "datasets")
+  if not statistics and all(
+    before.get(name) == _jsonable(now[name]) for name in kept
+  ):
+    return
   now["packs"] = [*before.get("packs", []), *statistics]
   records.write_json(path, now)
 

@@ -7,6 +7,7 @@ import numpy as np
 from minarch_jax import records
 from minarch_jax.architectures import Architecture
 from minarch_jax.engine.session import Session
+from minarch_jax.stages import setup
 
 
 def representatives(
@@ -21,7 +22,10 @@ def representatives(
     return list(members)
   from minarch_jax import analysis  # brings scipy
 
-  found = analysis.minimal_parameters(records.read(out), session.config)
+  # Other data sets and recipes in the directory have minimal sizes of their
+  # own.
+  own = records.of_run(records.read(out), setup.recipe_id(session))
+  found = analysis.minimal_parameters(own, session.config)
   smallest = dict(found.select("family", "p_min").iter_rows())
   chosen = []
   for family in dict.fromkeys(a.family for a in members):

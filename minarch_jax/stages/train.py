@@ -1,7 +1,7 @@
 """Trains the networks that a results directory lacks."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 
@@ -112,6 +112,7 @@ def statistics_of(
   """Describes a pack that was run; seconds are (compiling, running)."""
   return {
     "stage": stage,
+    "dataset": session.dataset.name,
     "parent": str(pack.parent),
     "members": len(pack.architectures),
     "seeds": len(pack.seeds),
@@ -124,13 +125,47 @@ def statistics_of(
 # --- the plan, without training ----------------------------------------------
 
 
+class Plan(NamedTuple):
+  """What a sweep would train on one data set.
+
+  Attributes:
+    lines: a line of text per pack.
+    dataset: its name.
+    num_architectures, num_seeds, num_packs: how many.
+    num_steps: of one training.
+    programs: what tells its programs from each other, and from those of plans
+      on images of other shapes; with the seconds of compiling each.
+    seconds: of training.
+  """
+
+  lines: list[str]
+  dataset: str
+  num_architectures: int
+  num_seeds: int
+  num_steps: int
+  num_packs: int
+  programs: dict[Any, float]
+  seconds: float
+
+
 def describe_plan(config: Config) -> str:
   """Describes the packs a sweep would train, as a table of text.
+
+  Several data sets have a table each, and a line about them all.
 
   Raises:
     ConfigError: as `setup.check`.
   """
   population.use_cores()
+  config.on_each(setup.check)
+  plans = [_plan(part) for part in config.each()]
+  texts = ["\n".join([*plan.lines, _total(plan)]) for plan in plans]
+  if len(plans) > 1:
+    texts.append(_sum(plans))
+  return "\n\n".join(texts)
+
+
+def _plan(config: Config) -> Plan:
   found = setup.check(config)
   work = Work(
     Problem.of(found),
@@ -151,19 +186,48 @@ def describe_plan(config: Config) -> str:
   head = f"{'parent':<28}{'members':>8}{'seeds':>6}{'padding':>8}{'GiB':>7}"
   lines = [f"{head}{'seconds':>9}"]
   lines += [_line(pack, work, devices) for pack in todo]
-  total = sum(_seconds(pack, work, devices) for pack in todo)
-  programs = {pack.program for pack in todo}
-  compiling = sum(
-    parent.traits.costs.compile_seconds for parent, *_ in programs
+  return Plan(
+    lines,
+    config.dataset,
+    len(members),
+    config.num_seeds,
+    work.num_steps,
+    len(todo),
+    {
+      (work, pack.program): pack.parent.traits.costs.compile_seconds
+      for pack in todo
+    },
+    sum(_seconds(pack, work, devices) for pack in todo),
   )
-  lines.append(
-    f"{len(members)} architectures x {config.num_seeds} seeds on "
-    f"{config.dataset} ({work.num_steps:,} steps each): {len(todo)} packs, "
-    f"{len(programs)} programs, about {total:.0f} s of training and "
-    f"{compiling:.0f} s of compilation on {devices} "
-    f"{jax.local_devices()[0].platform} devices"
+
+
+def _total(plan: Plan) -> str:
+  return (
+    f"{plan.num_architectures} architectures x {plan.num_seeds} seeds on "
+    f"{plan.dataset} ({plan.num_steps:,} steps each): {plan.num_packs} packs, "
+    f"{_cost(plan.programs, plan.seconds)}"
   )
-  return "\n".join(lines)
+
+
+def _sum(plans: Sequence[Plan]) -> str:
+  programs: dict[Any, float] = {}
+  for plan in plans:
+    programs |= plan.programs  # data sets of equal shapes share them
+  networks = sum(plan.num_architectures * plan.num_seeds for plan in plans)
+  seconds = sum(plan.seconds for plan in plans)
+  return (
+    f"together: {networks:,} networks on {len(plans)} data sets: "
+    f"{sum(plan.num_packs for plan in plans)} packs, "
+    f"{_cost(programs, seconds)}"
+  )
+
+
+def _cost(programs: Mapping[Any, float], seconds: float) -> str:
+  return (
+    f"{len(programs)} programs, about {seconds:.0f} s of training and "
+    f"{sum(programs.values()):.0f} s of compilation on "
+    f"{jax.local_device_count()} {jax.local_devices()[0].platform} devices"
+  )
 
 
 def _line(pack: Pack, work: Work, devices: int) -> str:
