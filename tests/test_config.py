@@ -235,6 +235,50 @@ def test_flags_are_checked(parse, argument, message):
     parse(argument)
 
 
+# --- several data sets -------------------------------------------------------
+
+
+def test_every_data_set_has_its_configuration(parse):
+  config = parse("--datasets=digits,digits:blurred")
+  assert config.datasets == ("digits", "digits:blurred")
+  first, second = config.each()
+  assert (first.dataset, second.dataset) == config.datasets
+  assert not (first.datasets or second.datasets)
+  assert config.replace(datasets=()) == first == first.check()
+  assert first.each() == (first,)
+  assert config.on_each(lambda part: part.dataset) == list(config.datasets)
+
+
+def test_an_error_says_on_which_data_set():
+  def refuse(part):
+    if part.dataset == "b":
+      raise ConfigError("--batch_size=9 is too large")
+    return part.dataset
+
+  both = Config(datasets=("a", "b"))
+  with pytest.raises(ConfigError, match="^--datasets, b: --batch_size=9 is"):
+    both.on_each(refuse)
+  with pytest.raises(ConfigError, match="^--batch_size=9 is too large"):
+    Config(dataset="b").on_each(refuse)
+
+
+def test_one_flag_names_the_data_sets(parse):
+  with pytest.raises(
+    ConfigError, match="--datasets=a,b stands instead of --dataset=mnist"
+  ):
+    parse("--datasets=a,b", "--dataset=mnist")
+  assert parse("--datasets=a,b", "--dataset=digits").datasets == ("a", "b")
+  with pytest.raises(ConfigError, match="--datasets names a value twice"):
+    parse("--datasets=a,a")
+
+
+def test_help_names_the_variants_that_are_registered(parse, monkeypatch):
+  monkeypatch.setitem(registries.VARIANTS, "turned", "nowhere:turned")
+  parse(names=("dataset",))
+  help = flags.FLAGS["dataset"].help
+  assert help.endswith(" May end in: :blurred, :noisy, :turned.")
+
+
 # --- identity ----------------------------------------------------------------
 
 # Written out once more: a field that changes its role changes identities.

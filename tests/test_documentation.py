@@ -188,7 +188,9 @@ def test_how_to_add_runs(fresh_registries):
   assert {"FAMILIES", "CRITERIA", "SCOPES", "GRANULARITIES", "SCHEDULES"} < set(
     added
   )
-  assert {"FORMATS", "CALIBRATIONS", "DATASETS", "TABLES"} < set(added)
+  assert {"FORMATS", "CALIBRATIONS", "DATASETS", "VARIANTS", "TABLES"} < set(
+    added
+  )
   assert len(ma.grid("tiny", "mlp", (8, 8, 1), 10)) == 3
   assert ma.Architecture.parse("mlp:8-8").num_params((8, 8, 1), 10) == 682
   assert names["data"].input_shape == (8, 8, 1)

@@ -1,6 +1,7 @@
 """The straight line: resumed and repeated without a change, on disk or not."""
 
 import functools
+import os
 import shutil
 import signal
 import threading
@@ -16,7 +17,7 @@ import pytest
 import minarch_jax as ma
 from minarch_jax import records, study
 from minarch_jax.compression import running
-from minarch_jax.config import ConfigError
+from minarch_jax.config import Config, ConfigError
 from minarch_jax.engine import packs
 from minarch_jax.stages import compress, progress, setup, store, train
 from tests import tiny_study
@@ -187,6 +188,71 @@ def test_an_error_in_compression_leaves_what_training_told(studied, tmp_path):
   tiny_study.assert_same_tables(
     ma.read_records(str(tmp_path)), ma.read_records(str(studied))
   )
+
+
+# --- several data sets -------------------------------------------------------
+
+SETS = {"dataset": "digits", "datasets": ("made-up", "made-up:other")}
+
+
+def test_several_data_sets_are_one_study(studied, tmp_path, capsys):
+  lines = tiny_study.run(tmp_path, **SETS)
+  out = str(tmp_path)
+  found, alone = ma.read_records(out), ma.read_records(str(studied))
+  assert set(found.networks["dataset"]) == set(SETS["datasets"])
+  for table, other in zip(found, alone, strict=True):
+    pl.testing.assert_frame_equal(
+      table.filter(dataset="made-up").drop("seconds", strict=False),
+      other.drop("seconds", strict=False),
+      check_row_order=False,
+    )
+    assert len(table) == 2 * len(other)
+  described = records.read_json(os.path.join(out, "study.json"))
+  assert described["config"]["datasets"] == list(SETS["datasets"])
+  assert {
+    name: each["fingerprint"] for name, each in described["datasets"].items()
+  } == {"made-up": "bytes", "made-up:other": "bytes of made-up:other"}
+  assert {line["dataset"] for line in lines} == set(SETS["datasets"])
+  said = capsys.readouterr().err.splitlines()
+  heads = [line for line in said if line.endswith(" of 2)")]
+  assert heads == ["made-up (1 of 2)", "made-up:other (2 of 2)"]
+  # The other's images have the same shapes, so nothing is compiled for them.
+  assert all(
+    line["compile_seconds"] == 0
+    for line in lines
+    if line["dataset"] == "made-up:other"
+  )
+  before = tiny_study.files(tmp_path)
+  assert tiny_study.run(tmp_path, **SETS) == []
+  assert tiny_study.files(tmp_path) == before
+
+
+def test_a_directory_grows_by_a_data_set(copy):
+  lines = tiny_study.run(copy, **SETS)
+  assert {line["dataset"] for line in lines} == {"made-up:other"}
+  assert len(records.read_json(str(copy / "study.json"))["datasets"]) == 2
+
+
+def test_walks_are_listed_in_order():
+  config = CONFIG.replace(**SETS)
+  found = study.walks(config, quantize=False)
+  assert [walk.config.dataset for walk in found] == list(SETS["datasets"])
+  assert not any(walk.config.datasets or walk.quantize for walk in found)
+  assert all(walk.train and walk.prune for walk in found)
+  assert [walk.alone for walk in found] == [False, False]
+  assert [walk.alone for walk in study.walks(CONFIG)] == [True]
+
+
+def test_all_data_sets_are_checked_before_anything_is_trained(tmp_path):
+  config = Config(
+    datasets=("digits", "synthetic:esay"), grid="tiny", out=str(tmp_path)
+  )
+  with pytest.raises(ConfigError, match="^--datasets, synthetic:esay: .*easy"):
+    study.run(config)
+  config = config.replace(datasets=("synthetic:easy", "digits"))
+  with pytest.raises(ConfigError, match="^--datasets, digits: --batch_size"):
+    study.run(config.replace(batch_size=1200))
+  assert not list(tmp_path.iterdir())
 
 
 # --- in memory ---------------------------------------------------------------

@@ -50,7 +50,11 @@ PROGRAMS = programs.Table()
 
 
 def open_session(config=CONFIG, **changes):
-  session = sessions.open_session(config.replace(**changes), dataset())
+  config, made = config.replace(**changes), dataset()
+  if config.dataset != CONFIG.dataset:  # another set of the same shapes
+    name = config.dataset
+    made = dataclasses.replace(made, name=name, fingerprint=f"bytes of {name}")
+  session = sessions.open_session(config, made)
   return dataclasses.replace(session, programs=PROGRAMS)
 
 

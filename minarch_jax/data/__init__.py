@@ -270,12 +270,12 @@ def _varied(source: sources.Source, base: str, variant: str) -> sources.Source:
     del name
     info = source.describe(base, data_dir)
     summary = (VARIANTS[variant].__doc__ or "").partition("\n")[0].rstrip(".")
-    notes = [info.test_note, f"{variant}: {summary}" if summary else variant]
+    note = f"{variant}: {summary[:1].lower()}{summary[1:]}".rstrip(": ")
     train, test = _sizes(info)
     return info._replace(
       num_train=train,
       num_test=test,
-      test_note="; ".join(filter(None, notes)),
+      test_note="; ".join(filter(None, [info.test_note, note])),
     )
 
   def read(name: str, data_dir: str | None) -> sources.Raw:

@@ -236,7 +236,9 @@ def test_what_was_typed_wrong_is_refused_at_once(
   assert time.perf_counter() - start < 1
 
 
-@pytest.mark.parametrize("name", ["digits", "synthetic:easy", "mnits"])
+@pytest.mark.parametrize(
+  "name", ["digits", "synthetic:easy", "mnits", "digits:blurred:noisy"]
+)
 def test_checking_imports_nothing_heavy(name):
   program = (
     "import sys; from minarch_jax import data\n"

@@ -1,10 +1,12 @@
 """Variants of data sets: the same images, harder; the same labels, noisier."""
 
+import re
+
 import numpy as np
 import pytest
 
 from minarch_jax import config, data, registries
-from minarch_jax.data import sources, variants
+from minarch_jax.data import preparation, sources, tfds, variants
 
 
 def raw(shape=(50, 9, 6, 2), classes=4, seed=0):
@@ -70,9 +72,92 @@ def test_variants_are_loaded_by_name(name):
   assert data.describe(name)[:5] == data.describe(plain.name)[:5]
 
 
-def test_a_misspelt_variant_is_told():
-  with pytest.raises(config.ConfigError, match="takes no :blured.*'blurred'"):
-    data.check("digits:blured")
+@pytest.mark.parametrize(
+  "name, message",
+  [
+    ("digits:blured", "takes no :blured; did you mean 'digits:blurred'"),
+    ("digits:noisy:blured", "did you mean 'digits:noisy:blurred'"),
+    ("synthetic:easy:nosy", "0.*hard; did you mean 'synthetic:easy:noisy'"),
+    ("digits:12", "takes no :12$"),
+    ("digts:blurred", "followed by :blurred or :noisy; did you mean 'digits'"),
+    ("digits:noisy:blurred:noisy", "is noisy twice"),
+    ("synthetic:blurred", "write synthetic:DIFFICULTY"),
+    (":blurred", "is not one of digits"),
+    ("blurred", "is not one of digits"),
+  ],
+)
+@pytest.mark.parametrize("function", [data.check, data.describe, data.load])
+def test_what_was_typed_wrong_is_told(function, name, message):
+  with pytest.raises(config.ConfigError, match=message) as error:
+    function(name)
+  assert str(error.value).count("did you mean") <= 1
+
+
+def test_of_a_carved_test_split_the_labels_are_right():
+  plain, noisy = data.load("digits"), data.load("digits:noisy")
+  np.testing.assert_array_equal(noisy.test.y, plain.test.y)
+  every = [np.concatenate([d.train.y, d.validation.y]) for d in (plain, noisy)]
+  wrong = np.bincount(every[0]) - np.bincount(every[1])
+  assert np.abs(wrong).sum() and len(every[0]) == len(every[1])
+  # Pixels too are those of the set itself, up to the mean that is taken off.
+  for one, other in zip(plain.test.x, noisy.test.x, strict=True):
+    np.testing.assert_allclose(
+      one - one.mean(), other - other.mean(), rtol=0.02, atol=0.02
+    )
+
+
+def test_blurred_images_are_divided_as_their_originals():
+  plain, found = (
+    data.load(name, folds=5) for name in ("digits", "digits:blurred")
+  )
+  assert plain.folds is not None and found.folds is not None
+  np.testing.assert_array_equal(plain.folds, found.folds)
+  for split in ("train", "validation", "test"):
+    one, other = getattr(plain, split), getattr(found, split)
+    np.testing.assert_array_equal(one.y, other.y)
+    assert np.corrcoef(one.x.ravel(), other.x.ravel())[0, 1] > 0.6
+
+
+def test_variants_follow_one_another():
+  both = data.load("digits:blurred:noisy")
+  blurred, noisy = data.load("digits:blurred"), data.load("digits:noisy")
+  np.testing.assert_array_equal(both.train.y, noisy.train.y)
+  np.testing.assert_array_equal(both.test.x.shape, blurred.test.x.shape)
+  assert both.fingerprint not in (blurred.fingerprint, noisy.fingerprint)
+  note = data.describe("digits:blurred:noisy").test_note
+  first = "no official test split.*; blurred: blurs every image"
+  assert re.search(f"{first}.*; noisy: gives a tenth", note)
+
+
+# Update only together with a deliberate change of a variant.
+@pytest.mark.parametrize(
+  "name, golden",
+  [
+    ("digits:blurred", "c496ddfb204eaea0"),
+    ("digits:noisy", "f69364a88a6ec9df"),
+  ],
+)
+def test_fingerprints_are_the_same_on_every_machine(name, golden):
+  assert data.load(name).fingerprint.startswith(golden)
+
+
+@pytest.mark.parametrize("version", ["", ":1.0.0"])
+def test_prepared_sets_have_variants(tiny, version, monkeypatch):
+  name = f"tiny_shapes{version}"
+  plain = data.load(name, str(tiny))
+  monkeypatch.setattr(tfds, "_decode", None)  # decoded once for all
+  for variant in registries.VARIANTS:
+    promised = data.describe(f"{name}:{variant}", str(tiny))
+    assert promised[:5] == data.describe(name, str(tiny))[:5]
+    assert promised.test_note.startswith(f"{variant}: ")
+    found = data.load(f"{name}:{variant}", str(tiny))
+    assert found.fingerprint != plain.fingerprint
+    np.testing.assert_array_equal(found.test.y, plain.test.y)
+  with pytest.raises(config.ConfigError, match=f"'{name}:noisy'"):
+    data.check(f"{name}:noissy", str(tiny))
+  before = list(tiny.rglob("*"))
+  preparation.prepare(f"{name}:blurred", str(tiny))
+  assert list(tiny.rglob("*")) == before
 
 
 def test_a_new_variant_is_a_line(monkeypatch):
@@ -82,3 +167,4 @@ def test_a_new_variant_is_a_line(monkeypatch):
   monkeypatch.setitem(registries.VARIANTS, "turned", turned)
   plain, found = data.load("digits"), data.load("digits:turned")
   np.testing.assert_array_equal(found.train.x, plain.train.x[:, ::-1])
+  assert data.describe("digits:turned").test_note.endswith("; turned")

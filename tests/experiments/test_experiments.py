@@ -44,6 +44,8 @@ def start(folder, *words):
 # Binary, flag, and what the message must hold.
 TYPOS = [
   ("study", "--dataset=mnits", ["--dataset=mnits", "'mnist'"]),
+  ("study", "--dataset=digits:blured", ["'digits:blurred'"]),
+  ("study", "--datasets=digits,mnits", ["--datasets, mnits: ", "'mnist'"]),
   ("study", "--families=dnn,cmn", ["--families=cmn", "dnn, cnn, vit", "'cnn'"]),
   ("study", "--sparsities=1.5", ["--sparsities=1.5", "below 1"]),
   ("study", "--bits=0", ["--bits=0", "32, 8, 7"]),
@@ -131,6 +133,8 @@ def wrong(field):
   \"\"\"A value that cannot be used; None where any text can.\"\"\"
   if field.name in ("dataset", "out"):
     return {"dataset": "digts", "out": "/proc/no/such/place"}[field.name]
+  if field.name == "datasets":
+    return "digts"
   if isinstance(field.default, (bool, int, float)):
     return "x"
   if isinstance(field.default, tuple) or field.metadata["rules"]:
@@ -412,3 +416,21 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(command, tmp_path):
   stdout = command(tmp_path, "study", "--dry_run")
   assert "3 architectures x 2 seeds on synthetic:easy" in stdout
   assert not list(tmp_path.iterdir())
+
+
+def test_several_data_sets_are_one_study_with_one_page(command, tmp_path):
+  names = ("synthetic:easy", "synthetic:easy:noisy")
+  words = ("--dataset=digits", f"--datasets={','.join(names)}")
+  words += ("--architectures=dnn:3,dnn:8",)
+  stdout = command(tmp_path, "study", *words)
+  out = tmp_path / "out"
+  assert set(tables(out).compression["dataset"]) == set(names)
+  described = records.read_json(str(out / "study.json"))
+  assert described["config"]["datasets"] == list(names)
+  notes = {n: each["test_note"] for n, each in described["datasets"].items()}
+  assert not notes[names[0]] and "noisy: gives a tenth" in notes[names[1]]
+  page = (out / "report" / "index.html").read_text()
+  assert f"Test split of {names[1]}: {notes[names[1]]}" in page
+  before = everything(tmp_path)
+  assert answer(command(tmp_path, "study", *words)) == answer(stdout)
+  assert everything(tmp_path) == before

@@ -46,16 +46,18 @@ def test_a_report_stands_until_it_would_differ(study):
 
 
 def test_a_study_is_its_choices_data_and_stages():
-  run = standing.run_of(CONFIG, "bytes", {})
+  run = standing.run_of(CONFIG, ["bytes"], {})
   for same in ({"out": "there"}, {"dry_run": True}, {"repair": True}):
-    assert standing.run_of(CONFIG.replace(**same), "bytes", {}) == run
+    assert standing.run_of(CONFIG.replace(**same), ["bytes"], {}) == run
   others = {
-    standing.run_of(CONFIG.replace(num_seeds=2), "bytes", {}),
-    standing.run_of(CONFIG.replace(eps_accuracy=0.03), "bytes", {}),
-    standing.run_of(CONFIG, "other bytes", {}),
-    standing.run_of(CONFIG, "bytes", {"prune": False}),
+    standing.run_of(CONFIG.replace(num_seeds=2), ["bytes"], {}),
+    standing.run_of(CONFIG.replace(eps_accuracy=0.03), ["bytes"], {}),
+    standing.run_of(CONFIG, ["other bytes"], {}),
+    standing.run_of(CONFIG, ["bytes", "other bytes"], {}),
+    standing.run_of(CONFIG, ["other bytes", "bytes"], {}),
+    standing.run_of(CONFIG, ["bytes"], {"prune": False}),
   }
-  assert len(others | {run}) == 5
+  assert len(others | {run}) == 7
 
 
 def another_part(out):

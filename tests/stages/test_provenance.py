@@ -31,3 +31,24 @@ def test_statistics_are_added_to_what_is_there(copy):
   provenance.write(tiny_study.open_session(), str(copy), [{"stage": "train"}])
   after = records.read_json(str(copy / "study.json"))
   assert after["packs"] == [*before["packs"], {"stage": "train"}]
+
+
+def test_a_data_set_is_told_that_nothing_was_run_on(copy):
+  path = str(copy / "study.json")
+  before = records.read_json(path)
+  config = CONFIG.replace(out=str(copy))
+  session = tiny_study.open_session(config)
+  provenance.write(session, str(copy), [], config)
+  same = records.read_json(path)
+  assert same["packs"] == before["packs"]
+  left = {k: v for k, v in before.items() if k != "datasets"}
+  records.write_json(path, left)
+  provenance.write(session, str(copy), [], config)
+  assert records.read_json(path)["datasets"] == before["datasets"]
+
+
+def test_the_configuration_of_the_study_is_told(copy):
+  config = CONFIG.replace(datasets=("made-up",), dataset="digits")
+  provenance.write(tiny_study.open_session(), str(copy), [], config)
+  found = records.read_json(str(copy / "study.json"))["config"]
+  assert found["datasets"] == ["made-up"]
