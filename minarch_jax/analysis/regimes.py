@@ -42,7 +42,8 @@ def regimes(
     outcomes: what `outcomes.outcomes` returns, to save a pass over curves.
 
   Returns:
-    One row per architecture, sorted by data set, family and params.
+    One row per architecture, sorted by data set, family and params; with the
+    initial values and the steps of the recipe that its regime belongs to.
   """
   rows = known_outcomes(records, config, outcomes)
   frame = label(rows, config)
@@ -78,6 +79,8 @@ def label(rows: pl.DataFrame, config: Config) -> pl.DataFrame:
     rows.group_by(tables.ARCHITECTURE)
     .agg(
       n_seeds=pl.len(),
+      init=pl.col("init").first(),
+      steps=pl.col("steps").first(),
       mean_accuracy=pl.col("val_accuracy").mean(),
       sigma=pl.col("val_accuracy").var() - pl.col("image_noise").first(),
       mean_test_accuracy=pl.col("test_accuracy").mean(),

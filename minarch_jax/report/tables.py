@@ -128,7 +128,8 @@ REGIME_BOUNDARIES = Table(
 REGIMES = Table(
   "regimes",
   "Every architecture: regime, accuracy over seeds, probabilities of the "
-  "regimes with Wilson intervals, reasons.",
+  "regimes with Wilson intervals, reasons. A regime belongs to a recipe: initial "
+  "values and steps stand beside it, the rest under Provenance.",
   itemgetter("regimes"),
   (
     *_NETWORKS,
@@ -140,6 +141,8 @@ REGIMES = Table(
     Column("p_overfitting", "P(overfitting)", "sparsity", "p_overfitting_"),
     Column("diverged", "diverged", "count"),
     Column("stuck", "stuck", "count"),
+    Column("init", "initial values"),
+    Column("steps", "steps", "count"),
     Column("high_variance", "high variance", "flag"),
     Column("label_halved", "thresholds halved"),
     Column("label_doubled", "thresholds doubled"),
