@@ -128,8 +128,8 @@ REGIME_BOUNDARIES = Table(
 REGIMES = Table(
   "regimes",
   "Every architecture: regime, accuracy over seeds, probabilities of the "
-  "regimes with Wilson intervals, reasons. A regime belongs to a recipe: initial "
-  "values and steps stand beside it, the rest under Provenance.",
+  "regimes with Wilson intervals, reasons. A regime belongs to a recipe: "
+  "initial values and steps stand beside it, the rest under Provenance.",
   itemgetter("regimes"),
   (
     *_NETWORKS,
