@@ -14,7 +14,7 @@ from minarch_jax import config
 from minarch_jax import flags as config_flags
 
 config_flags.define("out", *config.THRESHOLDS)
-flags.DEFINE_string("dataset", "", "Data set ('' = the only one).")
+flags.DEFINE_string("dataset", "", "Data set ('' = each).")
 flags.DEFINE_float("target_accuracy", None, "Accuracy a new seed must reach.")
 flags.DEFINE_float(
   "tolerance", None, "Or: distance allowed to the best stable configuration."
@@ -31,22 +31,24 @@ def stage(settings: config.Config) -> None:
 
   given = flags.FLAGS
   found = records.read(settings.out)
-  try:
-    frame = analysis.recommend(
-      found,
-      settings,
-      dataset=settings.dataset or None,
-      target_accuracy=given.target_accuracy,
-      tolerance=given.tolerance,
-      max_bytes=given.max_bytes,
-      max_params=given.max_params,
-      max_macs=given.max_macs,
-      limit=given.limit,
-    )
-  except ValueError as error:
-    raise config.ConfigError(str(error)) from None
-  print(recommendation.heading(frame))
-  common.show(recommendation.in_words(frame))
+  studied = found.networks.filter(arm=records.MAIN)["dataset"].unique().sort()
+  for dataset in [settings.dataset] if settings.dataset else studied:
+    try:
+      frame = analysis.recommend(
+        found,
+        settings,
+        dataset=dataset,
+        target_accuracy=given.target_accuracy,
+        tolerance=given.tolerance,
+        max_bytes=given.max_bytes,
+        max_params=given.max_params,
+        max_macs=given.max_macs,
+        limit=given.limit,
+      )
+    except ValueError as error:
+      raise config.ConfigError(str(error)) from None
+    print(recommendation.heading(frame))
+    common.show(recommendation.in_words(frame))
 
 
 if __name__ == "__main__":
