@@ -142,6 +142,7 @@ NETWORK = ("run_id", "dataset", "architecture", "seed")
 ALL_LAYERS = "all"  # the `layer` that is the whole network
 NONE = "none"  # a control, a quantizer or a granularity that is not there
 MAIN = "main"  # the arm of a study that all analyses look at
+CONFIRMATION = "confirmation"  # that of other seeds of the same recipe
 
 # The setting under which the hits of a network as trained stand.
 AS_TRAINED: dict[str, Any] = {name: NONE for name in _SETTING} | {

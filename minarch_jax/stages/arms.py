@@ -27,7 +27,8 @@ from minarch_jax.engine.session import Session
 from minarch_jax.stages import compress, provenance, setup, store, train
 from minarch_jax.stages.train import Statistics
 
-CONFIRMATION, HARDER, OVERFITTING = "confirmation", "harder", "overfitting"
+CONFIRMATION = records.CONFIRMATION
+HARDER, OVERFITTING = "harder", "overfitting"
 FRESH = 100_000  # fresh seeds start here; a multiple of any number of folds
 LONGER = 3  # times as many epochs where overfitting is looked for
 

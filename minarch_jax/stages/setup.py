@@ -82,7 +82,14 @@ def open_session(config: Config, dataset: Dataset | None = None) -> Session:
 
 
 def recipe_id(session: Session) -> str:
-  """Identifies a training recipe: configuration and bytes of the data."""
+  """Identifies a training recipe: configuration and bytes of the data.
+
+  An arm on other data has recipes of its own, so that the same networks are
+  trained anew where a study asks for them itself.
+  """
+  arm = session.arm
+  apart = arm not in (records.MAIN, records.CONFIRMATION)
   return records.content_id(
     {"recipe": session.config.recipe(), "data": session.dataset.fingerprint}
+    | ({"arm": arm} if apart else {})
   )

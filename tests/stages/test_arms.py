@@ -1,6 +1,7 @@
 """Arms: in the packs of the sweep, recorded apart, resumed like the sweep."""
 
 import dataclasses
+import shutil
 from unittest import mock
 
 import polars as pl
@@ -141,3 +142,14 @@ def test_architectures_keep_the_packs_of_the_sweep():
 def test_a_variant_has_no_variants_of_its_own():
   assert data.variant_of("mnist:3.0.1:blurred") == ("mnist:3.0.1", "blurred")
   assert data.variant_of("mnist:3.0.1") == ("mnist:3.0.1", "")
+
+
+def test_a_study_of_the_harder_images_trains_its_own(out, tmp_path):
+  """What an arm holds is no part of a sweep on the same images."""
+  copy = str(tmp_path / "copy")
+  shutil.copytree(out, copy)
+  changes = {"dataset": "digits:blurred", "design": "sweep"}
+  study.run(CONFIG.replace(out=copy, **changes), prune=False, quantize=False)
+  rows = ma.read_records(copy).networks.filter(dataset="digits:blurred")
+  arms_of = rows.group_by("arm").len().sort("arm")
+  assert arms_of.rows() == [(arms.HARDER, 4), (records.MAIN, 6)]
