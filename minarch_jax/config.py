@@ -79,11 +79,10 @@ class Config:
   )
   num_seeds: int = _field(5, "Seeds per architecture.", low=1)
   design: str = _field(
-    "default",
-    "What a study trains beside its sweep so that claims can be decided: fresh "
-    "seeds, a harder version of the images, noisy labels (default); more of "
-    "each (full); nothing (sweep).",
-    choices=("sweep", "default", "full"),
+    "sweep",
+    "What a study trains beside its sweep: nothing (sweep); fresh seeds of what "
+    "it chose, harder images and noisy labels (arms); more of each (full).",
+    choices=("sweep", "arms", "full"),
   )
   first_seed: int = _field(0, "The first seed.", low=0)
 

@@ -48,7 +48,7 @@ class Sizes(NamedTuple):
   overfitting: int
 
 
-SIZES = {"default": Sizes(2, 2, 3), "full": Sizes(4, 1, 4)}
+SIZES = {"arms": Sizes(2, 2, 3), "full": Sizes(4, 1, 4)}
 
 
 def run(session: Session, out: str, *, alone: bool = True) -> list[Statistics]:

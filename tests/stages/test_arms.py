@@ -16,6 +16,7 @@ from minarch_jax.engine.planning import Pack
 from minarch_jax.stages import arms
 
 CONFIG = Config(
+  design="arms",
   architectures=("dnn:2", "dnn:9", "dnn:40"),
   num_seeds=2,
   num_epochs=3,
