@@ -80,8 +80,8 @@ class Config:
   num_seeds: int = _field(5, "Seeds per architecture.", low=1)
   design: str = _field(
     "sweep",
-    "What a study trains beside its sweep: nothing (sweep); fresh seeds of what "
-    "it chose, harder images and noisy labels (arms); more of each (full).",
+    "What a study trains beside its sweep: nothing (sweep); fresh seeds of what"
+    " it chose, harder images and noisy labels (arms); more of each (full).",
     choices=("sweep", "arms", "full"),
   )
   first_seed: int = _field(0, "The first seed.", low=0)
