@@ -3,7 +3,7 @@ r"""Measures how much of the paper's DNN sweep is spent compiling.
   python -m experiments.benchmarks.paper_sweep --dataset=mnist \
     --data_dir=data --out=results
 
-Plans all shapes of the grid `paper`, 1 to 4 hidden layers, as a study would
+Plans all shapes of the grid `monotone`, 1 to 4 hidden layers, as a study would
 (10 epochs, batch 128, Adam), and trains a sample of the packs: one program of
 each of --sample equal parts of the programs, ordered by predicted time. A
 sampled pack compiles with no cache and trains on the share of every split that
@@ -83,7 +83,7 @@ def stage(settings: config.Config) -> None:
   devices = jax.local_device_count()
   dataset = data.load(chosen.dataset, chosen.data_dir or None)
   shapes = architectures.grid(
-    "paper", "dnn", dataset.input_shape, dataset.num_classes
+    "monotone", "dnn", dataset.input_shape, dataset.num_classes
   )
   shapes = shapes[: QUICK_SHAPES if flags.FLAGS.quick else None]
   work = sessions.work_of(chosen, dataset)

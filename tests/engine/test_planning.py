@@ -132,8 +132,9 @@ def test_chunks_of_one_group_share_the_wide_networks():
 
 
 @pytest.mark.parametrize("work", [DIGITS, MNIST], ids=["digits", "mnist"])
-def test_all_dnn_shapes_of_the_paper_take_few_programs(work):
-  members = grid("paper", "dnn", work)
+@pytest.mark.parametrize("name", ["paper", "monotone"])
+def test_all_dnn_shapes_of_the_paper_take_few_programs(work, name):
+  members = grid(name, "dnn", work)
   packs = planning.plan(members, range(4), work, devices=2)
   check(packs, members, range(4), work)
   check_padding(packs, work)
