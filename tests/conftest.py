@@ -140,17 +140,15 @@ def copy(studied, tmp_path):
 
 
 @pytest.fixture(scope="session")
-def server():
-  """Starts commands without importing JAX for each of them."""
+def starter():
+  """Starts commands that keep their programs with those of the tests."""
   from tests import started
 
-  found = started.Server(
+  return started.Starter(
     # Where no flag says otherwise, the programs are kept with all the others.
     JAX_COMPILATION_CACHE_DIR=jax.config.jax_compilation_cache_dir,  # pyright: ignore
     JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0",
   )
-  yield found
-  found.close()
 
 
 @pytest.fixture(scope="session")

@@ -14,10 +14,10 @@ FLAGS = (
 
 
 @pytest.fixture(scope="module")
-def out(tmp_path_factory, server):
+def out(tmp_path_factory, starter):
   """A study, by flags, of what toys.py registers by a line each."""
   path = tmp_path_factory.mktemp("toys")
-  done = server.run("tests.toys", *FLAGS, f"--out={path}")
+  done = starter.run("tests.toys", *FLAGS, f"--out={path}")
   assert done.returncode == 0, done.stderr
   return path
 
@@ -62,8 +62,8 @@ def test_a_table_is_a_file_and_on_the_page(out):
 @pytest.mark.parametrize(
   "flag", ["--families=toi", "--criteria=toi", "--quantizers=toi"]
 )
-def test_a_typo_names_the_newcomer(server, flag, tmp_path):
-  done = server.run("tests.toys", flag, f"--out={tmp_path}")
+def test_a_typo_names_the_newcomer(starter, flag, tmp_path):
+  done = starter.run("tests.toys", flag, f"--out={tmp_path}")
   assert done.returncode == 1
   assert "did you mean 'toy'?" in done.stderr
   assert "Traceback" not in done.stderr

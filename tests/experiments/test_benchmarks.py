@@ -39,11 +39,11 @@ def start(name, *flags):
 
 
 @pytest.fixture(scope="module")
-def fork(server):
-  """Forks a benchmark, and its contestants, where JAX is imported already."""
+def quickly(starter):
+  """Runs a benchmark, and its contestants."""
 
   def run(name, *flags, **more):
-    return server.run(f"experiments.benchmarks.{name}", *flags, **more)
+    return starter.run(f"experiments.benchmarks.{name}", *flags, **more)
 
   return run
 
@@ -54,8 +54,8 @@ def read(out, name):
 
 
 @pytest.mark.parametrize("name", BINARIES)
-def test_help_teaches(fork, name):
-  done = fork(name, "--help")
+def test_help_teaches(quickly, name):
+  done = quickly(name, "--help")
   assert f"python -m experiments.benchmarks.{name}" in done.stdout
   assert "--[no]quick" in done.stdout and "--out" in done.stdout
 
@@ -70,17 +70,17 @@ COLUMNS = {
 
 
 @pytest.mark.parametrize("name", COLUMNS)
-def test_quick_run_writes_its_table(fork, tmp_path, name):
+def test_quick_run_writes_its_table(quickly, tmp_path, name):
   # Its own peaks are measured on devices, which cannot be forked afterwards.
-  run = start if name == "roofline" else fork
+  run = start if name == "roofline" else quickly
   done = run(name, "--quick", "--dataset=synthetic:easy", f"--out={tmp_path}")
   assert done.returncode == 0, done.stderr
   rows = read(tmp_path, BINARIES[name])
   assert rows and all(float(row[COLUMNS[name]]) > 0 for row in rows)
 
 
-def test_mapping_is_measured_and_kept(fork, tmp_path):
-  done = fork(
+def test_mapping_is_measured_and_kept(quickly, tmp_path):
+  done = quickly(
     "mapping",
     *("--quick", "--dataset=synthetic:easy", "--write", f"--out={tmp_path}"),
     XDG_CACHE_HOME=str(tmp_path),
@@ -112,8 +112,8 @@ def test_pytorch_trains_the_same_networks(tmp_path, workload):
   ]
 
 
-def test_a_missing_peer_is_named(fork, tmp_path):
-  done = fork(
+def test_a_missing_peer_is_named(quickly, tmp_path):
+  done = quickly(
     "sweep_vs_pytorch",
     *("--quick", "--torch_python=no-such-python", f"--out={tmp_path}"),
   )
@@ -122,8 +122,8 @@ def test_a_missing_peer_is_named(fork, tmp_path):
   assert "Traceback" not in done.stderr
 
 
-def test_an_unknown_workload_is_named(fork, tmp_path):
-  done = fork("sweep_vs_flax", "--workloads=dnm", f"--out={tmp_path}")
+def test_an_unknown_workload_is_named(quickly, tmp_path):
+  done = quickly("sweep_vs_flax", "--workloads=dnm", f"--out={tmp_path}")
   assert done.returncode != 0
   assert "--workloads=dnm" in done.stderr
   assert "did you mean 'dnn'?" in done.stderr

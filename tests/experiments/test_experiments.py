@@ -70,8 +70,10 @@ TYPOS = [
 
 
 @pytest.mark.parametrize("binary, flag, parts", TYPOS)
-def test_a_typo_ends_with_one_message(server, tmp_path, binary, flag, parts):
-  code, stdout, stderr = server.run(f"experiments.{binary}", flag, cwd=tmp_path)
+def test_a_typo_ends_with_one_message(starter, tmp_path, binary, flag, parts):
+  code, stdout, stderr = starter.run(
+    f"experiments.{binary}", flag, cwd=tmp_path
+  )
   assert_one_message(code, stdout, stderr)
   for part in parts:
     assert part in stderr
@@ -259,11 +261,11 @@ def words_of(name, out):
 
 
 @pytest.fixture(scope="module")
-def command(server):
-  """Runs a binary, started by the server, and returns what it printed."""
+def command(starter):
+  """Runs a binary, started as a user does, and returns what it printed."""
 
   def command(folder, name, *flags, out="out"):
-    ended = server.run(*words_of(name, out), *flags, cwd=folder)
+    ended = starter.run(*words_of(name, out), *flags, cwd=folder)
     return printed(*ended)
 
   return command
@@ -354,13 +356,13 @@ def test_another_threshold_only_writes_the_report(finished, command):
 
 
 def test_damage_is_one_message_and_made_good(
-  finished, server, command, tmp_path
+  finished, starter, command, tmp_path
 ):
   folder, stdout = finished
   out = shutil.copytree(folder / "out", tmp_path / "out")
   path = sorted((out / "records" / "curves").iterdir())[0]
   path.write_bytes(path.read_bytes()[:-30])
-  code, _, stderr = server.run(*words_of("study", "out"), cwd=tmp_path)
+  code, _, stderr = starter.run(*words_of("study", "out"), cwd=tmp_path)
   assert code == 1 and "Traceback" not in stderr
   assert path.name in stderr and "--repair" in stderr
   said = answer(command(tmp_path, "study", "--repair"))
