@@ -146,6 +146,7 @@ def complete() -> records_lib.Records:
 
 
 PACK = {
-  **{"stage": "train", "parent": "dnn:8", "members": 6, "seeds": 3},
+  **{"stage": "train", "dataset": "easy", "parent": "dnn:8"},
+  **{"members": 6, "seeds": 3},
   **{"padding": 1.5, "compile_seconds": 1.5, "run_seconds": 2.5},
 }
