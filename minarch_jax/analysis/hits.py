@@ -104,7 +104,7 @@ class Hits:
     known = np.isnan(values) | (rows >= 0)
     if others is not None:
       known &= np.isnan(values) | (others >= 0)
-    known = known.all(-1)
+    known = np.asarray(known.all(-1))
     n, mean, _ = statistics.moments(values)
     images = images.reshape(-1, *[1] * (mean.ndim - 1))
     found = from_numbers(mean, images, fold, n)

@@ -119,7 +119,8 @@ def loss_rises(curves: pl.DataFrame) -> pl.DataFrame:
   halves = ("val_loss_even", "val_loss_odd")
   for keys, curve in tables.curve_matrices(curves, ("train_loss", *halves)):
     train, *losses = curve.values()
-    finite = ~np.isnan([each[:, -1] for each in curve.values()]).any(0)
+    ends = np.stack([each[:, -1] for each in curve.values()])
+    finite = np.asarray(~np.isnan(ends).any(axis=0))
     if not finite.any():
       continue
     train, *losses = (each[finite] for each in (train, *losses))
