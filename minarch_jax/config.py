@@ -294,11 +294,29 @@ class Config:
     high=1.0,
     role="threshold",
   )
-  regime_share: float = _field(
-    0.05,
-    "Smallest share of architectures that makes a regime.",
+  governing_share: float = _field(
+    0.5,
+    "Share of the variance of accuracy from which on a factor governs it.",
     low=0.0,
     high=1.0,
+    role="threshold",
+  )
+  sharp_decades: float = _field(
+    2.0,
+    "Decades of P beyond which a transition has no minimal size.",
+    low=0.0,
+    role="threshold",
+  )
+  depth_effect: float = _field(
+    0.02,
+    "Sparsity per doubling of depth that matters.",
+    low=0.0,
+    role="threshold",
+  )
+  damage_effect: float = _field(
+    0.02,
+    "Damage per decade of P, or share of it between data sets, that matters.",
+    low=0.0,
     role="threshold",
   )
   claimed_redundancy: float = _field(

@@ -241,8 +241,9 @@ ROLES = {
     *("eps_accuracy", "eps_sigma", "max_failed", "chance_level"),
     *("chance_margin", "overfit_rise", "learnable", "free_margin"),
     *("equivalence_margin", "match_tolerance", "rapid_gain"),
-    *("saturation_margin", "collapse_share", "regime_share"),
-    *("claimed_redundancy", "confidence", "num_bootstrap"),
+    *("saturation_margin", "collapse_share", "governing_share"),
+    *("sharp_decades", "depth_effect", "claimed_redundancy", "damage_effect"),
+    *("confidence", "num_bootstrap"),
   ),
   "training": (
     *("num_epochs", "batch_size", "optimizer", "learning_rate", "schedule"),

@@ -5,6 +5,7 @@ from typing import Any
 
 import polars as pl
 
+from minarch_jax import records as records_lib
 from minarch_jax import registries
 from minarch_jax.analysis import (
   controls,
@@ -16,7 +17,7 @@ from minarch_jax.analysis import (
   summaries,
   tables,
 )
-from minarch_jax.analysis.claims import verdicts
+from minarch_jax.analysis.claims import arms, verdicts
 from minarch_jax.analysis.outcomes import outcomes
 from minarch_jax.analysis.regimes import regime_boundaries, regimes
 from minarch_jax.config import Config
@@ -29,7 +30,8 @@ class Analyses(Mapping[str, Any]):
   the result, so tables, claims and summary share what they have in common.
 
   Attributes:
-    records: the three tables, one training recipe per data set.
+    everything: the records as given, of all arms.
+    records: those of the main arm, one training recipe per data set.
     notes: a sentence for every data set whose other recipes were left out.
     config: thresholds.
     others: the record tables that only some experiments leave, by name.
@@ -45,11 +47,22 @@ class Analyses(Mapping[str, Any]):
     study: Mapping[str, Any] | None = None,
     **known: Any,
   ):
-    self.records, self.notes = tables.one_recipe(records)
+    self.everything = records
+    self.records, self.notes = tables.one_recipe(
+      arms.of(records, records_lib.MAIN)
+    )
     self.config = config
     self.others = others or {}
     self.study = study or {}
     self._found = {k: v for k, v in known.items() if v is not None}
+    self._arms: dict[str, Analyses] = {}
+
+  def arm(self, name: str) -> "Analyses":
+    """The analyses of another arm of the study, empty where it has none."""
+    if name not in self._arms:
+      own = arms.of(self.everything, name)
+      self._arms[name] = Analyses(own, self.config)
+    return self._arms[name]
 
   def __getitem__(self, name: str) -> Any:
     if name not in self._found:
@@ -141,8 +154,9 @@ def claims(
     **known: results already computed, by the names of `analyse`.
 
   Returns:
-    claim, statement, effect, low, high, n, verdict, unit, figure, rests_on,
-    note, and the thresholds used.
+    claim, statement, effect, low, high, power, n, verdict, unit, figure,
+    rests_on, design, note, and the thresholds used. power: the probability
+    that such a study decides where the effect is as large as matters.
   """
   return verdicts.judge(Analyses(records, config, **known), config)
 

@@ -1,0 +1,229 @@
+"""Effects over architectures, seeds and images together.
+
+A block is a validation fold with all seeds that were measured on it: other
+images, other seeds, so blocks differ by both sources of error at once and are
+independent. Where all seeds share their images a block is a fifth of the seeds;
+intervals then hold for new seeds on these images.
+
+An effect is linear in what was measured, sum over architectures of w * mean
+over blocks of y. Its variance has two parts: over blocks, from the effect in
+each block; and over architectures, what they scatter about the fit beyond the
+noise of blocks (two-way clustering, Cameron, Gelbach and Miller 2011).
+"""
+
+from collections.abc import Sequence
+import math
+from typing import NamedTuple
+
+import numpy as np
+import polars as pl
+from scipy import special
+
+from minarch_jax.analysis import statistics, tables
+
+Array = np.ndarray
+FEWEST_FOLDS = 3  # from which on folds are blocks
+PARTS = 5  # of the seeds where folds are fewer
+FULL_SEEDS = 10  # per architecture under --design=full
+
+
+class Estimate(NamedTuple):
+  """An effect, the two parts of its variance, and its degrees of freedom."""
+
+  value: float
+  over_blocks: float
+  over_cells: float
+  freedom: float
+
+  @property
+  def error(self) -> float:
+    return math.sqrt(self.over_blocks + self.over_cells)
+
+  def interval(self, confidence: float) -> tuple[float, float]:
+    """Student's."""
+    quantile = statistics.t_quantile(
+      np.array(self.freedom), (1 + confidence) / 2
+    )
+    half = self.error * float(quantile)
+    return self.value - half, self.value + half
+
+  def power(self, distance: float, confidence: float, more: float = 1) -> float:
+    """Probability of deciding for an effect `distance` from the limit.
+
+    Args:
+      distance: the effect that matters.
+      confidence: level of the interval.
+      more: times the seeds there are; blocks get as many more each.
+    """
+    error = math.sqrt(self.over_blocks / more + self.over_cells)
+    return power(distance, error, self.freedom, confidence)
+
+
+def power(
+  distance: float, error: float, freedom: float, confidence: float
+) -> float:
+  """Power of one side of a two-sided t-test (noncentral t)."""
+  if not freedom > 0 or math.isnan(error):
+    return 0.0
+  if error == 0:
+    return 1.0
+  shift = min(distance / error, 30.0)
+  quantile = statistics.t_quantile(np.array(freedom), (1 + confidence) / 2)
+  if freedom > 1000:
+    return float(special.ndtr(shift - quantile))
+  return 1 - float(special.nctdtr(freedom, shift, quantile))
+
+
+def of_networks(networks: pl.DataFrame) -> pl.DataFrame:
+  """The block of every seed: dataset, seed, block."""
+  folds = pl.col("fold").n_unique().over("dataset") >= FEWEST_FOLDS
+  rank = (pl.col("seed").rank("dense").over("dataset") - 1) % PARTS
+  return (
+    networks.with_columns(
+      block=pl.when(folds).then("fold").otherwise(rank.cast(pl.Int64))
+    )
+    .select("dataset", "seed", "block")
+    .unique()
+  )
+
+
+def matrix(
+  rows: pl.DataFrame, networks: pl.DataFrame, by: Sequence[str], value: str
+) -> tuple[pl.DataFrame, Array]:
+  """Means of a value per group and block.
+
+  Args:
+    rows: one per group and seed, with a column `dataset`.
+    networks: those of the arm, which say what the block of a seed is.
+    by: columns that name a group.
+    value: the column.
+
+  Returns:
+    groups (sorted by `by`), values [G, B]; groups that miss a block are left
+    out, for blocks could not be compared then.
+  """
+  seeds = rows.join(of_networks(networks), on=["dataset", "seed"], how="inner")
+  seeds = seeds.drop("seed").rename({"block": "seed"})
+  groups, _, values = tables.seed_matrix(seeds.drop_nulls(value), by, value)
+  whole = ~np.isnan(values).any(1)
+  return groups.filter(whole), values[whole]
+
+
+def leave_one_out(whole: Array, without: Array) -> Array:
+  """Pseudo-values of a statistic that is not linear (the jackknife).
+
+  Args:
+    whole: [G] the statistic over all blocks.
+    without: [G, B] without each block in turn.
+
+  Returns:
+    [G, B]: their mean and spread over blocks are those of the statistic.
+  """
+  count = without.shape[1]
+  return count * whole[:, None] - (count - 1) * without
+
+
+def effect(
+  values: Array, weights: Array, fitted: Array, num_fitted: int
+) -> Estimate:
+  """Estimates a linear effect; see the head of this file.
+
+  Args:
+    values: [G, B] per architecture (or cell of them) and block.
+    weights: [G] of the effect.
+    fitted: [G] what the fit that the effect is a part of says.
+    num_fitted: parameters of the fit.
+  """
+  num_cells, num_blocks = values.shape
+  spare = num_cells - num_fitted
+  each = weights @ values
+  if num_blocks < 2:
+    return Estimate(float(each.mean()), math.nan, math.nan, 0.0)
+  over_blocks = float(np.var(each, ddof=1) / num_blocks)
+  scatter = over_cells = 0.0
+  if spare > 0:
+    own = (weights * (values.mean(1) - fitted)) ** 2
+    scatter = float(own.sum() * num_cells / spare)
+    rest = values - values.mean(1)[:, None]
+    rest = rest - rest.mean(0)
+    # The noise of blocks is in the residuals, as far as the fit leaves it.
+    noise = (rest**2).sum(1) / (num_blocks - 1) / num_blocks
+    noise = noise * num_cells / max(num_cells - 1, 1)
+    over_cells = max(scatter - float((weights**2 * noise).sum()), 0.0)
+  total = over_blocks + over_cells
+  squares = over_blocks**2 / (num_blocks - 1)
+  squares += over_cells**2 / max(spare, 1)
+  freedom = total**2 / squares if squares > 0 else float(num_blocks - 1)
+  return Estimate(float(each.mean()), over_blocks, over_cells, freedom)
+
+
+def mean(values: Array) -> Estimate:
+  """Estimates the mean over cells and blocks of [G, B]."""
+  weights = np.full(len(values), 1 / len(values))
+  fitted = np.full(len(values), values.mean())
+  return effect(values, weights, fitted, 1)
+
+
+def coefficient(values: Array, design: Array, column: int) -> Estimate:
+  """Estimates one coefficient of a least-squares fit of values [G, B].
+
+  Args:
+    values: per architecture and block.
+    design: [G, P].
+    column: which coefficient.
+  """
+  inverse = np.linalg.pinv(design)
+  rank = int(np.linalg.matrix_rank(design))
+  fitted = design @ (inverse @ values.mean(1))
+  return effect(values, inverse[column], fitted, rank)
+
+
+def spread(values: Array) -> tuple[float, int]:
+  """Variance over seeds of networks [G, S], freed of what a seed has in common.
+
+  Seeds of one fold see the same images: how hard these are moves all networks
+  of a seed alike and says nothing of how they vary. What images do to single
+  networks stays in.
+
+  Returns:
+    variance, degrees of freedom; nan, 0 where there are none.
+  """
+  known = ~np.isnan(values)
+  with np.errstate(invalid="ignore", divide="ignore"):
+    rest = np.where(known, values, 0)
+    rest = rest - rest.sum(1, keepdims=True) / known.sum(1, keepdims=True)
+    rest = np.where(known, rest, 0)
+    common = rest.sum(0) / known.sum(0)
+  freedom = int(known.sum() - known.any(1).sum() - known.any(0).sum() + 1)
+  if freedom >= known.any(0).sum() - 1 > 0:
+    rest = np.where(known, rest - common, 0)
+  else:  # networks of one architecture, or of no common seeds
+    freedom = int(known.sum() - known.any(1).sum())
+  if freedom < 1:
+    return math.nan, 0
+  return float((rest**2).sum() / freedom), freedom
+
+
+def spread_shown(
+  values: Array, images: float, limit: float, level: float
+) -> tuple[bool, bool]:
+  """Is the spread of networks shown to be within the limit, to be beyond it?
+
+  Chi-squared bounds. Within: with what images do to single networks counted as
+  theirs. Beyond: with all that drawing `images` can do taken off.
+
+  Args:
+    values: [G, S] accuracies.
+    images: of one fold.
+    limit: standard deviation.
+    level: one-sided, of each test.
+  """
+  variance, freedom = spread(values)
+  if not freedom:
+    return False, False
+  squares = variance * freedom
+  within = squares / statistics.chi2_quantile(freedom, level) <= limit**2
+  share = float(np.nanmean(values))
+  drawn = share * (1 - share) / images
+  least = squares / statistics.chi2_quantile(freedom, 1 - level)
+  return within, least - drawn > limit**2
