@@ -45,7 +45,9 @@ class Config:
 
   # What is studied.
   dataset: str = _field(
-    "digits", "Data set: digits, synthetic:DIFFICULTY, or any TFDS image set."
+    "digits",
+    "Data set: digits, synthetic:DIFFICULTY, or any TFDS image set; with "
+    ":blurred or :noisy after it, blurred images or a tenth of wrong labels.",
   )
   data_dir: str = _field(
     "", "Directory of prepared TFDS data sets ('' = TFDS's own default)."
@@ -56,7 +58,10 @@ class Config:
     choices=registries.FAMILIES,
   )
   grid: str = _field(
-    "small", "Named grid of architectures.", choices=registries.grids
+    "ladder",
+    "Named grid: family and depth crossed at equal sizes (ladder), the paper's "
+    "groups, its monotone shapes, equal widths (square), small, tiny.",
+    choices=registries.grids,
   )
   architectures: tuple[str, ...] = _field(
     (),
@@ -64,6 +69,13 @@ class Config:
     parsed_by="minarch_jax.architectures.architecture:parse",
   )
   num_seeds: int = _field(5, "Seeds per architecture.", low=1)
+  design: str = _field(
+    "default",
+    "What a study trains beside its sweep so that claims can be decided: fresh "
+    "seeds, a harder version of the images, noisy labels (default); more of "
+    "each (full); nothing (sweep).",
+    choices=("sweep", "default", "full"),
+  )
   first_seed: int = _field(0, "The first seed.", low=0)
 
   # Data protocol.

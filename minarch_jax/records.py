@@ -95,6 +95,8 @@ SCHEMAS: dict[str, dict[str, Any]] = {
     "train_loss": _F,
     "train_accuracy": _F,
     "val_loss": _F,
+    "val_loss_even": _F,
+    "val_loss_odd": _F,
     "val_accuracy": _F,
   },
   "compression": _WHO

@@ -125,6 +125,13 @@ DATASETS = Registry(
   svhn_cropped="minarch_jax.data.tfds:SOURCE",
 )
 
+# What may follow the name of any data set after a colon: a function of
+# `data.sources.Raw`.
+VARIANTS = Registry(
+  blurred="minarch_jax.data.variants:blurred",
+  noisy="minarch_jax.data.variants:noisy",
+)
+
 # --- architectures and models ------------------------------------------------
 
 # Each is a `Family` (architectures.families).

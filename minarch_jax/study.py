@@ -1,4 +1,4 @@
-"""The straight line: check, open, train, compress, describe.
+"""The straight line: check, open, train, compress, run the arms, describe.
 
 The only module that knows the order of things. Each stage returns at once for
 what the results directory already holds, so a study that was interrupted goes
@@ -16,8 +16,8 @@ from minarch_jax.engine import session as sessions
 from minarch_jax.engine.packs import Trained
 from minarch_jax.engine.planning import Pack
 from minarch_jax.engine.session import Session
+from minarch_jax.stages import arms, provenance, setup
 from minarch_jax.stages import compress as compression
-from minarch_jax.stages import provenance, setup
 from minarch_jax.stages import train as training
 from minarch_jax.stages.progress import Progress
 from minarch_jax.stages.train import Statistics
@@ -51,6 +51,8 @@ def run(
 ) -> str:
   """Runs stages of a study and leaves records and checkpoints in <out>.
 
+  All stages together are a study, which then runs the arms of its design.
+
   Args:
     config: every choice.
     train: whether to train what is missing; otherwise all must be there.
@@ -69,6 +71,8 @@ def run(
       statistics += compression.compress(
         session, config.out, prune=prune, quantize=quantize
       )
+    if train and prune and quantize:
+      statistics += arms.run(session, config.out)
   return session.dataset.fingerprint
 
 

@@ -21,6 +21,7 @@ from tests.made_up import CLASSES, SHAPE
 PROBLEM = Problem(SHAPE, CLASSES)
 CONFIG = Config(
   dataset="made-up",
+  design="sweep",
   architectures=("dnn:3", "dnn:4", "cnn:2", "dnn:3-3"),
   num_seeds=2,
   num_epochs=3,

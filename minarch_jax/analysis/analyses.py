@@ -5,7 +5,6 @@ from typing import Any
 
 import polars as pl
 
-from minarch_jax import records as records_lib
 from minarch_jax import registries
 from minarch_jax.analysis import (
   controls,
@@ -30,8 +29,8 @@ class Analyses(Mapping[str, Any]):
   the result, so tables, claims and summary share what they have in common.
 
   Attributes:
-    everything: the records as given, of all arms.
-    records: those of the main arm, one training recipe per data set.
+    records: the tables of the main arm, one training recipe per data set.
+    everything: the tables of all arms.
     notes: a sentence for every data set whose other recipes were left out.
     config: thresholds.
     others: the record tables that only some experiments leave, by name.
@@ -48,9 +47,7 @@ class Analyses(Mapping[str, Any]):
     **known: Any,
   ):
     self.everything = records
-    self.records, self.notes = tables.one_recipe(
-      arms.of(records, records_lib.MAIN)
-    )
+    self.records, self.notes = tables.one_recipe(records)
     self.config = config
     self.others = others or {}
     self.study = study or {}

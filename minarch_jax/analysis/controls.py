@@ -12,7 +12,7 @@ import math
 import numpy as np
 import polars as pl
 
-from minarch_jax.analysis import pruning, statistics, tables
+from minarch_jax.analysis import hits, pruning, statistics, tables
 from minarch_jax.config import Config
 
 # The control `random` is the criterion of that name: records hold it as one.
@@ -86,7 +86,7 @@ def paired(records: tables.Records, config: Config) -> pl.DataFrame:
   rows = records.compression.filter(
     tables.AS_TRAINED & (pl.col("sparsity") > 0)
   ).join(
-    pruning.learned(records, config).select(*tables.NETWORK, "num_validation"),
+    pruning.learned(records, config).drop("chance"),
     on=tables.NETWORK,
     how="inner",
   )
@@ -99,6 +99,7 @@ def paired(records: tables.Records, config: Config) -> pl.DataFrame:
     pl.col("val_accuracy").alias("pruned"),
     "steps",
     "num_validation",
+    "fold",
   )
   return pl.concat(
     [_empty(pruned)]
@@ -158,13 +159,13 @@ def _empty(pruned: pl.DataFrame) -> pl.DataFrame:
     "control": pl.String,
     **dict.fromkeys(("other", "step_ratio"), pl.Float64),
   }
-  names = (*GROUP, "architecture", "seed", "num_validation")
+  names = (*GROUP, "architecture", "seed", "num_validation", "fold")
   names = (*names, "pruned", "other", "step_ratio")
   return pl.DataFrame(schema={name: kinds[name] for name in names})
 
 
 def _compared(group: pl.DataFrame, config: Config) -> dict:
-  _, _, matrix = tables.seed_matrix(
+  _, seeds, matrix = tables.seed_matrix(
     group.with_columns(difference=pl.col("pruned") - pl.col("other")),
     ("architecture",),
     "difference",
@@ -172,16 +173,30 @@ def _compared(group: pl.DataFrame, config: Config) -> dict:
   filled = np.where(
     np.isnan(matrix), np.nanmean(matrix, 1, keepdims=True), matrix
   )
-  samples = [s for s in (filled.mean(1), filled.mean(0)) if len(s) > 1]
+  # Networks of one seed see the same images, and so do seeds of one fold.
+  number = float(group["num_validation"].max())  # pyright: ignore
+  folds = dict(group.select("seed", "fold").iter_rows())
+  fold = np.array([folds[seed] for seed in seeds])
+  one = statistics.image_variance(filled.mean(), number)
+  drawn = one * hits.overlap_of(fold)
+  by_architecture = statistics.Images(drawn, drawn)
+  by_seed = hits.from_numbers(filled.mean(), number, fold, np.array(len(seeds)))
+  samples = [
+    (sample, images)
+    for sample, images in (
+      (filled.mean(1), by_architecture),
+      (filled.mean(0), by_seed),
+    )
+    if len(sample) > 1
+  ]
   ends, p = [(math.nan, math.nan)], [math.nan]
   if samples:
-    images = float(group["num_validation"].max())  # pyright: ignore
     found = [
-      statistics.mean_interval(s, config.confidence, images=images)
-      for s in samples
+      statistics.mean_interval(sample, config.confidence, images=images)
+      for sample, images in samples
     ]
     ends = [(float(low), float(high)) for _, low, high, _ in found]
-    p = [_p_value(sample, images) for sample in samples]
+    p = [_p_value(*sample) for sample in samples]
   widest = max(range(len(ends)), key=lambda i: ends[i][1] - ends[i][0])
   low, high = (None if math.isnan(end) else end for end in ends[widest])
   return {
@@ -197,6 +212,6 @@ def _compared(group: pl.DataFrame, config: Config) -> dict:
   }
 
 
-def _p_value(sample: np.ndarray, images: float) -> float:
+def _p_value(sample: np.ndarray, images: statistics.Images) -> float:
   n, mean, deviation = statistics.moments(sample)
   return float(statistics.two_sided_p(mean, deviation, n, images))

@@ -15,8 +15,8 @@ own. With one fold w is 1, with a fold for each seed 1 / n: averaging over seeds
 is then averaging over images too.
 """
 
-from collections.abc import Sequence
 import dataclasses
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -26,7 +26,7 @@ from minarch_jax.analysis import statistics
 from minarch_jax.analysis.statistics import Images
 
 Array = np.ndarray
-SETTING = records_lib.KEYS["hits"][len(records_lib.NETWORK) :]
+CHUNK = 50_000_000  # bytes of hits compared at a time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,35 +80,95 @@ class Hits:
     return found["row"].cast(pl.Int64).fill_null(-1).to_numpy()
 
   def images_of(
-    self, rows: Array, others: Array | None = None
-  ) -> Images | None:
-    """What images add to mean hits, or mean differences others - rows.
+    self,
+    values: Array,
+    rows: Array,
+    others: Array | None,
+    images: Array,
+    fold: Array,
+  ) -> Images:
+    """What images add to means over seeds of accuracies or differences.
 
     Args:
-      rows: int [..., S], the hits of every seed; -1 = the seed is missing.
-      others: likewise, paired by seed.
+      values: [G, ..., S], nan = missing.
+      rows: int [G, ..., S], the hits of every seed; -1 = not known.
+      others: likewise, of what differences are taken from; None for accuracies.
+      images: [G] how many images a fold has.
+      fold: int, broadcastable to `values`, the fold of every seed.
 
     Returns:
-      Arrays [...]; None where no seed of some row has hits, so that images have
-      to be judged from their number.
+      Arrays [G, ...]. Where the hits of a seed are not known, images are judged
+      by their number.
     """
-    known = rows >= 0
+    fold = np.where(np.isnan(values), -1, fold)
+    known = np.isnan(values) | (rows >= 0)
     if others is not None:
-      known &= others >= 0
-    if not known.any(-1).all():
-      return None
-    up, down = self._signs(np.where(known, rows, -1), others)
-    images = np.where(known, self.images[rows], 0)
-    fold = np.where(known, self.fold[rows], -1)
-    return from_counts(up, down, images, fold)
+      known &= np.isnan(values) | (others >= 0)
+    known = known.all(-1)
+    n, mean, _ = statistics.moments(values)
+    images = images.reshape(-1, *[1] * (mean.ndim - 1))
+    found = from_numbers(mean, images, fold, n)
+    if not known.any():
+      return found
+    noise, drawn = found.noise.copy(), found.drawn.copy()
+    width = max(1, self.bits.shape[1] * values[0].size)
+    size = max(1, CHUNK // width)
+    for begin in range(0, len(values), size):
+      part = slice(begin, begin + size)
+      there = np.where(fold[part] >= 0, rows[part], -1)
+      base = None if others is None else np.where(there >= 0, others[part], -1)
+      one = from_counts(
+        *self._signs(there, base), self.images[there], self.fold[there]
+      )
+      noise[part] = np.where(known[part], one.noise, noise[part])
+      drawn[part] = np.where(known[part], one.drawn, drawn[part])
+    return Images(noise, drawn)
+
+  def resampled(
+    self, rows: Array, missing: Array, num: int, rng: np.random.Generator
+  ) -> Array:
+    """Draws what other images would do to the mean accuracies of networks.
+
+    Images are resampled within folds, the same for all networks, which keeps
+    how far networks agree about them; the size is that of `missing`.
+
+    Args:
+      rows: int [A, S], the hits of every seed; -1 = the seed is missing.
+      missing: [A] variance that is wanted.
+      num: resamples.
+      rng: generator.
+
+    Returns:
+      Shifts [num, A].
+    """
+    total = np.zeros((num, len(rows)))
+    variance = np.zeros(len(rows))
+    if not (missing > 0).any():
+      return total
+    fold = np.where(rows >= 0, self.fold[rows], -1)
+    for number in np.unique(fold[fold >= 0]):
+      own = fold == number
+      size = int(self.images[rows[own][0]])
+      bits = np.unpackbits(self.bits[rows], axis=-1, count=size)
+      share = own / (rows >= 0).sum(-1, keepdims=True)
+      mean = np.einsum("as,asi->ai", share, bits)
+      counts = rng.multinomial(size, np.full(size, 1 / size), size=num)
+      total += (counts / size - 1 / size) @ mean.T
+      variance += mean.var(-1) / size
+    with np.errstate(invalid="ignore", divide="ignore"):
+      scale = np.sqrt(np.maximum(missing, 0) / variance)
+    return total * np.where(variance > 0, scale, 0.0)
 
   def _signs(self, rows: Array, others: Array | None) -> tuple[Array, Array]:
     """Where y is 1 and where it is -1, packed [..., S, bytes]."""
     one = self.bits[rows]
     if others is None:
       return one, np.zeros_like(one)
-    other = self.bits[np.where(rows >= 0, others, -1)]
+    other = self.bits[others]
     return other & ~one, one & ~other
+
+
+NONE = Hits.of(pl.DataFrame(schema=records_lib.SCHEMAS["hits"]))
 
 
 def from_counts(up: Array, down: Array, images: Array, fold: Array) -> Images:
@@ -147,12 +207,24 @@ def combined(
     overlap: [...] sum over folds of the squared share of the seeds.
     n: [...] seeds.
   """
+  one = np.asarray(one)
   if shared is None:
-    return Images(np.broadcast_to(one, overlap.shape), one * overlap)
+    return Images(np.broadcast_to(one, np.shape(one * overlap)), one * overlap)
+  rest = one - shared
+  return Images(rest + shared * _apart(overlap, n), shared * overlap + rest / n)
+
+
+def _apart(overlap: Array, n: Array) -> Array:
   with np.errstate(invalid="ignore", divide="ignore"):
-    apart = np.where(n > 1, (1 - overlap) * n / (n - 1), 0.0)
-    rest = one - shared
-    return Images(rest + shared * apart, shared * overlap + rest / n)
+    return np.where(n > 1, (1 - overlap) * n / (n - 1), 0.0)
+
+
+def apart(fold: Array) -> Array:
+  """Which part of what seeds of a fold share is in the variance over seeds.
+
+  0 where all share their images, 1 where none does; int [..., S], -1 = missing.
+  """
+  return _apart(overlap_of(fold), (fold >= 0).sum(-1))
 
 
 def overlap_of(fold: Array) -> Array:
@@ -204,7 +276,7 @@ def _count(bits: Array) -> Array:
 
 
 def from_numbers(
-  mean: Array, images: Array | float, fold: Array, n: Array
+  mean: Any, images: Array | float, fold: Array, n: Array
 ) -> Images:
   """What images add where hits are not known: of their number and the folds.
 
@@ -216,12 +288,3 @@ def from_numbers(
   """
   one = statistics.image_variance(mean, images)
   return combined(one, None, np.broadcast_to(overlap_of(fold), one.shape), n)
-
-
-def of_seeds(
-  networks: pl.DataFrame, dataset: str, seeds: Sequence[int]
-) -> Array:
-  """The fold of every seed of a data set: int [S], -1 = not trained."""
-  own = networks.filter(pl.col("dataset") == dataset)
-  known = dict(own.select("seed", "fold").unique().iter_rows())
-  return np.array([known.get(seed, -1) for seed in seeds])

@@ -6,6 +6,7 @@ import numpy as np
 import polars as pl
 
 from minarch_jax.analysis import monotone, statistics, tables
+from minarch_jax.analysis.hits import Hits
 from minarch_jax.analysis.outcomes import known_outcomes
 from minarch_jax.config import Config
 
@@ -20,6 +21,9 @@ class Grid(NamedTuple):
     params: [A] parameter counts.
     accuracy: [A, S] final validation accuracy, nan = not trained.
     classes: [A] size class; architectures matched in size share one.
+    rows: int [A, S], where hits stand; -1 = not known.
+    noise: [A] the part of the variance over seeds that images alone give.
+    missing: [A] what images add to the variance of a mean beyond that.
     floor: least accuracy above chance.
   """
 
@@ -27,6 +31,9 @@ class Grid(NamedTuple):
   params: Array
   accuracy: Array
   classes: Array
+  rows: Array
+  noise: Array
+  missing: Array
   floor: float
 
 
@@ -50,8 +57,13 @@ class Fit(NamedTuple):
 
 def grid(rows: pl.DataFrame, config: Config) -> Grid:
   """Arranges the outcomes of one (data set, family)."""
-  groups, _, accuracy = tables.seed_matrix(
-    rows, ("params", "architecture"), "val_accuracy"
+  by = ("params", "architecture")
+  groups, _, accuracy = tables.seed_matrix(rows, by, "val_accuracy")
+  images = groups.join(
+    rows.group_by(by).agg(pl.col("image_noise", "image_missing").first()),
+    on=by,
+    how="left",
+    maintain_order="left",
   )
   params = groups["params"].to_numpy()
   return Grid(
@@ -59,6 +71,9 @@ def grid(rows: pl.DataFrame, config: Config) -> Grid:
     params,
     accuracy,
     tables.size_classes(params, config.match_tolerance),
+    tables.seed_numbers(rows, by, "row"),
+    images["image_noise"].to_numpy(),
+    images["image_missing"].to_numpy(),
     float(rows["floor"].max()) if len(rows) else 1.0,  # pyright: ignore
   )
 
@@ -90,8 +105,8 @@ def minimal_parameters(
   P_learn is where the probability that a seed does not fail reaches
   `learnable`: logistic in log P, likelihood-ratio interval.
 
-  Intervals are about these validation images and other seeds; what other
-  images would say is not in them.
+  Where seeds have validation images of their own, resampling seeds resamples
+  images; where several share theirs, images are resampled as well.
 
   Returns:
     One row per (data set, family). A null bound means that the grid leaves
@@ -101,11 +116,12 @@ def minimal_parameters(
     largest size that is not good enough.
   """
   outcomes = known_outcomes(records, config, outcomes)
+  hits = Hits.of(records.hits)
   rows = [
     {
       "dataset": dataset,
       "family": family,
-      **p_min(grid(group, config), config),
+      **p_min(grid(group, config), hits, config),
       **p_learn(group, config),
     }
     for (dataset, family), group in outcomes.sort("dataset", "family").group_by(
@@ -135,7 +151,7 @@ _SCHEMA = (
 )
 
 
-def p_min(family: Grid, config: Config) -> dict:
+def p_min(family: Grid, hits: Hits, config: Config) -> dict:
   """The row of `minimal_parameters` that concerns P_min."""
   n, mean, deviation = statistics.moments(family.accuracy)
   row = {
@@ -157,7 +173,12 @@ def p_min(family: Grid, config: Config) -> dict:
   if np.isnan(deviation).all():
     return row | {"plateau": float(mean.max()), "status": "one seed"}
   point = judge(
-    family, mean[None], (deviation**2)[None], np.ones(1), config, None
+    family,
+    mean[None],
+    np.maximum(deviation**2 - family.noise, 0)[None],
+    np.ones(1),
+    config,
+    None,
   )
   row["plateau"] = float(point.plateau[0])
   row["status"], row["p_min"], row["p_below"] = _status(point, 0)
@@ -169,9 +190,9 @@ def p_min(family: Grid, config: Config) -> dict:
   if row["status"] == "bracketed":
     row["architecture"] = family.names[good[0]]
   row["sigma_high"] = statistics.deviation_bound(
-    deviation[counted], n[counted], config.confidence
+    deviation[counted], n[counted], config.confidence, family.noise[counted]
   )
-  fit = replicates(family, config, target=None)
+  fit = replicates(family, hits, config, target=None)
   row["p_min_low"], row["p_min_high"] = interval(fit, config)
   return row
 
@@ -195,6 +216,7 @@ def p_at(
   if not 0 < target <= 1:
     raise ValueError(f"target accuracy {target} is not in (0, 1]")
   outcomes = known_outcomes(records, config, outcomes)
+  hits = Hits.of(records.hits)
   rows = []
   for (dataset, family), group in outcomes.sort("dataset", "family").group_by(
     "dataset", "family", maintain_order=True
@@ -205,7 +227,7 @@ def p_at(
       own, mean[None], np.zeros_like(mean)[None], np.ones(1), config, target
     )
     status, p, _ = _status(point, 0)
-    low, high = interval(replicates(own, config, target), config)
+    low, high = interval(replicates(own, hits, config, target), config)
     rows.append((dataset, family, target, p, low, high, status))
   names = ("dataset", "family", "target", "p", "p_low", "p_high", "status")
   types = (*[pl.String] * 2, *[pl.Float64] * 4, pl.String)
@@ -302,8 +324,11 @@ def judge(
   return Fit(size, padded[last], padded[last + 1], plateau, probabilities)
 
 
-def replicates(family: Grid, config: Config, target: float | None) -> Fit:
-  """Bootstraps the boundary over seeds (blocks) and over architectures."""
+def replicates(
+  family: Grid, hits: Hits, config: Config, target: float | None
+) -> Fit:
+  """Bootstraps the boundary over seeds (blocks), over images and over
+  architectures."""
   accuracy = family.accuracy
   num_architectures, num_seeds = accuracy.shape
   n, mean, deviation = statistics.moments(accuracy)
@@ -316,6 +341,7 @@ def replicates(family: Grid, config: Config, target: float | None) -> Fit:
     num_seeds, np.full(num_seeds, 1 / num_seeds), size=num
   ).astype(float)
   residuals = shape_residuals(family, mean, config)
+  drawn = hits.resampled(family.rows, family.missing, num, rng)
   present = (~np.isnan(accuracy)).astype(float)
   filled = np.where(present > 0, accuracy - mean[:, None], 0.0)
   size = max(1, 4_000_000 // num_architectures)  # replicates held at a time
@@ -331,13 +357,14 @@ def replicates(family: Grid, config: Config, target: float | None) -> Fit:
     means = (
       mean
       + shift * np.sqrt(np.where(n > 1, repair, 1.0))
+      + drawn[begin : begin + size]
       + rng.choice(residuals, size=shift.shape)
     )
     parts.append(
       judge(
         family,
         means,
-        np.maximum(variance, 0) * repair**2,
+        np.maximum(np.maximum(variance, 0) * repair**2 - family.noise, 0),
         np.full(len(chunk), 1 / num),
         config,
         target,
@@ -432,10 +459,7 @@ def selected(
   keys = ["dataset", "architecture", "params"]
   for split in ("val", "test"):
     column = f"{split}_accuracy"
-    images = {"val": "num_validation", "test": "num_test"}[split]
-    means = tables.mean_interval(
-      networks, keys, column, confidence, images
-    ).select(
+    means = tables.mean_interval(networks, keys, split, confidence).select(
       *keys,
       pl.col("n").alias("n_seeds"),
       pl.col("mean").alias(column),

@@ -3,6 +3,7 @@
 import numpy as np
 import polars as pl
 
+from minarch_jax.analysis import hits as hits_lib
 from minarch_jax.analysis import statistics, tables
 from minarch_jax.config import Config
 
@@ -17,13 +18,38 @@ def outcomes(records: tables.Records, config: Config) -> pl.DataFrame:
       rise: relative rise of the validation loss from its minimum to the end
         (null without a curve),
       falls: training loss is lower at the end than at that minimum,
-      overfits: rise above `overfit_rise` while falling (null as `rise`).
+      overfits: rise above `overfit_rise` while falling (null as `rise`),
+      row: where its hits stand (-1 = they are not known),
+      image_noise: variance of accuracy over seeds of this architecture that
+        images alone give, as far as seeds have images of their own or hits
+        tell it,
+      image_missing: variance that images add to the architecture's mean beyond
+        what shows in the variance over seeds (0 where hits are not known).
   """
   rises = loss_rises(records.curves)
   joined = records.networks.join(
     rises, on=tables.NETWORK, how="left", maintain_order="left"
   )
-  return judged(joined, config)
+  return _with_noise(judged(joined, config), hits_lib.Hits.of(records.hits))
+
+
+def _with_noise(rows: pl.DataFrame, hits: hits_lib.Hits) -> pl.DataFrame:
+  by = tables.ARCHITECTURE
+  rows = rows.with_columns(row=pl.Series(hits.rows(rows), dtype=pl.Int64))
+  groups, _, accuracy = tables.seed_matrix(rows, by, "val_accuracy")
+  row, fold = (tables.seed_numbers(rows, by, name) for name in ("row", "fold"))
+  images = tables.images_of(groups, rows)
+  found = hits.images_of(accuracy, row, None, images, fold)
+  n, mean, _ = statistics.moments(accuracy)
+  apart = hits_lib.apart(np.where(np.isnan(accuracy), -1, fold))
+  known = (np.isnan(accuracy) | (row >= 0)).all(-1)
+  by_number = statistics.image_variance(mean, images) * apart
+  missing = np.maximum(found.drawn - found.noise / n, 0)
+  noise = groups.with_columns(
+    image_noise=pl.Series(np.where(known, found.noise, by_number)),
+    image_missing=pl.Series(np.where(known, missing, 0.0)),
+  )
+  return rows.join(noise, on=list(by), how="left", maintain_order="left")
 
 
 def known_outcomes(
@@ -73,30 +99,39 @@ def judged(rows: pl.DataFrame, config: Config) -> pl.DataFrame:
 def judged_without_curves(
   networks: pl.DataFrame, config: Config
 ) -> pl.DataFrame:
-  """Judges networks by their final rows alone: overfitting is not known."""
+  """Judges networks by their final rows alone: neither overfitting nor the
+  images of hits are known."""
   unknown = networks.with_columns(
     rise=pl.lit(None, pl.Float64), falls=pl.lit(None, pl.Boolean)
   )
-  return judged(unknown, config)
+  return _with_noise(judged(unknown, config), hits_lib.NONE)
 
 
 def loss_rises(curves: pl.DataFrame) -> pl.DataFrame:
   """Per network: relative rise of validation loss, and whether training loss
-  still fell meanwhile. Networks without a finite loss are left out."""
+  still fell meanwhile. Networks without a finite loss are left out.
+
+  The lowest of many noisy losses is too low: the epoch of the minimum is chosen
+  on one half of the validation images and the rise measured on the other, and
+  the other way round; the rise is the mean of both.
+  """
   parts = [_empty_rises(curves)]
-  for keys, curve in tables.curve_matrices(curves, ("train_loss", "val_loss")):
-    loss, train = curve["val_loss"], curve["train_loss"]
-    finite = ~np.isnan(loss[:, -1]) & ~np.isnan(train[:, -1])
-    keys, loss, train = keys.filter(finite), loss[finite], train[finite]
-    if not len(keys):
+  halves = ("val_loss_even", "val_loss_odd")
+  for keys, curve in tables.curve_matrices(curves, ("train_loss", *halves)):
+    train, *losses = curve.values()
+    finite = ~np.isnan([each[:, -1] for each in curve.values()]).any(0)
+    if not finite.any():
       continue
-    at = np.nanargmin(loss, axis=1)[:, None]
-    lowest = np.take_along_axis(loss, at, 1)[:, 0]
-    trained = np.take_along_axis(train, at, 1)[:, 0]
+    train, *losses = (each[finite] for each in (train, *losses))
+    rises, falls = [], []
+    for chooses, measures in (losses, losses[::-1]):
+      at = np.nanargmin(chooses, axis=1)[:, None]
+      lowest = np.take_along_axis(measures, at, 1)[:, 0]
+      rises.append(measures[:, -1] / np.maximum(lowest, 1e-300) - 1)
+      falls.append(train[:, -1] < np.take_along_axis(train, at, 1)[:, 0])
     parts.append(
-      keys.with_columns(
-        rise=loss[:, -1] / np.maximum(lowest, 1e-300) - 1,
-        falls=train[:, -1] < trained,
+      keys.filter(finite).with_columns(
+        rise=np.mean(rises, axis=0), falls=np.all(falls, axis=0)
       )
     )
   return pl.concat(parts)

@@ -9,6 +9,7 @@ import polars as pl
 from scipy import special
 
 from minarch_jax import records as records_lib
+from minarch_jax.analysis import hits as hits_lib
 from minarch_jax.analysis import monotone, statistics, tables
 from minarch_jax.analysis.outcomes import judged_without_curves
 from minarch_jax.config import Config
@@ -29,7 +30,7 @@ class Drops(NamedTuple):
     dense: [G, S] accuracy at sparsity 0.
     drop: [G, S, K] dense minus pruned accuracy, nan = missing.
     chance: [G] 1 / C.
-    images: [G] on which accuracies were measured.
+    images: what images add to mean drops, [G, K].
   """
 
   groups: pl.DataFrame
@@ -37,7 +38,7 @@ class Drops(NamedTuple):
   dense: Array
   drop: Array
   chance: Array
-  images: Array
+  images: statistics.Images
 
 
 def pruning_phases(
@@ -130,7 +131,7 @@ def learned(records: tables.Records, config: Config) -> pl.DataFrame:
   return (
     judged_without_curves(records.networks, config)
     .filter(~pl.col("failed"))
-    .select(*tables.NETWORK, "chance", "num_validation")
+    .select(*tables.NETWORK, "chance", "num_validation", "fold")
   )
 
 
@@ -145,17 +146,24 @@ def pruning_drops(
     tables.under(whole, name).join(networks, on=tables.NETWORK, how="inner")
     for name in (records_lib.NONE, control)
   )
+  hits = hits_lib.Hits.of(records.hits)
+  rows = rows.with_columns(row=pl.Series(hits.rows(rows), dtype=pl.Int64))
   dense = real.filter(pl.col("sparsity") == 0)
-  exact = dense.group_by(*tables.NETWORK, *SETTING).agg(
-    exact=pl.col("val_accuracy").mean()
-  )
-  same = dense.group_by(*tables.NETWORK, "schedule").agg(
-    same=pl.col("val_accuracy").mean()
+  dense = dense.with_columns(row=pl.Series(hits.rows(dense), dtype=pl.Int64))
+  exact, same = (
+    dense.group_by(*tables.NETWORK, *by).agg(
+      pl.col("val_accuracy").mean().alias(name),
+      pl.col("row").first().alias(f"{name}_row"),
+    )
+    for name, by in (("exact", SETTING), ("same", ("schedule",)))
   )
   rows = (
     rows.join(exact, on=[*tables.NETWORK, *SETTING], how="left")
     .join(same, on=[*tables.NETWORK, "schedule"], how="left")
-    .with_columns(dense=pl.coalesce("exact", "same"))
+    .with_columns(
+      dense=pl.coalesce("exact", "same"),
+      base=pl.coalesce("exact_row", "same_row"),
+    )
     .drop_nulls("dense")
   )
   sparsities = np.unique(
@@ -173,20 +181,31 @@ def pruning_drops(
     )["_group"]
     .to_numpy()
   )
-  drop = np.full((*reference.shape, len(sparsities)), np.nan)
-  drop[
+  place = (
     index,
     np.searchsorted(seeds, cells["seed"].to_numpy()),
     np.searchsorted(sparsities, cells["sparsity"].to_numpy()),
-  ] = cells["drop"].to_numpy()
+  )
+  drop = np.full((*reference.shape, len(sparsities)), np.nan)
+  drop[place] = cells["drop"].to_numpy()
   drop[..., 0] = np.where(np.isnan(reference), np.nan, 0.0)
+  row = np.full(drop.shape, -1)
+  row[place] = cells["row"].to_numpy()
+  base = tables.seed_numbers(rows, GROUP, "base")
+  row[..., 0] = base
   chance = groups.join(
     rows.group_by(GROUP).agg(pl.col("chance").first()),
     on=GROUP,
     how="left",
     maintain_order="left",
   )["chance"].to_numpy()
-  images = tables.images_of(groups, rows)
+  images = hits.images_of(
+    np.swapaxes(drop, 1, 2),
+    np.swapaxes(row, 1, 2),
+    np.broadcast_to(base[:, None], (len(drop), len(sparsities), len(seeds))),
+    tables.images_of(groups, rows),
+    tables.seed_numbers(rows, GROUP, "fold")[:, None],
+  )
   return Drops(groups, sparsities, reference, drop, chance, images)
 
 
@@ -195,7 +214,7 @@ def phases(
   dense: Array,
   drop: Array,
   chance: Array,
-  images: Array,
+  images: statistics.Images,
   config: Config,
 ) -> dict[str, Array]:
   """Finds the phases of many settings at once; nan = cannot be said.
@@ -205,7 +224,7 @@ def phases(
     dense: [G, S].
     drop: [G, S, K].
     chance: [G].
-    images: [G].
+    images: what images add, [G, K].
     config: thresholds.
 
   Returns:
@@ -217,9 +236,7 @@ def phases(
   level = _filled(dense) - chance[:, None]
   # Tested in order of sparsity up to the first failure: a fixed sequence, so
   # every test keeps its own level.
-  p = statistics.one_sided_p(
-    mean, deviation, n, config.free_margin, images[:, None]
-  )
+  p = statistics.one_sided_p(mean, deviation, n, config.free_margin, images)
   shown = (p < 1 - config.confidence) | (sparsities == 0)
   free, _ = bracket(sparsities, shown, n > 0)
   lost = config.collapse_share * level.mean(1)
@@ -309,7 +326,7 @@ def _intervals(
   along: Array,
   dense: Array,
   chance: Array,
-  images: Array,
+  images: statistics.Images,
   config: Config,
 ) -> tuple[Array, Array, Array, Array]:
   """Bootstrap bounds of redundancy and collapse over seeds and images, each
@@ -411,7 +428,7 @@ def largest(
   along = np.swapaxes(drops.drop[chosen], 1, 2)
   count, mean, deviation = statistics.moments(along)
   p = statistics.one_sided_p(
-    mean, deviation, count, config.free_margin, drops.images[chosen][:, None]
+    mean, deviation, count, config.free_margin, drops.images[chosen]
   )
   level = (1 - config.confidence) / 2 / len(chosen)
   shown = (p < level) | (drops.sparsities == 0)
@@ -448,7 +465,7 @@ def halves(num_seeds: int) -> list[Array]:
 
 
 def _image_noise(
-  along: Array, images: Array, num: int, rng: np.random.Generator
+  along: Array, images: statistics.Images, num: int, rng: np.random.Generator
 ) -> Array:
   """What other images would add to resampled mean drops, [G, B, K].
 
@@ -457,7 +474,7 @@ def _image_noise(
   see the same images: they move together.
   """
   n, mean, deviation = statistics.moments(along)
-  error, _ = statistics.standard_error(mean, deviation, n, images[:, None])
+  error, _ = statistics.standard_error(mean, deviation, n, images)
   missing = np.maximum(error**2 - deviation**2 / np.maximum(n, 1), 0)
   missing[:, 0] = 0.0  # no pruning, no drop
   draws = special.ndtri((rng.permutation(num) + 0.5) / num)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 import polars as pl
 
+from minarch_jax.analysis import hits as hits_lib
 from minarch_jax.analysis import pruning, statistics, tables
 from minarch_jax.config import Config
 
@@ -37,7 +38,8 @@ def paired_damage(
     rounded: the rows that are compared with 32 bits.
 
   Returns:
-    architecture columns, num_validation, seed, `by`, the format, damage.
+    architecture columns, num_validation, fold, seed, `by`, the format, damage,
+    and the rows of the hits that it is the difference of: base - row.
   """
   records, _ = tables.one_recipe(records)
   rows = tables.under(records.compression)
@@ -49,16 +51,18 @@ def paired_damage(
   rows = rows.join(
     pruning.learned(records, config), on=tables.NETWORK, how="inner"
   )
-  keys = ("run_id", *tables.ARCHITECTURE, "num_validation", "seed", *by)
+  hits = hits_lib.Hits.of(records.hits)
+  rows = rows.with_columns(row=pl.Series(hits.rows(rows), dtype=pl.Int64))
+  keys = ("run_id", *tables.ARCHITECTURE, "num_validation", "fold", "seed", *by)
   dense = (
     rows.filter(tables.AS_TRAINED)
     .group_by(keys)
-    .agg(dense=pl.col("val_accuracy").mean())
+    .agg(dense=pl.col("val_accuracy").mean(), base=pl.col("row").first())
   )
   return (
     rows.filter(rounded)
     .group_by(*keys, *FORMAT)
-    .agg(pl.col("val_accuracy").mean())
+    .agg(pl.col("val_accuracy").mean(), pl.col("row").first())
     .join(dense, on=keys, how="inner")
     .with_columns(damage=pl.col("dense") - pl.col("val_accuracy"))
     .drop("run_id", "dense", "val_accuracy")
@@ -79,7 +83,7 @@ def quantization_damage(
     damage_high (null for one seed), p_adjusted (two-sided t-test against no
     damage, Benjamini-Hochberg over the table).
   """
-  return summarised(paired_damage(records, config), (), config)
+  return summarised(records, paired_damage(records, config), (), config)
 
 
 def activation_damage(
@@ -90,9 +94,8 @@ def activation_damage(
   Returns:
     As `quantization_damage`, for activation_bits < 32.
   """
-  return summarised(
-    paired_damage(records, config, rounded=ACTIVATIONS), (), config
-  )
+  rows = paired_damage(records, config, rounded=ACTIVATIONS)
+  return summarised(records, rows, (), config)
 
 
 def quantizer_damage(
@@ -104,18 +107,25 @@ def quantizer_damage(
     As `quantization_damage`, for number formats other than symmetric integers
     and integers over a narrower range.
   """
-  return summarised(
-    paired_damage(records, config, rounded=QUANTIZERS), (), config
-  )
+  rows = paired_damage(records, config, rounded=QUANTIZERS)
+  return summarised(records, rows, (), config)
 
 
 def summarised(
-  rows: pl.DataFrame, by: Sequence[str], config: Config
+  records: tables.Records,
+  rows: pl.DataFrame,
+  by: Sequence[str],
+  config: Config,
 ) -> pl.DataFrame:
   """Mean, interval and adjusted p-value of `damage` per group."""
   names = (*tables.ARCHITECTURE, *by, *FORMAT)
   groups, _, matrix = tables.seed_matrix(rows, names, "damage")
-  images = tables.images_of(groups, rows)
+  row, base, fold = (
+    tables.seed_numbers(rows, names, name) for name in ("row", "base", "fold")
+  )
+  images = hits_lib.Hits.of(records.hits).images_of(
+    matrix, row, base, tables.images_of(groups, rows), fold
+  )
   mean, low, high, n = statistics.mean_interval(
     matrix, config.confidence, images=images
   )
@@ -185,11 +195,12 @@ def joint_damage(
     *keys, pl.col("damage").alias("alone")
   )
   pruned = rows.filter(pl.col("sparsity") > 0)
-  frame = summarised(pruned, by, config)
+  frame = summarised(records, pruned, by, config)
   paired = pruned.join(dense, on=keys, how="inner").with_columns(
-    damage=pl.col("damage") - pl.col("alone")
+    damage=pl.col("damage") - pl.col("alone"),
+    row=pl.lit(-1),  # no two networks' hits differ by a difference of damages
   )
-  together = summarised(paired.drop("alone"), by, config)
+  together = summarised(records, paired.drop("alone"), by, config)
   on = (*tables.ARCHITECTURE, *by, *FORMAT)
   return frame.drop("p_adjusted", "confidence").join(
     together.select(

@@ -1,12 +1,13 @@
 """Guidance: the smallest stable configurations that records support."""
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
 
 from minarch_jax import registries
-from minarch_jax.analysis import statistics, tables
+from minarch_jax.analysis import hits, statistics, tables
 from minarch_jax.analysis.regimes import regimes, STABLE, THRESHOLDS
 from minarch_jax.config import Config
 from minarch_jax.records import SCHEMAS
@@ -37,10 +38,9 @@ def recommend(
 
   A configuration is an architecture with its pruning and quantization
   setting. It is offered only if its architecture is not unstable and one more
-  seed is predicted to be accurate enough: the lower end of its accuracy on
-  the validation images (Student's prediction interval) within the tolerance,
-  which the same images judge, or the lower end on unseen images (with the
-  sampling error of the validation images added) at the target. Where none is,
+  seed is predicted to be accurate enough: within the tolerance of the best
+  stable configuration on the same images (Student's prediction interval of the
+  difference, seed by seed), or at the target on unseen images. Where none is,
   the nearest are shown with what each falls short. All choices are made on
   validation; `test_accuracy` is shown beside and never selected on.
 
@@ -64,9 +64,10 @@ def recommend(
     end of the accuracy where only a budget is given; by the shortfall where
     none reaches the target), shortfall (of that lower end to the target, 0
     where it is reached, null where there is none), predicted accuracy
-    (mean; low, high on the validation images; unseen_low, unseen_high on new
-    ones), n_seeds, test_accuracy, pareto (no stable configuration
-    of as few bytes is as accurate), target_accuracy (null where there is
+    (mean; low, high of a new seed on images on which the best reaches its
+    mean; unseen_low, unseen_high of a new seed on any others), n_seeds,
+    test_accuracy, pareto (no stable configuration of as few bytes is as
+    accurate), target_accuracy (null where there is
     none), and the best stable configuration's architecture and mean.
 
   Raises:
@@ -84,8 +85,9 @@ def recommend(
   if outcomes is not None:
     outcomes = outcomes.filter(pl.col("dataset") == dataset)
   stable = _stable(regimes(own, config, outcomes=outcomes))
-  frame = _predictable(configurations(own, stable, config), dataset)
-  best, reached = _best(own, stable)
+  frame, reference = configurations(own, stable, config)
+  frame = _predictable(frame, dataset)
+  best, reached = reference.architecture, reference.accuracy
   target = target_accuracy
   if target is None and (tolerance is not None or not limits):
     target = reached - (config.eps_accuracy if tolerance is None else tolerance)
@@ -215,55 +217,119 @@ def in_words(frame: pl.DataFrame) -> pl.DataFrame:
   return words if short else words.drop("shortfall")
 
 
+class Reference(NamedTuple):
+  """What the best stable configuration reaches.
+
+  Attributes:
+    architecture: of the configuration that all seeds choose.
+    by_seed: [S] accuracy of each seed in the configuration that the others
+      choose: the maximum over thousands of noisy means would be too large.
+    accuracy: their mean.
+  """
+
+  architecture: str
+  by_seed: np.ndarray
+  accuracy: float
+
+
 def configurations(
   records: tables.Records, stable: pl.DataFrame, config: Config
-) -> pl.DataFrame:
+) -> tuple[pl.DataFrame, Reference]:
   """Every configuration of the stable architectures with its prediction."""
-  rows = _rows(records).join(
-    stable.select("family", "architecture"),
-    on=["family", "architecture"],
-    how="semi",
+  who = ["family", "architecture"]
+  rows = _rows(records).join(stable.select(who), on=who, how="semi")
+  frame, _, accuracy = tables.seed_matrix(rows, SETTING, "val_accuracy")
+  means = rows.group_by(SETTING).agg(
+    pl.col("test_accuracy").mean(),
+    **{name: pl.col(name).max() for name in COSTS},
   )
-  frame = (
-    rows.group_by(SETTING)
-    .agg(
-      n_seeds=pl.col("seed").n_unique(),
-      accuracy=pl.col("val_accuracy").mean(),
-      deviation=pl.col("val_accuracy").std(),
-      test_accuracy=pl.col("test_accuracy").mean(),
-      **{name: pl.col(name).max() for name in COSTS},
-    )
-    .sort(SETTING)
+  n, mean, deviation = statistics.moments(accuracy)
+  frame = frame.join(
+    means, on=SETTING, how="left", maintain_order="left", nulls_equal=True
+  ).with_columns(
+    n_seeds=pl.Series(n, dtype=pl.UInt32), accuracy=pl.Series(mean)
   )
-  # Of thousands of settings the smallest that reach a target are those whose
-  # few seeds agree by luck: none is taken to vary less than its architecture
-  # does where it still works. Pruned to pieces it varies most, which says
-  # nothing of the others.
+  reference = _reference(frame, accuracy)
+  # On the same images the best and the others err together.
+  behind = accuracy - reference.by_seed
+  counted, lag, spread = statistics.moments(behind)
+  half = _usual(frame, spread, config) * np.sqrt(1 + 1 / counted)
+  half = half * statistics.t_quantile(counted - 1, (1 + config.confidence) / 2)
+  unseen = _unseen(records, frame, _usual(frame, deviation, config), config)
+  middle = reference.accuracy + lag
+  bounds = {
+    "accuracy_low": middle - half,
+    "accuracy_high": middle + half,
+    "unseen_low": mean - unseen,
+    "unseen_high": mean + unseen,
+  }
+  return frame.with_columns(
+    pl.Series(name, np.clip(values, 0, 1)).fill_nan(None)
+    for name, values in bounds.items()
+  ), reference
+
+
+def _usual(
+  frame: pl.DataFrame, deviation: np.ndarray, config: Config
+) -> np.ndarray:
+  """Deviations over seeds, none below what is usual of its architecture.
+
+  Of thousands of settings the smallest that reach a target are those whose few
+  seeds agree by luck: none is taken to vary less than its architecture does
+  where it still works. Pruned to pieces it varies most, which says nothing of
+  the others.
+  """
   who = ("family", "architecture")
   works = pl.col("accuracy") >= (
     pl.col("accuracy").max().over(who) - config.eps_accuracy - tables.TIE
   )
   usual = pl.when(works).then("deviation").median().over(who)
-  deviation = frame.select(pl.max_horizontal("deviation", usual)).to_series()
-  n = frame["n_seeds"].to_numpy()
-  mean = frame["accuracy"].to_numpy()
-  images = int(records.networks["num_validation"].max() or 0)  # pyright: ignore
-  half = (
-    deviation.to_numpy()
-    * np.sqrt(1 + 1 / n)
-    * statistics.t_quantile(n - 1, (1 + config.confidence) / 2)
+  known = pl.Series("deviation", deviation).fill_nan(None)
+  return (
+    frame.with_columns(known)
+    .select(pl.max_horizontal("deviation", usual))
+    .to_series()
+    .cast(pl.Float64)
+    .fill_null(np.nan)
+    .to_numpy()
   )
-  drawn = statistics.wilson(np.round(mean * images), images, config.confidence)
-  bounds = {
-    "accuracy_low": mean - half,
-    "accuracy_high": mean + half,
-    "unseen_low": mean - np.hypot(half, mean - drawn[0]),
-    "unseen_high": mean + np.hypot(half, drawn[1] - mean),
-  }
-  return frame.drop("deviation").with_columns(
-    pl.Series(name, np.clip(values, 0, 1)).fill_nan(None)
-    for name, values in bounds.items()
+
+
+def _unseen(
+  records: tables.Records,
+  frame: pl.DataFrame,
+  deviation: np.ndarray,
+  config: Config,
+) -> np.ndarray:
+  """Half widths of predictions of a new seed on images of the same source.
+
+  Of the deviation over seeds, what images alone give is not the seed's own; the
+  mean is as uncertain as seeds and images make it.
+  """
+  networks = records.networks
+  images = float(networks["num_validation"].max())  # pyright: ignore
+  seeds = networks.unique("seed")["fold"].to_numpy()
+  n, mean = frame["n_seeds"].to_numpy(), frame["accuracy"].to_numpy()
+  part = hits.from_numbers(mean, images, seeds[None], n)
+  error, freedom = statistics.standard_error(mean, deviation, n, part)
+  own = np.maximum(np.square(deviation) - part.noise, 0)
+  return np.sqrt(own + error**2) * statistics.t_quantile(
+    freedom, (1 + config.confidence) / 2
   )
+
+
+def _reference(frame: pl.DataFrame, accuracy: np.ndarray) -> Reference:
+  n, mean, _ = statistics.moments(accuracy)
+  known = ~np.isnan(accuracy) & (n > 1)[:, None]
+  with np.errstate(invalid="ignore", divide="ignore"):
+    others = (n * mean)[:, None] - accuracy
+    others = np.where(known, others / (n - 1)[:, None], -np.inf)
+  chosen = np.argmax(others, 0)
+  values = accuracy[chosen, np.arange(accuracy.shape[1])]
+  values = np.where(known.any(0), values, np.nan)
+  best = int(np.argmax(np.where(n > 1, mean, -np.inf)))
+  _, reached, _ = statistics.moments(values)
+  return Reference(frame["architecture"][best], values, float(reached))
 
 
 def _rows(records: tables.Records) -> pl.DataFrame:
@@ -355,27 +421,6 @@ def _stable(labels: pl.DataFrame) -> pl.DataFrame:
       "--eps_sigma or --max_failed"
     )
   return stable.sort("mean_accuracy", "params", descending=[True, False])
-
-
-def _best(records: tables.Records, stable: pl.DataFrame) -> tuple[str, float]:
-  """The best stable configuration's architecture, and what it reaches.
-
-  The maximum over thousands of noisy means is too large. So the configuration
-  is chosen without each seed in turn and measured on that seed.
-  """
-  who = ["family", "architecture"]
-  rows = _rows(records).join(stable.select(who), on=who, how="semi")
-  groups, _, accuracy = tables.seed_matrix(rows, SETTING, "val_accuracy")
-  n, mean, _ = statistics.moments(accuracy)
-  known = ~np.isnan(accuracy) & (n > 1)[:, None]
-  with np.errstate(invalid="ignore", divide="ignore"):
-    others = (n * mean)[:, None] - accuracy
-    others = np.where(known, others / (n - 1)[:, None], -np.inf)
-  chosen = np.argmax(others, 0)
-  values = accuracy[chosen, np.arange(accuracy.shape[1])]
-  values = values[known.any(0)]
-  best = groups["architecture"][int(np.argmax(np.where(n > 1, mean, -np.inf)))]
-  return best, float(values.mean())
 
 
 def _predictable(frame: pl.DataFrame, dataset: str) -> pl.DataFrame:

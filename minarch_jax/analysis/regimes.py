@@ -79,7 +79,7 @@ def label(rows: pl.DataFrame, config: Config) -> pl.DataFrame:
     .agg(
       n_seeds=pl.len(),
       mean_accuracy=pl.col("val_accuracy").mean(),
-      sigma=pl.col("val_accuracy").std(),
+      sigma=pl.col("val_accuracy").var() - pl.col("image_noise").first(),
       mean_test_accuracy=pl.col("test_accuracy").mean(),
       diverged=pl.col("diverged").sum(),
       stuck=pl.col("stuck").sum(),
@@ -93,6 +93,9 @@ def label(rows: pl.DataFrame, config: Config) -> pl.DataFrame:
       n_learning=pl.col("n_seeds")
       - pl.col("n_unstable")
       - pl.col("n_overfitting"),
+      sigma=pl.col("sigma").clip(0).sqrt(),
+    )
+    .with_columns(
       high_variance=pl.col("sigma").fill_null(0) > config.eps_sigma,
     )
   )

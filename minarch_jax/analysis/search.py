@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 
-from minarch_jax.analysis import minimal, statistics, tables
+from minarch_jax.analysis import hits, minimal, statistics, tables
 from minarch_jax.analysis.outcomes import judged_without_curves
 from minarch_jax.config import Config
 
@@ -123,7 +123,7 @@ def _known(
   for name, seed in networks.select("architecture", "seed").iter_rows():
     seeds[name].add(seed)
   grid = minimal.grid(judged_without_curves(networks, config), config)
-  found = minimal.p_min(grid, config)
+  found = minimal.p_min(grid, hits.NONE, config)
   return _Known(order, candidates, seeds, grid, found, config, max_trainings)
 
 
@@ -195,7 +195,7 @@ def _reach_below(known: _Known) -> Step | None:
 
 def _add_seeds(known: _Known, unconfirmed: list[str]) -> Step:
   """Adds a seed wherever the interval of P_min is not decided yet."""
-  fit = minimal.replicates(known.grid, known.config, None)
+  fit = minimal.replicates(known.grid, hits.NONE, known.config, None)
   open_ = _straddled(known.grid, fit, known.config)
   counts, most = known.counts, known.config.num_seeds
   names = {*open_, known.order[-1]}

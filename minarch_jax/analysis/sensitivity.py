@@ -4,7 +4,7 @@ import numpy as np
 import polars as pl
 
 from minarch_jax import registries
-from minarch_jax.analysis import pruning, statistics, tables
+from minarch_jax.analysis import hits, pruning, statistics, tables
 from minarch_jax.config import Config
 
 LAYER = (
@@ -48,7 +48,10 @@ def layer_sensitivity(
   )
   groups, _, lost = tables.seed_matrix(rows, LAYER, "lost")
   _, _, accuracy = tables.seed_matrix(rows, LAYER, "val_accuracy")
-  images = tables.images_of(groups, records.networks)
+  n, mean, _ = statistics.moments(lost)
+  rows = tables.with_folds(rows, records.networks)
+  fold = tables.seed_numbers(rows, LAYER, "fold")
+  images = hits.from_numbers(mean, tables.images_of(groups, rows), fold, n)
   mean, low, high, n = statistics.mean_interval(
     lost, config.confidence, images=images
   )

@@ -224,19 +224,23 @@ def moments(values: Array) -> tuple[Array, Array, Array]:
 
 
 def deviation_bound(
-  deviations: Array, n: Array, confidence: float
+  deviations: Array, n: Array, confidence: float, noise: Array | float = 0.0
 ) -> float | None:
   """One-sided upper bound of a standard deviation common to several samples.
 
   Pools variances by their degrees of freedom (chi-squared, normal samples);
-  None where no sample has two values.
+  None where no sample has two values. `noise` is variance that is known to be
+  in the samples and is not asked for.
   """
   used = n > 1
-  freedom = (n[used] - 1).sum()
+  weight = n[used] - 1
+  freedom = weight.sum()
   if not freedom:
     return None
-  squares = ((n[used] - 1) * deviations[used] ** 2).sum()
-  return float(np.sqrt(squares / chi2_quantile(freedom, 1 - confidence)))
+  squares = (weight * deviations[used] ** 2).sum()
+  known = np.broadcast_to(noise, n.shape)[used]
+  bound = squares / chi2_quantile(freedom, 1 - confidence)
+  return float(np.sqrt(max(bound - (weight * known).sum() / freedom, 0.0)))
 
 
 def chi2_quantile(freedom: float, level: float) -> float:

@@ -19,13 +19,17 @@ ARCHITECTURE = ("dataset", "family", "architecture", "depth", "params")
 CHUNK = 4_000_000  # values of one curve column held at a time
 
 
-def one_recipe(records: Records) -> tuple[Records, list[str]]:
-  """Keeps one training recipe (run_id) per data set: the one with most rows.
+def one_recipe(
+  records: Records, arm: str = records_lib.MAIN
+) -> tuple[Records, list[str]]:
+  """Keeps of one arm one training recipe (run_id) per data set: the one with
+  most rows.
 
   Returns:
     The records of the kept recipes, and one sentence per data set that had
     others, because two recipes must never be averaged.
   """
+  records = of_arm(records, arm)
   counts = (
     records.networks.group_by("dataset", "run_id")
     .len()
@@ -44,6 +48,21 @@ def one_recipe(records: Records) -> tuple[Records, list[str]]:
   return Records(
     *(t.filter(pl.col("run_id").is_in(run_ids)) for t in records)
   ), notes
+
+
+def of_arm(records: Records, arm: str = records_lib.MAIN) -> Records:
+  """Keeps the networks of one arm of a study, and what was made of them."""
+  own = records.networks["arm"] == arm
+  if own.all():
+    return records
+  networks = records.networks.filter(own)
+  return Records(
+    networks,
+    *(
+      table.join(networks, on=NETWORK, how="semi", maintain_order="left")
+      for table in records[1:]
+    ),
+  )
 
 
 def under(rows: pl.DataFrame, control: str = records_lib.NONE) -> pl.DataFrame:
@@ -193,6 +212,31 @@ def seed_matrix(
   Returns:
     groups (sorted by `by`), seeds [S], matrix [G, S].
   """
+  groups, seeds, cell = _cells(rows, by)
+  size = len(groups) * len(seeds)
+  counts = np.bincount(cell, minlength=size)
+  sums = np.bincount(cell, rows[value].to_numpy(), size)
+  matrix = np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
+  return groups, seeds, matrix.reshape(len(groups), len(seeds))
+
+
+def seed_numbers(
+  rows: pl.DataFrame, by: Sequence[str], value: str
+) -> np.ndarray:
+  """Pivots whole numbers as `seed_matrix` does: int [groups, seeds].
+
+  Of several rows of a cell the last counts; -1 where there is none.
+  """
+  groups, seeds, cell = _cells(rows, by)
+  matrix = np.full(len(groups) * len(seeds), -1)
+  matrix[cell] = rows[value].to_numpy()
+  return matrix.reshape(len(groups), len(seeds))
+
+
+def _cells(
+  rows: pl.DataFrame, by: Sequence[str]
+) -> tuple[pl.DataFrame, np.ndarray, np.ndarray]:
+  """Sorted groups and seeds, and the flat cell of every row."""
   groups = rows.select(by).unique().sort(by).with_row_index("_group")
   seeds = np.unique(rows["seed"].to_numpy())
   group = rows.select(by).join(
@@ -201,53 +245,60 @@ def seed_matrix(
   cell = group.to_numpy().astype(np.int64) * len(seeds) + np.searchsorted(
     seeds, rows["seed"].to_numpy()
   )
-  size = len(groups) * len(seeds)
-  counts = np.bincount(cell, minlength=size)
-  sums = np.bincount(cell, rows[value].to_numpy(), size)
-  matrix = np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
-  return groups.drop("_group"), seeds, matrix.reshape(len(groups), len(seeds))
+  return groups.drop("_group"), seeds, cell
 
 
 def mean_interval(
   frame: pl.DataFrame,
   keys: Sequence[str],
-  column: str,
+  split: str,
   confidence: float,
-  images: str,
 ) -> pl.DataFrame:
-  """Means of groups with intervals over seeds and images.
+  """Mean accuracies of groups with intervals over seeds and images.
 
   Args:
-    frame: one row per group and seed.
+    frame: rows of `networks`, one per group and seed.
     keys: columns that name a group.
-    column: an accuracy.
+    split: val or test. All seeds share the images of test.
     confidence: level.
-    images: the column that says on how many images it was measured.
 
   Returns:
     `keys`, mean, low, high, n; low and high are null for a single value.
   """
+  shares = pl.col("fold").unique_counts() / pl.len()
   grouped = frame.group_by(keys, maintain_order=True).agg(
-    mean=pl.col(column).mean(),
-    deviation=pl.col(column).std(),
+    mean=pl.col(f"{split}_accuracy").mean(),
+    deviation=pl.col(f"{split}_accuracy").std(),
     n=pl.len().cast(pl.Int64),
-    images=pl.col(images).max(),
+    images=pl.col("num_validation" if split == "val" else "num_test").max(),
+    overlap=shares.pow(2).sum() if split == "val" else pl.lit(1.0),
   )
-  error, freedom = statistics.standard_error(
-    *(
-      grouped[name].cast(pl.Float64).fill_null(np.nan).to_numpy()
-      for name in ("mean", "deviation", "n", "images")
-    )
+  mean, deviation, n, images, overlap = (
+    grouped[name].cast(pl.Float64).fill_null(np.nan).to_numpy()
+    for name in ("mean", "deviation", "n", "images", "overlap")
   )
+  one = statistics.image_variance(mean, images)
+  part = statistics.Images(one, one * overlap)
+  error, freedom = statistics.standard_error(mean, deviation, n, part)
   half = error * statistics.t_quantile(freedom, (1 + confidence) / 2)
   half = pl.Series(half, dtype=pl.Float64).fill_nan(None)
   return grouped.with_columns(
     low=pl.col("mean") - half, high=pl.col("mean") + half
-  ).drop("deviation", "images")
+  ).drop("deviation", "images", "overlap")
+
+
+def with_folds(frame: pl.DataFrame, networks: pl.DataFrame) -> pl.DataFrame:
+  """Adds the fold of every row's seed, and how many images it has."""
+  known = networks.group_by("dataset", "seed").agg(
+    pl.col("fold").first(), pl.col("num_validation").max()
+  )
+  return frame.join(
+    known, on=["dataset", "seed"], how="left", maintain_order="left"
+  )
 
 
 def images_of(groups: pl.DataFrame, rows: pl.DataFrame) -> np.ndarray:
-  """Validation images [G] of the data set of each row of `groups`."""
+  """Images [G] of a fold of the data set of each row of `groups`."""
   known = rows.group_by("dataset").agg(pl.col("num_validation").max())
   return (
     groups.select("dataset")

@@ -6,7 +6,7 @@ keep the size, with 2x2 max-pooling (floor) between them.
 
 import math
 
-from minarch_jax.architectures import families, specs
+from minarch_jax.architectures import families, ladder, specs
 from minarch_jax.architectures.families import Body, Options, Shapes, Widths
 from minarch_jax.architectures.specs import Problem, Shape, Spec
 
@@ -70,16 +70,20 @@ def _problem(shapes: Shapes, widths: Widths, options: Options) -> Problem:
   return Problem((*size, channels), shapes["output", "bias"][-1])
 
 
-def _single(input_shape: Shape) -> list[Body]:
+def _single(problem: Problem) -> list[Body]:
   return [((channels,), ()) for channels in range(1, 33)]
 
 
-def _square(input_shape: Shape) -> list[Body]:
+def _square(problem: Problem) -> list[Body]:
   return [
     ((channels,) * depth, ())
     for depth in (1, 2, 3)
     for channels in (1, 2, 4, 8, 16, 32)
   ]
+
+
+def _ladder(problem: Problem) -> list[Body]:
+  return ladder.members(problem, (1, 2, 3), ladder.chains(_spec), _spec)
 
 
 _parse = families.parse_chain("channels")
@@ -90,7 +94,9 @@ FAMILY = families.Family(
   spec=_spec,
   problem=_problem,
   grids={
+    "ladder": _ladder,
     "paper": _single,
+    "monotone": _single,
     "square": _square,
     "small": families.chains(
       _parse, "1 2 4 8 16 4-8 8-16 16-32 2-4-4 4-8-8 8-16-16 16-32-32"

@@ -3,9 +3,9 @@
 import itertools
 import math
 
-from minarch_jax.architectures import families, specs
+from minarch_jax.architectures import families, ladder, specs
 from minarch_jax.architectures.families import Body, Options, Shapes, Widths
-from minarch_jax.architectures.specs import Problem, Shape, Spec
+from minarch_jax.architectures.specs import Problem, Spec
 
 PAPER_WIDTHS = (1, 2, 3, 5, 10, 20, 30, 50, 100, 200, 500, 1000)
 
@@ -40,7 +40,7 @@ def _deepen(widths: Widths, missing: int) -> Widths:
   return widths[-1:] * missing
 
 
-def _monotone(input_shape: Shape) -> list[Body]:
+def _monotone(problem: Problem) -> list[Body]:
   """1-4 hidden layers: equal, strictly increasing or strictly decreasing."""
   shapes = []
   for depth in range(1, 5):
@@ -51,10 +51,32 @@ def _monotone(input_shape: Shape) -> list[Body]:
   return [(widths, ()) for widths in shapes]
 
 
-def _square(input_shape: Shape) -> list[Body]:
+def _square(problem: Problem) -> list[Body]:
   return [
     ((width,) * depth, ()) for depth in range(1, 5) for width in PAPER_WIDTHS
   ]
+
+
+def _relations(problem: Problem) -> list[Body]:
+  """The 480 groups of a review of the paper, less the repeated shapes.
+
+  A group is a depth, a size, and how each layer relates to the one before it:
+  as wide, wider or narrower. How a relation becomes a width is not published;
+  here it is one step along `PAPER_WIDTHS`, which ends at its ends.
+  """
+  last, shapes = len(PAPER_WIDTHS) - 1, {}
+  for depth in range(1, 5):
+    for start in range(len(PAPER_WIDTHS)):
+      for steps in itertools.product((0, 1, -1), repeat=depth - 1):
+        places = [start]
+        for step in steps:
+          places.append(min(max(places[-1] + step, 0), last))
+        shapes[tuple(PAPER_WIDTHS[i] for i in places)] = None
+  return [(widths, ()) for widths in shapes]
+
+
+def _ladder(problem: Problem) -> list[Body]:
+  return ladder.members(problem, (1, 2, 4), ladder.chains(_spec), _spec)
 
 
 _parse = families.parse_chain("width")
@@ -65,7 +87,9 @@ FAMILY = families.Family(
   spec=_spec,
   problem=_problem,
   grids={
-    "paper": _monotone,
+    "ladder": _ladder,
+    "paper": _relations,
+    "monotone": _monotone,
     "square": _square,
     "small": families.chains(
       _parse,

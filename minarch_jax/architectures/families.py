@@ -11,13 +11,13 @@ import re
 from typing import Any, NamedTuple
 
 from minarch_jax import registries
-from minarch_jax.architectures.specs import Path, Problem, Shape, Spec
+from minarch_jax.architectures.specs import Path, Problem, Spec
 
 Widths = tuple[int, ...]  # every size that may differ between pack members
 Options = tuple[int | str, ...]  # what members of one pack must agree on
 Body = tuple[Widths, Options]
 Shapes = Mapping[Path, tuple[int, ...]]  # of a network's leaves
-Grid = Callable[[Shape], Sequence[Body]]
+Grid = Callable[[Problem], Sequence[Body]]
 
 
 class Costs(NamedTuple):
@@ -61,7 +61,7 @@ class Family:
       images do not fit.
     problem: infers the problem from the leaves' shapes; images are taken as
       square where only their area can be seen.
-    grids: architectures of each named grid, for images of a shape.
+    grids: architectures of each named grid, for a problem.
     module: the Flax module, called with (architecture, problem, dtype,
       convolution, tap); it or "module:name".
     compact: `compact(architecture, leaves) -> widths` removes units that do not
@@ -128,9 +128,9 @@ def format_chain(widths: Widths, options: Options) -> str:
 
 
 def chains(parse: Callable[[str], Body], texts: str) -> Grid:
-  """Makes a grid that is the same for all images."""
+  """Makes a grid that is the same for all problems."""
   bodies = [parse(text) for text in texts.split()]
-  return lambda input_shape: bodies
+  return lambda problem: bodies
 
 
 def sides(area: int) -> tuple[int, int]:

@@ -13,7 +13,7 @@ def grid(
   """Lists a named grid's architectures of one family that fit the images.
 
   Args:
-    name: paper, square, small or tiny.
+    name: ladder, paper, monotone, square, small or tiny.
     family: dnn, cnn or vit.
     input_shape: (height, width, channels); decides ViT patches and which
       convolution stacks fit.
@@ -30,7 +30,7 @@ def grid(
     )
   traits = registries.find("family", family, registries.FAMILIES)
   problem = Problem(input_shape, num_classes)
-  bodies = traits.grids.get(name, lambda shape: [])(input_shape)
+  bodies = traits.grids.get(name, lambda problem: [])(problem)
   members = [Architecture(family, *body) for body in bodies]
   return [member for member in members if _fits(member, problem)]
 

@@ -5,10 +5,11 @@ Its widths are dim, then (heads, head_dim, mlp) for each block; its options are
 the patch size and the pooling.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+import itertools
 import math
 
-from minarch_jax.architectures import families, specs
+from minarch_jax.architectures import families, ladder, specs
 from minarch_jax.architectures.families import Body, Options, Shapes, Widths
 from minarch_jax.architectures.specs import Leaf, Problem, Shape, Spec
 
@@ -208,7 +209,7 @@ def _each(
   ]
 
 
-def _paper(input_shape: Shape) -> list[Body]:
+def _paper(problem: Problem) -> list[Body]:
   """Heads of four or more dimensions: 18 (dim, heads) pairs, depth 1-6."""
   shapes = [
     (dim, depth, heads)
@@ -217,27 +218,65 @@ def _paper(input_shape: Shape) -> list[Body]:
     for heads in (1, 2, 4, 8)
     if dim // heads >= 4
   ]
-  return _each(patch_sizes(input_shape), shapes)
+  return _each(patch_sizes(problem.input_shape), shapes)
 
 
-def _square(input_shape: Shape) -> list[Body]:
+def _square(problem: Problem) -> list[Body]:
   shapes = [
     (dim, depth, max(1, dim // 8))
     for depth in (1, 2, 4)
     for dim in (4, 8, 16, 32, 64)
   ]
-  return _each(patch_sizes(input_shape)[-1:], shapes)
+  return _each(patch_sizes(problem.input_shape)[-1:], shapes)
 
 
-def _small(input_shape: Shape) -> list[Body]:
+def _small(problem: Problem) -> list[Body]:
   shapes = [(2, 1, 1), (4, 1, 1), (8, 1, 2), (12, 1, 2), (16, 1, 2)]
   shapes += [(32, 1, 4), (128, 1, 4)]
   shapes += [(4, 2, 1), (8, 2, 2), (12, 2, 2), (16, 2, 2), (32, 2, 4)]
-  return _each(patch_sizes(input_shape)[-1:], shapes)
+  return _each(patch_sizes(problem.input_shape)[-1:], shapes)
 
 
-def _tiny(input_shape: Shape) -> list[Body]:
-  return _each(patch_sizes(input_shape)[-1:], [(4, 1, 1), (8, 1, 2)])
+def _tiny(problem: Problem) -> list[Body]:
+  return _each(patch_sizes(problem.input_shape)[-1:], [(4, 1, 1), (8, 1, 2)])
+
+
+TOKENS = 16  # fewer are too few to attend to
+
+
+def _ladder(problem: Problem) -> list[Body]:
+  return ladder.members(problem, (1, 2, 4), _sized, _spec)
+
+
+def _sized(problem: Problem, depth: int, size: int) -> Iterator[Body]:
+  """Bodies near a size: a dim and heads, and an MLP that fills up the rest.
+
+  MLPs nearest to twice the dim first; heads of four or more dimensions, two
+  heads or more from eight dimensions on.
+  """
+  height, width, _ = problem.input_shape
+  fitting = [
+    p
+    for p in range(1, min(height, width) + 1)
+    if height % p == 0 == width % p and (height // p) * (width // p) >= TOKENS
+  ]
+  options = (fitting[-1] if fitting else 1, "mean")
+  found = []
+  for dim in itertools.count(1):
+    heads = max(
+      h for h in (1, 2, 4) if h == 1 or (dim % h == 0 and dim >= 4 * h)
+    )
+
+    def body(mlp, dim=dim, heads=heads):
+      return (dim, *(heads, dim // heads, mlp) * depth), options
+
+    one, two = (_spec(*body(mlp), problem).num_params for mlp in (1, 2))
+    mlp = round(1 + (size - one) / (two - one))
+    if mlp < 1:
+      break
+    if dim % heads == 0 and (dim < 8 or heads > 1):
+      found.append((abs(math.log(mlp / (MLP_RATIO * dim))), body(mlp)))
+  return iter([each for _, each in sorted(found)])
 
 
 FAMILY = families.Family(
@@ -245,7 +284,14 @@ FAMILY = families.Family(
   format=_format,
   spec=_spec,
   problem=_problem,
-  grids={"paper": _paper, "square": _square, "small": _small, "tiny": _tiny},
+  grids={
+    "ladder": _ladder,
+    "paper": _paper,
+    "monotone": _paper,
+    "square": _square,
+    "small": _small,
+    "tiny": _tiny,
+  },
   module="minarch_jax.models.vit:ViT",
   compact="minarch_jax.pruning.compaction:transformer",
   costs=families.Costs(

@@ -15,7 +15,13 @@ import time
 from typing import NamedTuple
 
 from minarch_jax.compression import oneshot, retraining, scoring
-from minarch_jax.compression.grid import Cell, Precision, Retraining
+from minarch_jax.compression.grid import (
+  ASKED,
+  Cell,
+  Precision,
+  Programs,
+  Retraining,
+)
 from minarch_jax.compression.programs import Outcome
 from minarch_jax.engine.planning import Pack
 from minarch_jax.engine.session import Session
@@ -44,6 +50,7 @@ def compress(
   cells: Sequence[Cell],
   retrainings: Sequence[Retraining],
   precisions: Sequence[Precision],
+  programs: Programs = ASKED,
 ) -> Compressed:
   """Scores a pack's networks one-shot in every cell, and retrained.
 
@@ -53,16 +60,20 @@ def compress(
     cells: the one-shot grid.
     retrainings: of the pack's architectures; none, no retraining.
     precisions: what is scored after each retraining.
+    programs: what they are made for beside what is asked.
   """
   start = time.perf_counter()
   ranked = scoring.rank(
     session,
     pack,
     params,
-    [*(cell.rule for cell in cells), *(each.rule for each in retrainings)],
-    [*(c.sparsity for c in cells), *(each.sparsity for each in retrainings)],
-    [*(cell.precision.rounding for cell in cells)]
-    + [precision.rounding for precision in precisions],
+    [*programs.rules, *(each.rule for each in (*cells, *retrainings))],
+    [*programs.sparsities, *(each.sparsity for each in (*cells, *retrainings))],
+    [
+      *programs.roundings,
+      *(cell.precision.rounding for cell in cells),
+      *(precision.rounding for precision in precisions),
+    ],
   )
   scored, retrained = oneshot.score_cells(ranked, pack, cells), None
   if retrainings:

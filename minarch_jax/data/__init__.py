@@ -15,6 +15,7 @@ from minarch_jax import config as config_lib
 from minarch_jax import registries
 from minarch_jax.data import normalisation, sources, splits, tfds
 from minarch_jax.registries import DATASETS as DATASETS
+from minarch_jax.registries import VARIANTS as VARIANTS
 
 if TYPE_CHECKING:
   from minarch_jax import types
@@ -216,7 +217,33 @@ def _divided(name: str, data_dir: str | None, protocol: _Protocol) -> _Divided:
   )
 
 
+def variant_of(name: str) -> tuple[str, str]:
+  """Splits mnist:blurred into mnist and blurred; '' where there is none."""
+  base, _, last = name.rpartition(":")
+  return (base, last) if base and last in VARIANTS else (name, "")
+
+
 def _source(name: str, data_dir: str | None) -> sources.Source:
+  base, variant = variant_of(name)
+  source = (_source if variant else _plain)(base, data_dir)
+  return _varied(source, base, variant) if variant else source
+
+
+def _varied(source: sources.Source, base: str, variant: str) -> sources.Source:
+  def describe(name: str, data_dir: str | None) -> sources.Info:
+    del name
+    info = source.describe(base, data_dir)
+    note = f"{info.test_note}; {variant}" if info.test_note else variant
+    return info._replace(test_note=note)
+
+  def read(name: str, data_dir: str | None) -> sources.Raw:
+    del name
+    return VARIANTS[variant](source.read(base, data_dir))
+
+  return sources.Source(describe, read, None)
+
+
+def _plain(name: str, data_dir: str | None) -> sources.Source:
   base = re.split("[/:]", name)[0]
   if data_dir:
     tfds.root(data_dir)  # a directory that was named must exist
@@ -225,6 +252,7 @@ def _source(name: str, data_dir: str | None) -> sources.Source:
     if source.suffix == "" and base != name:
       raise config_lib.ConfigError(
         f"--dataset={name}: {base} takes no {name[len(base) :]}"
+        f"{registries.nearest(name[len(base) + 1 :], VARIANTS)}"
       )
     return source
   prepared = tfds.names(data_dir)

@@ -26,9 +26,18 @@ class Chunks(NamedTuple):
 
 
 class Score(NamedTuple):
-  """Mean loss and number of correct answers, scalars for one network."""
+  """Mean losses and number of correct answers, scalars for one network.
+
+  Attributes:
+    loss: of all images.
+    even, odd: of the images at even and at odd places: on one half of a split
+      something can be chosen that the other half measures.
+    correct: of all images.
+  """
 
   loss: jax.Array
+  even: jax.Array
+  odd: jax.Array
   correct: jax.Array
 
 
@@ -36,7 +45,8 @@ class Totals(NamedTuple):
   """What scoring chunks one after another gives for one network.
 
   Attributes:
-    loss: float [n], sum over the images of each chunk.
+    loss: float [n, 2], sums over the images of each chunk at even and at odd
+      places.
     hits: bool [n, B], which images were classified correctly; padding is not.
   """
 
@@ -98,8 +108,13 @@ def no_totals(chunks: Chunks) -> Totals:
   """Returns sums of nothing."""
   shape = chunks.y.shape
   return Totals(
-    jnp.zeros(shape[0], jnp.result_type(float)), jnp.zeros(shape, bool)
+    jnp.zeros((shape[0], 2), jnp.result_type(float)), jnp.zeros(shape, bool)
   )
+
+
+def _halves(values: Array) -> jax.Array:
+  """Sums of the even and of the odd places along the last axis: [..., 2]."""
+  return jnp.stack([values[..., i::2].sum(axis=-1) for i in (0, 1)], axis=-1)
 
 
 def make_totals(apply: Callable[..., Any]) -> Callable[..., Totals]:
@@ -125,7 +140,7 @@ def make_totals(apply: Callable[..., Any]) -> Callable[..., Totals]:
       # A padding image may have an infinite loss: select, never multiply.
       real = part.weight > 0
       return Totals(
-        found.loss.at[i].set(jnp.where(real, loss, 0).sum()),
+        found.loss.at[i].set(_halves(jnp.where(real, loss, 0))),
         found.hits.at[i].set(correct & real),
       )
 
@@ -147,11 +162,13 @@ def mean(
     totals: zero elsewhere, as of `make_totals`.
     chunks, order, first, last: what was scored; padding does not count.
   """
-  weights = chunks.weight.sum(axis=1)[order]
-  inside = jnp.arange(len(weights))
+  weights = _halves(chunks.weight)[order]
+  inside = jnp.arange(len(weights))[:, None]
   inside = (first <= inside) & (inside < last)
-  images = jnp.where(inside, weights, 0).sum().astype(totals.loss.dtype)
-  return Score(totals.loss.sum() / images, totals.hits.sum())
+  images = jnp.where(inside, weights, 0).sum(axis=0).astype(totals.loss.dtype)
+  loss = totals.loss.sum(axis=0)
+  even, odd = loss / jnp.maximum(images, 1)
+  return Score(loss.sum() / images.sum(), even, odd, totals.hits.sum())
 
 
 def leading(chunks: Chunks, view: View) -> Batch:

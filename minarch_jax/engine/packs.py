@@ -433,7 +433,7 @@ def split_scores(
   def of(split):
     first, last = session.splits[split]
     images = session.sizes(placed.pack.seeds, split)
-    total = loss[..., first:last].sum(axis=-1, dtype=np.float64)
+    total = loss[..., first:last, :].sum(axis=(-2, -1), dtype=np.float64)
     own = hits[..., first:last, :].reshape(*total.shape, -1)
     # Padding ends a fold and a test split; the folds of training have theirs.
     count = 0 if split == "train" else images.max()

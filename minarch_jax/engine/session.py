@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from minarch_jax import models
+from minarch_jax import models, records
 from minarch_jax.architectures import Architecture, Problem, Spec
 from minarch_jax.config import Config, ConfigError
 from minarch_jax.engine import evaluation, planning, population
@@ -54,8 +54,10 @@ class Session:
   `data` holds all images, replicated on every device: each fold and each split
   padded to whole chunks with images that weigh 0. The `folds` say in which
   order a seed takes the chunks, `splits` which of them, in that order, are
-  whose. Packs that run at the same time share the programs. Once `stop` is set
-  they give up before their next one.
+  whose. The networks belong to an `arm` of a study; one that trains longer than
+  another shares its programs by calls of at most `most_epochs`. Packs that run
+  at the same time share the programs. Once `stop` is set they give up before
+  their next one.
   """
 
   config: Config
@@ -64,6 +66,8 @@ class Session:
   data: evaluation.Chunks
   folds: tuple[Fold, ...]
   splits: Splits
+  arm: str = records.MAIN
+  most_epochs: int | None = None
   programs: Table = dataclasses.field(default_factory=Table)
   stop: threading.Event = dataclasses.field(default_factory=threading.Event)
 
@@ -420,7 +424,7 @@ def epochs_per_call(pack: Pack, session: Session) -> int:
   """How many epochs a call may run to stay within CALL_SECONDS."""
   predicted = _predicted(pack, session) / session.work.num_epochs
   most = int(CALL_SECONDS / max(predicted, 1e-9))
-  return min(max(1, most), session.work.num_epochs)
+  return min(max(1, most), session.most_epochs or session.work.num_epochs)
 
 
 # --- several packs -----------------------------------------------------------

@@ -279,7 +279,8 @@ def make_run(
     most = len(order)
     real = jnp.zeros(most, jnp.result_type(float))
     curve = Curve(
-      Step(real, real), evaluation.Score(real, jnp.zeros(most, int))
+      Step(real, real),
+      evaluation.Score(real, real, real, jnp.zeros(most, int)),
     )
     nothing = evaluation.no_totals(chunks)
     return jax.lax.fori_loop(0, epochs + 1, one_round, (state, curve, nothing))

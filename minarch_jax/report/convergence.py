@@ -26,9 +26,7 @@ def accuracy(reading: Reading) -> Drawing | None:
     return None
   level = reading.config.confidence
   keys = ["dataset", "family", "architecture", "params"]
-  means = tables.mean_interval(
-    networks, keys, "val_accuracy", level, "num_validation"
-  )
+  means = tables.mean_interval(networks, keys, "val", level)
   means = means.join(
     regimes.select("dataset", "architecture", "label"),
     on=["dataset", "architecture"],

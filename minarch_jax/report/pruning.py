@@ -18,12 +18,10 @@ def sparsity(reading: Reading) -> Drawing | None:
   rows = rows.filter(bits=32)
   where = ["dataset", "family", "schedule", "criterion", "depth", "sparsity"]
   per_seed = rows.group_by([*where, "seed"]).agg(pl.mean("val_accuracy"))
-  per_seed = per_seed.with_columns(
-    images=pl.Series(tables.images_of(per_seed, reading.records.networks))
-  )
+  per_seed = tables.with_folds(per_seed, reading.records.networks)
   level = reading.config.confidence
   means = tables.mean_interval(
-    per_seed.sort([*where, "seed"]), where, "val_accuracy", level, "images"
+    per_seed.sort([*where, "seed"]), where, "val", level
   )
   means = selection.rows_of(reading, means).with_columns(
     pl.col("mean", "low", "high").pipe(theme.to_error),

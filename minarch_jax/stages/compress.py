@@ -33,12 +33,14 @@ class Design(NamedTuple):
     precisions: what is scored after retraining.
     retrained: the architectures that are retrained.
     compared: those of them that have controls, one per family.
+    programs: what the programs are made for beside that.
   """
 
   cells: list[Cell]
   precisions: list[Precision]
-  retrained: list[Architecture]
-  compared: list[Architecture]
+  retrained: Sequence[Architecture] = ()
+  compared: Sequence[Architecture] = ()
+  programs: grids.Programs = grids.ASKED
 
   def of(self, pack: Pack) -> tuple[list[Architecture], list[Architecture]]:
     """Lists what is retrained of a pack, and what of it has controls."""
@@ -67,16 +69,29 @@ def compress(
   members = setup.select(config, session.problem)
   _check_retraining(out, config)
   design = _design(session, out, members, prune, quantize)
+  planned = packs.plan(session, members, list(config.seeds))
+  return fill(session, out, planned, design)
+
+
+def fill(
+  session: Session, out: str, planned: Sequence[Pack], design: Design
+) -> list[Statistics]:
+  """Compresses packs by a design and writes their rows.
+
+  Returns:
+    One line of engine statistics per pack that was not there.
+  """
   kind = _kind(session, design)
   todo, costs = [], {}
-  for pack in packs.plan(session, members, list(config.seeds)):
+  for pack in planned:
     names = [[str(a) for a in part] for part in design.of(pack)]
     id = records.content_id([kind, *train.pack_id(pack), *names])
     if not records.exists(out, "compression", id):
       todo.append((id, pack))
       costs[id] = _cost(session, pack, design)
   todo.sort(key=lambda task: -costs[task[0]])  # the last ones end together
-  with Progress("compress", sum(costs.values())) as progress:
+  name = train.label("compress", session)
+  with Progress(name, sum(costs.values())) as progress:
 
     def run(task: tuple[str, Pack]) -> list[Statistics]:
       id, pack = task
@@ -139,7 +154,8 @@ def _compressed(
   retrainings = grids.retrainings_of(config, chosen)
   retrainings += grids.controls_of(config, compared)
   found = running.compress(
-    session, pack, params, design.cells, retrainings, design.precisions
+    *(session, pack, params, design.cells, retrainings, design.precisions),
+    design.programs,
   )
   rows = make_rows.oneshot(session, recipe, pack, found, design.cells)
   rows += make_rows.retrained(

@@ -20,7 +20,6 @@ def describe(
   session: Session, statistics: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
   """Says what a results directory was made with, for study.json."""
-  dataset = session.dataset
   return {
     "config": dataclasses.asdict(session.config),
     "versions": {
@@ -36,18 +35,33 @@ def describe(
       for device in jax.local_devices()
     ],
     "git_revision": revision(),
-    "datasets": {
-      dataset.name: {
-        "fingerprint": dataset.fingerprint,
-        "train": len(dataset.train.y),
-        "validation": len(dataset.validation.y),
-        "test": len(dataset.test.y),
-        "test_note": dataset.test_note,
-      }
-    },
+    "datasets": _described(session),
     "programs": len(session.programs),
     "packs": list(statistics),
   }
+
+
+def _described(session: Session) -> dict[str, Any]:
+  dataset = session.dataset
+  return {
+    dataset.name: {
+      "fingerprint": dataset.fingerprint,
+      "train": len(dataset.train.y),
+      "validation": len(dataset.validation.y),
+      "folds": dataset.num_folds,
+      "test": len(dataset.test.y),
+      "test_note": dataset.test_note,
+    }
+  }
+
+
+def note_dataset(session: Session, out: str) -> None:
+  """Adds the data set of an arm to what study.json tells of."""
+  path = os.path.join(out, "study.json")
+  before = records.read_json(path)
+  datasets = {**before.get("datasets", {}), **_described(session)}
+  if datasets != before.get("datasets"):
+    records.write_json(path, before | {"datasets": datasets})
 
 
 def write(

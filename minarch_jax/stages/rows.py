@@ -77,7 +77,7 @@ def networks(session: Session, run_id: str, trained: Trained) -> pl.DataFrame:
         for name, value in {
           **identity(session, run_id, architecture),
           "fingerprint": dataset.fingerprint,
-          "arm": records.MAIN,
+          "arm": session.arm,
           "macs": architecture.spec(session.problem).macs,
           "steps": work.num_steps,
           "epochs": work.num_epochs,
@@ -113,6 +113,8 @@ def curves(session: Session, run_id: str, trained: Trained) -> pl.DataFrame:
             "train_loss": _finite(curve.train.loss[j, i]),
             "train_accuracy": curve.train.accuracy[j, i].astype(np.float64),
             "val_loss": _finite(curve.validation.loss[j, i]),
+            "val_loss_even": _finite(curve.validation.even[j, i]),
+            "val_loss_odd": _finite(curve.validation.odd[j, i]),
             "val_accuracy": curve.validation.correct[j, i] / held[j],
           }
         ).with_columns(

@@ -27,9 +27,17 @@ def sweep(session: Session, out: str) -> list[Statistics]:
     One line of engine statistics per pack.
   """
   members = setup.select(session.config, session.problem)
-  todo = plan_missing(session, members, out)
+  return fill(session, out, plan_missing(session, members, out))
+
+
+def fill(session: Session, out: str, todo: Sequence[Pack]) -> list[Statistics]:
+  """Trains packs and writes their rows and parameters.
+
+  Returns:
+    One line of engine statistics per pack.
+  """
   costs = {pack: predicted_seconds(session, pack) for pack in todo}
-  with Progress("train", sum(costs.values())) as progress:
+  with Progress(label("train", session), sum(costs.values())) as progress:
 
     def run(pack: Pack) -> list[Statistics]:
       share = costs[pack] / session.work.num_epochs
@@ -41,6 +49,11 @@ def sweep(session: Session, out: str) -> list[Statistics]:
       ]
 
     return sum(sessions.together(session, todo, run), [])
+
+
+def label(stage: str, session: Session) -> str:
+  """Names a stage of an arm, for whoever watches."""
+  return stage if session.arm == records.MAIN else f"{stage} {session.arm}"
 
 
 def _keep(session: Session, out: str, trained: Trained) -> Statistics:

@@ -47,19 +47,31 @@ class Population:
     )
 
   def play(
-    self, studies: int, seeds: int, images: int, rng: np.random.Generator
+    self,
+    studies: int,
+    seeds: int,
+    images: int,
+    rng: np.random.Generator,
+    folds: int = 1,
   ) -> tuple[np.ndarray, np.ndarray]:
-    """Accuracies before and after, each [studies, seeds]."""
+    """Hits before and after, bool [studies, seeds, images of a fold].
+
+    Seed s sees the images of fold s mod `folds`.
+    """
+    fold = np.arange(seeds) % folds
     dense, after = [], []
     for _ in range(studies):
 
       def mixed(share):
-        both = rng.normal(size=(1, images)), rng.normal(size=(seeds, images))
-        return np.sqrt(share) * both[0] + np.sqrt(1 - share) * both[1]
+        both = (
+          rng.normal(size=(folds, images)),
+          rng.normal(size=(seeds, images)),
+        )
+        return np.sqrt(share) * both[0][fold] + np.sqrt(1 - share) * both[1]
 
       margin = self.skill + self.spread * rng.normal(size=(seeds, 1))
       margin = margin + mixed(self.shared)
       cut = margin - self.loss + self.churn * mixed(self.common)
-      dense.append((margin > 0).mean(1))
-      after.append((cut > 0).mean(1))
+      dense.append(margin > 0)
+      after.append(cut > 0)
     return np.array(dense), np.array(after)

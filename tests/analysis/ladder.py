@@ -21,7 +21,7 @@ from minarch_jax.config import Config
 CLASSES, CHANCE = 10, 0.1
 DEPTHS = {"dnn": (1, 2, 4), "cnn": (1, 2, 3), "vit": (1, 2, 4)}
 OFFSETS = (-0.75, -0.25, 0.25, 0.75)  # decades from the middle of the ladder
-MIDDLE = {"dnn": 3.0, "cnn": 3.2, "vit": 3.4}
+MIDDLE = 3.2  # log10 P
 SPARSITIES = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 
 
@@ -48,7 +48,8 @@ class World:
     harder: added to that share on the harder set, as a share of it.
     damage_scatter: over architectures, as a share.
     shift: decades that P_min is larger on the harder set.
-    over: P(overfits) at the sizes of the overfitting arm.
+    over: P(overfits) at the sizes of the overfitting arm; `over_dnn` of that
+      family.
   """
 
   num_seeds: int = 5
@@ -77,6 +78,8 @@ class World:
   damage_scatter: float = 0.15
   shift: float = 0.25
   over: tuple[float, ...] = (0.1, 0.5, 0.97)
+  over_dnn: tuple[float, ...] = ()
+  families: tuple[str, ...] = ("dnn", "cnn", "vit")
 
 
 def accuracy(world: World, x: Any) -> Any:
@@ -107,10 +110,11 @@ class Shapes:
 def shapes(world: World, rng: np.random.Generator) -> Shapes:
   """Draws the architectures of the ladder."""
   rows, truth = [], []
-  for number, (family, depths) in enumerate(DEPTHS.items()):
+  for number, family in enumerate(world.families):
+    depths = DEPTHS[family]
     for x in OFFSETS:
       for depth in depths:
-        size = MIDDLE[family] + x + rng.uniform(0, 0.03)
+        size = MIDDLE + x + rng.uniform(0, 0.03)
         params = round(10**size)
         rows.append((family, f"{family}:{params}-{depth}", depth, params))
         shape = world.family * (number - 1) + world.scatter * rng.normal()
@@ -175,14 +179,14 @@ def play(
     seen = np.sqrt(1 - churn**2) * opinion + churn * rng.normal(
       size=opinion.shape
     )
-    values.append((seen < special.ndtri(reached)[..., None]).mean(-1))
+    values.append(seen < special.ndtri(reached)[..., None])
   return _records(
     found.table,
     np.array(values),
     settings,
     seeds,
     fold,
-    *(arm, dataset, difficulty.shape[1]),
+    *(arm, dataset),
     kinds,
   )
 
@@ -195,17 +199,18 @@ def _records(
   fold: np.ndarray,
   arm: str,
   dataset: str,
-  images: int,
   kinds: str,
 ) -> records.Records:
-  count, num = values.shape[1:]
+  """Records of hits [settings, A, S, N]; the first setting is as trained."""
+  _, count, num, images = values.shape
+  accuracy = values.mean(-1)
   networks = table[np.repeat(np.arange(count), num)].with_columns(
     run_id=pl.lit(f"run-{dataset}"),
     dataset=pl.lit(dataset),
     seed=np.tile(np.array(seeds), count),
     fold=np.tile(fold, count),
     arm=pl.lit(arm),
-    val_accuracy=values[0].ravel(),
+    val_accuracy=accuracy[0].ravel(),
     fingerprint=pl.lit("ladder"),
     diverged=pl.lit(False),
     diverged_epoch=pl.lit(None),
@@ -227,8 +232,20 @@ def _records(
       activation_bits=pl.lit(32),
       val_accuracy=value.ravel(),
     )
-    for (sparsity, bits), value in zip(settings, values, strict=True)
+    for (sparsity, bits), value in zip(settings, accuracy, strict=True)
     if kinds
+  ]
+  bits = np.packbits(values, axis=-1).reshape(len(values), -1, -(-images // 8))
+  plain = networks.with_columns(
+    pl.lit(value).alias(name) for name, value in records.AS_TRAINED.items()
+  )
+  seen = [
+    cell.with_columns(
+      images=pl.lit(images), hits=pl.Series([row.tobytes() for row in own])
+    )
+    for cell, own in zip(
+      [plain, *cells], [bits[0], *(bits if cells else [])], strict=True
+    )
   ]
   return records.Records(
     typed("networks", networks),
@@ -236,6 +253,7 @@ def _records(
     typed("compression", pl.concat(cells))
     if cells
     else pl.DataFrame(schema=records.SCHEMAS["compression"]),
+    pl.concat([typed("hits", cell) for cell in seen]),
   )
 
 
@@ -255,9 +273,11 @@ def overfitting(
   """The overfitting arm: every network's loss rises or does not."""
   rows = []
   for family, depths in DEPTHS.items():
-    for share, x in zip(world.over, (-0.75, 0.25, 1.25), strict=True):
+    shares = world.over_dnn if family == "dnn" else ()
+    shares = shares or world.over
+    for share, x in zip(shares, (-0.75, 0.25, 1.25), strict=True):
       for depth in depths:
-        params = round(10 ** (MIDDLE[family] + x))
+        params = round(10 ** (MIDDLE + x))
         name = f"{family}:{params}-{depth}"
         rows.append((family, name, depth, params, share))
   names = ("family", "architecture", "depth", "params", "share")
@@ -266,11 +286,11 @@ def overfitting(
   over = rng.random((len(table), num)) < table["share"].to_numpy()[:, None]
   base = _records(
     table,
-    np.full((1, len(table), num), 0.9),
+    rng.random((1, len(table), num, world.images)) < 0.9,
     [(0.0, 32)],
     range(num),
     np.arange(num) % world.folds,
-    *(arms.OVERFITTING, dataset, world.images),
+    *(arms.OVERFITTING, dataset),
     kinds="",
   )
   epochs = np.arange(1, 5)
@@ -323,12 +343,8 @@ def draw(
   if "harder" in wanted:
     rows = np.flatnonzero(found.table["depth"].to_numpy() != 2)
     own = found[rows]
-    moved = dataclasses.replace(
-      world, plateau=world.plateau - 0.07, means=()
-    )
-    x = np.log10(own.table["params"].to_numpy()) - np.array(
-      [MIDDLE[f] for f in own.table["family"]]
-    )
+    moved = dataclasses.replace(world, plateau=world.plateau - 0.07, means=())
+    x = np.log10(own.table["params"].to_numpy()) - MIDDLE
     own.mean = accuracy(moved, x - world.shift)
     # Damage hangs on P / P_min.
     own.damaged = own.damaged - world.slope * world.shift
@@ -367,7 +383,10 @@ def choices(
     )
     size = below.filter(pl.col("params") > below["params"].max() / 1.1)  # pyright: ignore
     size = size.join(accuracy, on="architecture").sort("val_accuracy")
-    at += [names.index(row["architecture"]), names.index(size[-1, "architecture"])]
+    at += [
+      names.index(row["architecture"]),
+      names.index(size[-1, "architecture"]),
+    ]
   phases = (
     known["pruning_phases"]
     .drop_nulls("redundancy")
@@ -393,4 +412,3 @@ def judged(
   found = Analyses(study, config)
   row = verdicts.CLAIMS[claim].test(found, config)
   return row._asdict()
-

@@ -312,6 +312,8 @@ def _curves(
     train_loss=pl.Series(trained.ravel()).set(diverged, None),
     train_accuracy=(accuracy.ravel() + 0.01).clip(0, 1),
     val_loss=pl.Series(loss.ravel()).set(diverged, None),
+    val_loss_even=pl.Series(loss.ravel()).set(diverged, None),
+    val_loss_odd=pl.Series(loss.ravel()).set(diverged, None),
     val_accuracy=accuracy.ravel().clip(0, 1),
   )
 
@@ -513,6 +515,8 @@ def handmade(
         "train_loss": 1.0 - 0.1 * epoch,
         "train_accuracy": row["val_accuracy"],
         "val_loss": loss,
+        "val_loss_even": loss,
+        "val_loss_odd": loss,
         "val_accuracy": row["val_accuracy"],
       }
       for row in wide

@@ -61,7 +61,9 @@ def covered(population, studies, seeds, images):
   """Shares of 95 % intervals of accuracy and of its loss that hold the truth,
   with images as a source of error and without."""
   rng = np.random.default_rng(seeds * images)
-  before, after = population.play(studies, seeds, images, rng)
+  before, after = (
+    hits.mean(-1) for hits in population.play(studies, seeds, images, rng)
+  )
   shares = {}
   for name, values, truth in (
     ("accuracy", before, population.accuracy()),

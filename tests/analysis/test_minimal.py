@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from minarch_jax import analysis
-from minarch_jax.analysis import minimal
+from minarch_jax.analysis import hits, minimal
 from minarch_jax.analysis.outcomes import outcomes
 from minarch_jax.config import Config
 from tests.analysis import simulated
@@ -94,6 +94,7 @@ def test_replicates_of_few_seeds_vary_as_their_mean_does():
   records = simulated.handmade({1000: [0.94, 0.95, 0.97]})
   rows = outcomes(records, CONFIG)
   family = minimal.grid(rows, CONFIG)
-  fit = minimal.replicates(family, Config(num_bootstrap=20_000), None)
+  config = Config(num_bootstrap=20_000)
+  fit = minimal.replicates(family, hits.NONE, config, None)
   expected = family.accuracy.std(ddof=1) / np.sqrt(3)
   assert fit.plateau.std() == pytest.approx(expected, rel=0.03)

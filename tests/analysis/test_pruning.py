@@ -6,7 +6,7 @@ import polars.testing
 import pytest
 
 from minarch_jax import analysis
-from minarch_jax.analysis import pruning
+from minarch_jax.analysis import pruning, statistics
 from minarch_jax.config import Config
 from tests.analysis import simulated
 
@@ -139,7 +139,7 @@ def test_the_largest_of_equals_is_not_too_large():
       np.full((30, 5), 0.95),
       drop,
       np.full(30, 0.1),
-      np.full(30, 1e5),
+      statistics.image_part(drop.mean(1), 1e5),
     )
     found = pruning.phases(*drops[1:], CONFIG)
     naive.append(found["redundancy"].max())

@@ -132,6 +132,7 @@ def test_slopes_and_depths_of_a_known_world():
 
 
 def test_summaries_group_by_format():
-  rows = quantization.paired_damage(quantized([0.94] * 5), CONFIG)
-  frame = quantization.summarised(rows, (), CONFIG)
+  records = quantized([0.94] * 5)
+  rows = quantization.paired_damage(records, CONFIG)
+  frame = quantization.summarised(records, rows, (), CONFIG)
   assert frame["quantizer"].to_list() == ["absmax"]

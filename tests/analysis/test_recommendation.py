@@ -18,7 +18,7 @@ def test_recommended_configurations_meet_the_request(study):
   )
   assert len(frame) == 10 and frame["rank"].to_list() == list(range(1, 11))
   assert (frame["unseen_low"] >= 0.93).all()
-  assert (frame["unseen_low"] < frame["accuracy_low"]).all()
+  assert (frame["unseen_low"] < frame["accuracy"]).all()
   assert (frame["macs"] <= 20000).all() and frame["bytes"].is_sorted()
   labels = analysis.regimes(study, CONFIG).filter(pl.col("dataset") == "easy")
   unstable = labels.filter(pl.col("label") == "unstable")["architecture"]
@@ -141,7 +141,11 @@ def test_the_default_target_is_not_the_luckiest_mean():
 
 
 def held(records):
-  """Of every seed left out: does it reach the bounds that others offer?"""
+  """Of every seed left out: does it reach the bounds that others offer?
+
+  The bounds are for images on which the best reaches its mean, so what is
+  compared is how far a new seed stays behind the best that the others chose.
+  """
   for seed in sorted(records.networks["seed"].unique()):
     kept, out = (
       type(records)(*(table.filter(which) for table in records))
@@ -153,8 +157,13 @@ def held(records):
       continue
     keys = list(recommendation.SETTING)
     new = out.compression.select(*keys, new="val_accuracy")
-    offered = frame.filter(shortfall=0.0).join(new, on=keys, how="inner")
-    yield offered.select(pl.col("new") >= pl.col("accuracy_low") - tables.TIE)
+    offered = frame.join(new, on=keys, how="inner").with_columns(
+      behind=pl.col("new") - pl.col("new").get(pl.col("accuracy").arg_max()),
+      allowed=pl.col("accuracy_low") - pl.col("best_accuracy"),
+    )
+    yield offered.filter(shortfall=0.0).select(
+      pl.col("behind") >= pl.col("allowed") - tables.TIE
+    )
 
 
 def left_out(studies, **changes):
@@ -171,7 +180,7 @@ def left_out(studies, **changes):
 
 def test_seeds_left_out_reach_what_was_predicted():
   reached, n = left_out(8, noise=0.005)
-  assert n > 500 and 0.95 <= reached < 1.0, (reached, n)
+  assert n > 200 and 0.95 <= reached < 1.0, (reached, n)
 
 
 @pytest.mark.slow

@@ -29,11 +29,16 @@ def test_size_classes_begin_where_the_tolerance_ends():
 
 
 def test_mean_interval_is_students_and_null_for_one_value():
-  frame = pl.DataFrame({"k": [1, 1, 1, 2], "x": [0.90, 0.92, 0.97, 0.5]})
-  frame = frame.with_columns(images=pl.lit(10**12))  # no error of their own
-  many, single = tables.mean_interval(
-    frame, ["k"], "x", 0.95, "images"
-  ).to_dicts()
+  frame = pl.DataFrame(
+    {
+      "k": [1, 1, 1, 2],
+      "val_accuracy": [0.90, 0.92, 0.97, 0.5],
+      "fold": [0] * 4,
+    }
+  )
+  # So many images have no error of their own.
+  frame = frame.with_columns(num_validation=pl.lit(10**12))
+  many, single = tables.mean_interval(frame, ["k"], "val", 0.95).to_dicts()
   expected = stats.t.interval(0.95, 2, 0.93, stats.sem([0.90, 0.92, 0.97]))
   assert (many["low"], many["high"]) == pytest.approx(expected)
   assert (many["mean"], many["n"]) == (pytest.approx(0.93), 3)

@@ -5,13 +5,32 @@ import itertools
 import pytest
 
 from minarch_jax import architectures
-from minarch_jax.architectures import Problem
+from minarch_jax.architectures import ladder, Problem
 from tests.architectures.members import GRIDS, SHAPES
 
+WIDTHS = (1, 2, 3, 5, 10, 20, 30, 50, 100, 200, 500, 1000)
 
-def test_paper_enumerates_every_monotone_dnn():
+
+def test_paper_has_a_group_for_every_size_and_relations_of_neighbours():
   members = architectures.grid("paper", "dnn", (28, 28, 1), 10)
-  widths = (1, 2, 3, 5, 10, 20, 30, 50, 100, 200, 500, 1000)
+  groups = []
+  for depth in range(1, 5):
+    for place in range(12):
+      for relations in itertools.product("=<>", repeat=depth - 1):
+        places = [place]
+        for relation in relations:
+          step = {"=": 0, "<": 1, ">": -1}[relation]
+          places.append(sorted((0, places[-1] + step, 11))[1])
+        groups.append(tuple(WIDTHS[i] for i in places))
+  by_depth = [sum(len(g) == d for g in groups) for d in range(1, 5)]
+  assert by_depth == [12, 36, 108, 324] and len(groups) == 480
+  assert {a.widths for a in members} == set(groups)
+  assert len(members) == 428  # at the ends of the sizes groups coincide
+
+
+def test_monotone_enumerates_every_monotone_dnn():
+  members = architectures.grid("monotone", "dnn", (28, 28, 1), 10)
+  widths = WIDTHS
   expected = {
     chosen
     for depth in range(1, 5)
@@ -93,3 +112,52 @@ def test_selecting_a_grid_joins_its_families():
 def test_unknown_grids_name_the_nearest(name, family, near):
   with pytest.raises(ValueError, match=near):
     architectures.grid(name, family, (8, 8, 1), 10)
+
+
+LADDER_DEPTHS = {"dnn": (1, 2, 4), "cnn": (1, 2, 3), "vit": (1, 2, 4)}
+
+
+@pytest.mark.parametrize(
+  "shape", [(8, 8, 1), (28, 28, 1), (32, 32, 3)], ids=str
+)
+def test_a_ladder_crosses_family_and_depth_at_equal_sizes(shape):
+  sizes = ladder.sizes(Problem(shape, 10))
+  for one, other in itertools.pairwise(sizes):
+    assert other == pytest.approx(3 * one, abs=2)
+  cells = {}
+  for family, depths in LADDER_DEPTHS.items():
+    for a in architectures.grid("ladder", family, shape, 10):
+      params = a.num_params(shape, 10)
+      (size,) = [s for s in sizes if abs(params / s - 1) <= ladder.TOLERANCE]
+      assert (family, a.depth, size) not in cells and a.depth in depths
+      cells[family, a.depth, size] = a
+      if family == "vit":
+        patch, dim = a.options[0], a.widths[0]
+        assert (shape[0] // patch) * (shape[1] // patch) >= 16
+        heads = a.widths[1]
+        assert dim % heads == 0 and (heads == 1 or dim // heads >= 4)
+  # Two convolutions of one channel are too small for the first of 28x28 images
+  # and of two too large.
+  missing = {
+    (family, depth, size)
+    for family, depths in LADDER_DEPTHS.items()
+    for depth in depths
+    for size in sizes
+  } - cells.keys()
+  assert missing == (set() if shape == (8, 8, 1) else {("cnn", 2, sizes[0])})
+
+
+def test_members_of_a_ladder_are_as_near_as_the_nearest_of_their_kind():
+  shape = (8, 8, 1)
+  for size in ladder.sizes(Problem(shape, 10)):
+    for family in ("dnn", "cnn"):
+      (found,) = [
+        a
+        for a in architectures.grid("ladder", family, shape, 10)
+        if a.depth == 2 and abs(a.num_params(shape, 10) / size - 1) <= 0.1
+      ]
+      error = abs(found.num_params(shape, 10) / size - 1)
+      for one, other in itertools.product(range(1, 100), repeat=2):
+        if one <= other <= one + 1 and error > ladder.EVEN:
+          a = architectures.Architecture(family, (one, other))
+          assert abs(a.num_params(shape, 10) / size - 1) >= error

@@ -60,6 +60,11 @@ def test_scores_are_exact_on_any_size(size):
     score = evaluate(params, evaluation.chunk(batch, size), {})
     loss, hits = by_hand(batch.x.reshape(count, -1) @ params, batch.y)
     np.testing.assert_allclose(score.loss, loss.mean(), rtol=1e-5)
+    places = np.arange(count) % size % 2  # within the chunk
+    for half, place in ((score.even, 0), (score.odd, 1)):
+      own = loss[places == place]
+      expected = own.mean() if own.size else 0.0
+      np.testing.assert_allclose(half, expected, rtol=1e-5)
     assert score.correct == hits.sum()
     assert jnp.issubdtype(score.correct.dtype, jnp.integer)
 
@@ -73,9 +78,9 @@ def test_totals_are_sums_of_the_chunks_asked_for():
   for first, last in [(0, 3), (1, 3), (1, 2), (2, 2)]:
     asked = [first <= i < last for i in range(3)]
     found = totals(params, {}, chunks, np.arange(3), first, last)
-    expected = [loss[part].sum() for part in parts]
+    expected = [[loss[part][i::2].sum() for i in (0, 1)] for part in parts]
     np.testing.assert_allclose(
-      found.loss, np.multiply(asked, expected), rtol=1e-5
+      found.loss, np.multiply(np.array(asked)[:, None], expected), rtol=1e-5
     )
     expected = np.zeros((3, 4), bool)
     for i, part in enumerate(parts):
@@ -91,7 +96,7 @@ def test_totals_take_chunks_in_the_order_given():
   found = totals(params, {}, chunks, order, 0, 2)
   np.testing.assert_array_equal(found.loss[:2], plain.loss[order[:2]])
   np.testing.assert_array_equal(found.hits[:2], plain.hits[order[:2]])
-  assert not found.loss[2] and not found.hits[2].any()
+  assert not found.loss[2].any() and not found.hits[2].any()
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])

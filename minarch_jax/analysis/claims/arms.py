@@ -13,6 +13,7 @@ An arm that a study does not have is empty; a claim that needs it says so.
 import polars as pl
 
 from minarch_jax import records as records_lib
+from minarch_jax.analysis import tables
 from minarch_jax.records import Records
 
 CONFIRMATION = "confirmation"
@@ -26,15 +27,6 @@ def of(records: Records, arm: str) -> Records:
   Every analysis looks at the main arm of what it is given, so the networks of
   the arm are called that here.
   """
-  named = records.networks["arm"]
-  if arm == records_lib.MAIN and (named == arm).all():
-    return records
-  networks = records.networks.filter(arm=arm).with_columns(
-    arm=pl.lit(records_lib.MAIN)
-  )
-  keys = networks.select(records_lib.NETWORK)
-  others = (
-    table.join(keys, on=records_lib.NETWORK, how="semi", maintain_order="left")
-    for table in records[1:]
-  )
-  return Records(networks, *others)
+  own = tables.of_arm(records, arm)
+  networks = own.networks.with_columns(arm=pl.lit(records_lib.MAIN))
+  return own._replace(networks=networks)

@@ -20,11 +20,11 @@ import polars as pl
 from scipy import special
 
 from minarch_jax.analysis import statistics, tables
+from minarch_jax.analysis.hits import Hits
 
 Array = np.ndarray
 FEWEST_FOLDS = 3  # from which on folds are blocks
 PARTS = 5  # of the seeds where folds are fewer
-FULL_SEEDS = 10  # per architecture under --design=full
 
 
 class Estimate(NamedTuple):
@@ -47,15 +47,23 @@ class Estimate(NamedTuple):
     half = self.error * float(quantile)
     return self.value - half, self.value + half
 
-  def power(self, distance: float, confidence: float, more: float = 1) -> float:
+  def power(
+    self,
+    distance: float,
+    confidence: float,
+    more_seeds: float = 1.0,
+    more_cells: float = 1.0,
+  ) -> float:
     """Probability of deciding for an effect `distance` from the limit.
 
     Args:
       distance: the effect that matters.
       confidence: level of the interval.
-      more: times the seeds there are; blocks get as many more each.
+      more_seeds, more_cells: times the seeds and architectures there are.
     """
-    error = math.sqrt(self.over_blocks / more + self.over_cells)
+    error = math.sqrt(
+      self.over_blocks / more_seeds + self.over_cells / more_cells
+    )
     return power(distance, error, self.freedom, confidence)
 
 
@@ -178,52 +186,100 @@ def coefficient(values: Array, design: Array, column: int) -> Estimate:
   return effect(values, inverse[column], fitted, rank)
 
 
-def spread(values: Array) -> tuple[float, int]:
-  """Variance over seeds of networks [G, S], freed of what a seed has in common.
+class Networks(NamedTuple):
+  """Accuracies of networks that saw the same images column by column.
+
+  Attributes:
+    accuracy: [G, S], nan = missing.
+    rows: int [G, S], where their hits stand; -1 = not known.
+    images: of one fold.
+  """
+
+  accuracy: Array
+  rows: Array
+  images: float
+
+
+def spread(accuracy: Array) -> tuple[float, int]:
+  """Sum of squares over seeds of networks [G, S], freed of what a seed has in
+  common, and its degrees of freedom.
 
   Seeds of one fold see the same images: how hard these are moves all networks
   of a seed alike and says nothing of how they vary. What images do to single
   networks stays in.
-
-  Returns:
-    variance, degrees of freedom; nan, 0 where there are none.
   """
-  known = ~np.isnan(values)
+  known = ~np.isnan(accuracy)
   with np.errstate(invalid="ignore", divide="ignore"):
-    rest = np.where(known, values, 0)
+    rest = np.where(known, accuracy, 0)
     rest = rest - rest.sum(1, keepdims=True) / known.sum(1, keepdims=True)
     rest = np.where(known, rest, 0)
     common = rest.sum(0) / known.sum(0)
-  freedom = int(known.sum() - known.any(1).sum() - known.any(0).sum() + 1)
+  alone = int(known.sum() - known.any(1).sum())
+  freedom = alone - int(known.any(0).sum()) + 1
   if freedom >= known.any(0).sum() - 1 > 0:
     rest = np.where(known, rest - common, 0)
   else:  # networks of one architecture, or of no common seeds
-    freedom = int(known.sum() - known.any(1).sum())
-  if freedom < 1:
-    return math.nan, 0
-  return float((rest**2).sum() / freedom), freedom
+    freedom = alone
+  return float((rest**2).sum()), max(freedom, 0)
+
+
+def image_noise(hits: Hits, rows: Array) -> float | None:
+  """What drawing images adds to `spread`, from the hits of networks.
+
+  In every column the networks see the same images; what is left of their hits
+  without the means of networks and of images is how they differ about single
+  images, and its variance over the number of images is what `spread` holds.
+
+  Args:
+    hits: of the study.
+    rows: int [G, S], where the hits of each network stand; -1 = not known.
+
+  Returns:
+    None where no column has two networks with known hits.
+  """
+  found = []
+  for column in rows.T:
+    known = column[column >= 0]
+    if len(known) < 2:
+      continue
+    count = int(hits.images[known[0]])
+    seen = np.unpackbits(hits.bits[known], axis=-1, count=count).astype(float)
+    seen -= seen.mean(1, keepdims=True)
+    seen -= seen.mean(0)
+    freedom = (len(known) - 1) * (count - 1)
+    found.append((seen**2).sum() / freedom / count)
+  return float(np.mean(found)) if found else None
 
 
 def spread_shown(
-  values: Array, images: float, limit: float, level: float
+  groups: Sequence[Networks], hits: Hits, limit: float, level: float
 ) -> tuple[bool, bool]:
   """Is the spread of networks shown to be within the limit, to be beyond it?
 
-  Chi-squared bounds. Within: with what images do to single networks counted as
-  theirs. Beyond: with all that drawing `images` can do taken off.
+  Chi-squared bounds of the variance, pooled, less what images do to single
+  networks. Where that is not known none of it is taken off for within, and for
+  beyond all that drawing the images can do.
 
   Args:
-    values: [G, S] accuracies.
-    images: of one fold.
+    groups: networks, each with images of its own.
+    hits: of the study.
     limit: standard deviation.
     level: one-sided, of each test.
   """
-  variance, freedom = spread(values)
+  squares = freedom = least = most = 0.0
+  for group in groups:
+    own, count = spread(group.accuracy)
+    if not count:
+      continue
+    noise = image_noise(hits, group.rows)
+    share = float(np.nanmean(group.accuracy))
+    drawn = share * (1 - share) / group.images if noise is None else noise
+    squares, freedom = squares + own, freedom + count
+    most += count * drawn
+    least += count * (noise or 0.0)
   if not freedom:
     return False, False
-  squares = variance * freedom
-  within = squares / statistics.chi2_quantile(freedom, level) <= limit**2
-  share = float(np.nanmean(values))
-  drawn = share * (1 - share) / images
-  least = squares / statistics.chi2_quantile(freedom, 1 - level)
-  return within, least - drawn > limit**2
+  upper = squares / statistics.chi2_quantile(freedom, level)
+  lower = squares / statistics.chi2_quantile(freedom, 1 - level)
+  within = upper - least / freedom <= limit**2
+  return within, lower - most / freedom > limit**2

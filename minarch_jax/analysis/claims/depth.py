@@ -60,7 +60,6 @@ def depth_resists(found: Evidence, config: Config) -> Finding:
     effects[DECIDES],
     int(count.value),
     config.depth_effect,
-    found,
     config,
     note=note,
   )

@@ -1,6 +1,7 @@
-"""C2: does each of the three regimes exist in each family?"""
+"""C2: are there sizes at which networks are unstable, learn, overfit?"""
 
 from collections.abc import Iterator
+import itertools
 from typing import NamedTuple
 
 import numpy as np
@@ -10,126 +11,196 @@ from scipy import special
 from minarch_jax.analysis import tables
 from minarch_jax.analysis.claims import arms, blocks, findings
 from minarch_jax.analysis.claims.findings import Evidence, Finding
+from minarch_jax.analysis.hits import Hits
 from minarch_jax.analysis.regimes import LABELS
 from minarch_jax.config import Config
 
 CLEAR = 0.9  # share of the networks of a size that a study should recognise
 QUESTION = findings.Question(
-  "share of (family, regime)",
+  "P(overfits) at the largest size",
   "networks, and those of the arm overfitting",
-  "per family: a size most of whose networks are in the regime; exact binomial "
-  "tests over its architectures and seeds, corrected for the sizes",
+  "networks of one step of size, over families, depths and seeds: is the "
+  "smallest unstable, do two that follow each other learn, does the largest "
+  "overfit; exact binomial tests, chi-squared bounds of the spread",
 )
+Key = tuple[str, str]  # data set, family
 
 
 class Size(NamedTuple):
-  """The networks of one size of a family: how many, and what they did."""
+  """Networks of about one size: how many, what they did, by data set."""
 
-  params: int
+  params: float
   n: int
   failed: int
   overfitted: int
-  accuracy: np.ndarray  # [G, S], nan = failed
-  images: float
+  networks: dict[str, blocks.Networks]
 
   @property
   def learned(self) -> int:
     return self.n - self.failed - self.overfitted
 
 
-class Judged(NamedTuple):
-  """A regime of a family: shown to exist, shown not to, seen."""
-
-  shown: bool
-  absent: bool
-  seen: bool
-  power: float
-
-
 def three_regimes(found: Evidence, config: Config) -> Finding:
-  """Every regime is shown to exist in every (data set, family).
+  """On average over families each regime holds some size.
 
-  Contradicted where learning or overfitting is shown to hold less than half of
-  the networks at all sizes of some family, and overfitting does not grow along
-  P. (A grid without an unstable size does not reach down, no more.) The effect
-  is the share of (family, regime) that exist, its bounds those that are shown
-  and those that are not shown to be absent.
+  Unstable: the smallest size fails in more than `max_failed` of its networks or
+  varies by more than `eps_sigma`. Learning: of two neighbouring sizes most
+  networks neither fail nor overfit, and vary by at most `eps_sigma`.
+  Overfitting: most networks of the largest size overfit, in the main arm or in
+  that of overfitting. Contradicted where at no size most learn, or at the
+  largest most are shown not to overfit and P(overfits) does not grow along P.
+  (A grid without an unstable size does not reach down, no more.)
   """
-  main = dict(_families(found["outcomes"], config))
+  main = _families(found["outcomes"], config)
   if not main or findings.num_seeds(found) < 2:
     return findings.nothing(QUESTION, "one seed cannot show instability")
-  arm = dict(_families(found.arm(arms.OVERFITTING)["outcomes"], config))
+  other = found.arm(arms.OVERFITTING)
+  arm = _families(other["outcomes"], config)
   level = (1 - config.confidence) / 2
-  judged = {
-    (*key, regime): result
-    for key, sizes in main.items()
-    for regime, result in _regimes(
-      sizes, _of(arm, key), level, len(main), config
-    ).items()
-  }
-  total = len(judged)
-  shown, absent, seen = (
-    sum(getattr(j, name) for j in judged.values())
-    for name in ("shown", "absent", "seen")
+  hits = Hits.of(found.records.hits)
+  unstable, learns, never = _below(_steps(main), hits, level, config)
+  # Where overfitting is looked for it is looked for there, else in the main.
+  steps = _steps(arm or main)
+  last = steps[-1]
+  low, high = _exact(last.overfitted, last.n, level)
+  grows = _trend(steps)[1] > special.ndtri(1 - level)
+  verdict = findings.UNDECIDED
+  if unstable and learns and low > 0.5:
+    verdict = findings.SUPPORTED
+  elif never or (high < 0.5 and not grows):
+    verdict = findings.CONTRADICTED
+  shown = {LABELS[0]: unstable, LABELS[1]: learns, LABELS[2]: low > 0.5}
+  note = ", ".join(
+    f"{name} {'shown' if there else 'not shown'}"
+    for name, there in shown.items()
   )
-  verdict = (
-    findings.CONTRADICTED
-    if absent
-    else findings.SUPPORTED
-    if shown == total
-    else findings.UNDECIDED
-  )
-  note = f"{shown} of {total} shown; " + _overfitting(main, arm, config)
-  power = min(j.power for j in judged.values())
+  note += f"; overfitting: {_told(arm or main)}; {_slope(steps, level)}"
+  now, then = _power(last.n, level), _power(last.n * 4 // 3, level)
   if verdict == findings.UNDECIDED:
-    note += "; " + _open(judged, arm, power)
-  low, high = shown / total, (total - absent) / total
-  effect = float(np.clip(seen / total, low, high))
-  n = sum(size.n for sizes in main.values() for size in sizes)
-  return Finding(effect, low, high, n, verdict, *QUESTION, power, note)
+    note += "; " + _open(shown, bool(arm), now, then)
+  return Finding(
+    last.overfitted / last.n,
+    low,
+    high,
+    sum(size.n for size in _steps(main)) + sum(s.n for s in steps if arm),
+    verdict,
+    *QUESTION,
+    now,
+    note,
+  )
 
 
-def _families(
-  outcomes: pl.DataFrame, config: Config
-) -> Iterator[tuple[tuple[str, str], list[Size]]]:
+def _below(
+  steps: list[Size], hits: Hits, level: float, config: Config
+) -> tuple[bool, bool, bool]:
+  """Is instability shown, learning shown, learning shown to be nowhere?"""
+
+  def spread(size: Size, level: float) -> tuple[bool, bool]:
+    networks = list(size.networks.values())
+    return blocks.spread_shown(networks, hits, config.eps_sigma, level)
+
+  first = steps[0]
+  unstable = (
+    _more(first.failed, first.n, config.max_failed) < level / 2
+    or spread(first, level / 2)[1]
+  )
+  pairs = [_together(pair) for pair in itertools.pairwise(steps)] or steps
+  among = level / len(pairs)
+  learns = any(
+    _more(s.learned, s.n, 0.5) < among and spread(s, among)[0] for s in pairs
+  )
+  never = all(
+    _exact(s.learned, s.n, level / 2)[1] < 0.5 or spread(s, level / 2)[1]
+    for s in steps
+  )
+  return unstable, learns, never
+
+
+def _families(outcomes: pl.DataFrame, config: Config) -> dict[Key, list[Size]]:
   """The sizes of every (data set, family), increasing."""
-  for key, rows in outcomes.sort("dataset", "family", "params").group_by(
-    "dataset", "family", maintain_order=True
-  ):
-    numbers = tables.size_classes(
-      rows["params"].to_numpy(), config.match_tolerance
+  return {
+    key: list(_sizes(key[0], rows, config))  # pyright: ignore
+    for key, rows in outcomes.sort("dataset", "family", "params").group_by(
+      "dataset", "family", maintain_order=True
     )
-    sizes = []
-    for _, own in rows.with_columns(_size=numbers).group_by(
-      "_size", maintain_order=True
-    ):
-      over = own["overfits"].fill_null(False) & ~own["failed"]
-      living = own.with_columns(
-        accuracy=pl.when(~pl.col("failed")).then("val_accuracy")
-      )
-      _, _, accuracy = tables.seed_matrix(
-        living.with_columns(pl.col("accuracy").fill_null(np.nan)),
-        ("architecture",),
-        "accuracy",
-      )
-      failed = int(own["failed"].sum())
-      images = float(own["num_validation"].max())  # pyright: ignore
-      params = int(own["params"].median())  # pyright: ignore
-      sizes.append(
-        Size(params, len(own), failed, int(over.sum()), accuracy, images)
-      )
-    yield key, sizes  # pyright: ignore
+  }  # pyright: ignore
 
 
-def _of(
-  arm: dict[tuple[str, str], list[Size]], key: tuple[str, str]
-) -> list[Size]:
-  """The sizes of the arm that belong to a (data set, family) of the main."""
+def _sizes(dataset: str, rows: pl.DataFrame, config: Config) -> Iterator[Size]:
+  by = ("params", "architecture")
+  known = rows.with_columns(
+    living=pl.when("failed").then(np.nan).otherwise("val_accuracy"),
+    place=pl.when("failed").then(-1).otherwise("row"),
+    over=pl.col("overfits").fill_null(False) & ~pl.col("failed"),
+  )
+  names, _, values = tables.seed_matrix(known, by, "living")
+  places = tables.seed_numbers(known, by, "place")
+  numbers = tables.size_classes(
+    names["params"].to_numpy(), config.match_tolerance
+  )
+  for number in np.unique(numbers):
+    here = numbers == number
+    own = known.filter(
+      pl.col("architecture").is_in(names.filter(here)["architecture"].implode())
+    )
+    images = float(own["num_validation"].max())  # pyright: ignore
+    yield Size(
+      float(own["params"].mean()),  # pyright: ignore
+      len(own),
+      int(own["failed"].sum()),
+      int(own["over"].sum()),
+      {dataset: blocks.Networks(values[here], places[here], images)},
+    )
+
+
+def _together(sizes: Iterator[Size] | tuple[Size, ...]) -> Size:
+  sizes = list(sizes)
+  parts: dict[str, list[blocks.Networks]] = {}
+  for size in sizes:
+    for dataset, networks in size.networks.items():
+      parts.setdefault(dataset, []).append(networks)
+  return Size(
+    float(np.mean([s.params for s in sizes])),
+    *(
+      sum(getattr(s, name) for s in sizes)
+      for name in ("n", "failed", "overfitted")
+    ),
+    {name: _stacked(own) for name, own in parts.items()},
+  )
+
+
+def _stacked(parts: list[blocks.Networks]) -> blocks.Networks:
+  """Architectures one below the other; families have the same seeds, or the
+  last ones are missing."""
+  width = max(part.accuracy.shape[1] for part in parts)
+
+  def padded(values: np.ndarray, missing: float) -> np.ndarray:
+    room = ((0, 0), (0, width - values.shape[1]))
+    return np.pad(values, room, constant_values=missing)
+
+  return blocks.Networks(
+    np.concatenate([padded(p.accuracy, np.nan) for p in parts]),
+    np.concatenate([padded(p.rows, -1) for p in parts]),
+    min(p.images for p in parts),
+  )
+
+
+def _steps(families: dict[Key, list[Size]]) -> list[Size]:
+  """The steps of size over all families, as many as the shortest has: its
+  places from the smallest to the largest of each."""
+  count = min(len(sizes) for sizes in families.values())
+  places = [
+    np.round(np.linspace(0, len(sizes) - 1, count)).astype(int)
+    for sizes in families.values()
+  ]
   return [
-    size
-    for (dataset, family), sizes in arm.items()
-    if family == key[1] and dataset.split(":")[0] == key[0].split(":")[0]
-    for size in sizes
+    _together(
+      tuple(
+        sizes[own[i]]
+        for sizes, own in zip(families.values(), places, strict=True)
+      )
+    )
+    for i in range(count)
   ]
 
 
@@ -138,66 +209,17 @@ def _more(k: int, n: int, share: float) -> float:
   return float(special.bdtrc(k - 1, n, share)) if k else 1.0
 
 
-def _fewer(k: int, n: int, share: float) -> float:
-  """p-value of k of n against a probability of at least `share`."""
-  return float(special.bdtr(k, n, share))
-
-
-def _regimes(
-  sizes: list[Size],
-  arm: list[Size],
-  level: float,
-  families: int,
-  config: Config,
-) -> dict[str, Judged]:
-  """Judges the three regimes of a family; level: one-sided, per claim."""
-  own, strict = level / len(sizes), level / families
-  unstable = any(
-    _more(s.failed, s.n, config.max_failed) < own / 2
-    or blocks.spread_shown(s.accuracy, s.images, config.eps_sigma, own / 2)[1]
-    for s in sizes
-  )
-  stable = [
-    blocks.spread_shown(s.accuracy, s.images, config.eps_sigma, own)[0]
-    for s in sizes
-  ]
-  learns = any(
-    ok and _more(s.learned, s.n, 0.5) < own
-    for s, ok in zip(sizes, stable, strict=True)
-  )
-  never = all(
-    _fewer(s.learned, s.n, 0.5) < strict
-    or blocks.spread_shown(s.accuracy, s.images, config.eps_sigma, strict)[1]
-    for s in sizes
-  )
-  # The largest size of either arm, chosen before looking.
-  ends = [group[-1] for group in (sizes, arm) if group]
-  each = level / len(ends)
-  over = any(_more(s.overfitted, s.n, 0.5) < each for s in ends)
-  none = (
-    all(_fewer(s.overfitted, s.n, 0.5) < strict for s in ends)
-    and not any(2 * s.overfitted > s.n for s in (*sizes, *arm))
-    and not _grows(arm or sizes, level)
-  )
-  most = max(sizes, key=lambda s: s.learned / s.n)
-  return {
-    LABELS[0]: Judged(unstable, False, unstable or sizes[0].failed > 0, 1.0),
-    LABELS[1]: Judged(
-      learns, never, 2 * most.learned > most.n, _power(most.n, own)
-    ),
-    LABELS[2]: Judged(
-      over,
-      none,
-      any(2 * s.overfitted > s.n for s in ends),
-      max(_power(s.n, each) for s in ends),
-    ),
-  }
+def _exact(k: int, n: int, level: float) -> tuple[float, float]:
+  """Clopper and Pearson's bounds of a probability, one-sided level each."""
+  low = float(special.betaincinv(k, n - k + 1, level)) if k else 0.0
+  high = float(special.betaincinv(k + 1, n - k, 1 - level)) if k < n else 1.0
+  return low, high
 
 
 def _power(n: int, level: float) -> float:
   """Power to show a regime of `CLEAR` of n networks."""
-  needed = next((k for k in range(n + 1) if _more(k, n, 0.5) < level), None)
-  return 0.0 if needed is None else _more(needed, n, CLEAR)
+  needed = (k for k in range(n + 1) if _exact(k, n, level)[0] > 0.5)
+  return _more(next(needed, n + 1), n, CLEAR)
 
 
 def _trend(sizes: list[Size]) -> tuple[float, float]:
@@ -215,42 +237,32 @@ def _trend(sizes: list[Size]) -> tuple[float, float]:
   return slope, float(slope / error) if error > 0 else 0.0
 
 
-def _grows(sizes: list[Size], level: float) -> bool:
-  return _trend(sizes)[1] > special.ndtri(1 - level)
+def _slope(sizes: list[Size], level: float) -> str:
+  slope, z = _trend(sizes)
+  half = abs(slope / z) * special.ndtri(1 - level) if z else 0.0
+  return f"{slope:+.2f} +- {half:.2f} per decade of P"
 
 
-def _overfitting(
-  main: dict[tuple[str, str], list[Size]],
-  arm: dict[tuple[str, str], list[Size]],
-  config: Config,
-) -> str:
-  """Tells how P(overfits) changes along P, where it was looked for."""
-  told = []
-  for (dataset, family), sizes in (arm or main).items():
-    last, (slope, z) = sizes[-1], _trend(sizes)
-    half = slope / z * special.ndtri((1 + config.confidence) / 2) if z else 0
-    told.append(
-      f"{dataset} {family} {last.overfitted}/{last.n} at {last.params:,}, "
-      f"{slope:+.2f} +- {half:.2f} per decade"
-    )
-  return "overfitting: " + "; ".join(told)
+def _told(families: dict[Key, list[Size]]) -> str:
+  """Per family: how many of the largest overfit."""
+  return ", ".join(
+    f"{dataset} {family} {sizes[-1].overfitted}/{sizes[-1].n} at "
+    f"{sizes[-1].params:,.0f}"
+    for (dataset, family), sizes in families.items()
+  )
 
 
 def _open(
-  judged: dict[tuple[str, str, str], Judged],
-  arm: dict[tuple[str, str], list[Size]],
-  power: float,
+  shown: dict[str, bool], has_arm: bool, now: float, then: float
 ) -> str:
-  missing = sorted({key[2] for key, j in judged.items() if not j.shown})
   advice = {
     LABELS[0]: "smaller architectures",
-    LABELS[1]: "more seeds (--design=full)",
-    LABELS[2]: "the arm overfitting"
-    if not arm
-    else "larger architectures, longer training or more seeds (--design=full)",
+    LABELS[1]: "more seeds (--num_seeds)",
+    LABELS[2]: f"larger architectures, longer training or --design=full: "
+    f"{CLEAR:.0%} of a size would be seen in {now:.0%} of such studies, with "
+    f"--design=full in {then:.0%}"
+    if has_arm
+    else "the arm overfitting",
   }
-  return (
-    "not shown everywhere: "
-    + ", ".join(f"{name} ({advice[name]} would decide)" for name in missing)
-    + f"; {CLEAR:.0%} of a size are seen in {power:.0%} of such studies"
-  )
+  missing = [advice[name] for name, there in shown.items() if not there]
+  return "what would decide: " + "; ".join(missing)

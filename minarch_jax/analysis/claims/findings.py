@@ -1,5 +1,6 @@
 """What a claim is judged from, and what a finding about it says."""
 
+import math
 from typing import Any, NamedTuple, Protocol
 
 import polars as pl
@@ -64,11 +65,12 @@ def judged(
   estimate: blocks.Estimate,
   n: int,
   matters: float,
-  found: Evidence,
   config: Config,
   *,
   note: str = "",
   falls: bool = False,
+  cure: str = "twice the seeds (--num_seeds)",
+  more: tuple[float, float] = (2.0, 1.0),
 ) -> Finding:
   """Judges an effect against none.
 
@@ -77,45 +79,39 @@ def judged(
     estimate: of the effect.
     n: architectures.
     matters: the effect that the study should be able to see.
-    found: the evidence.
     config: thresholds.
     note: what to say beside.
     falls: the claim says that the effect is below zero.
+    cure: what is asked for where the study cannot decide.
+    more: how many times the seeds and the architectures that is.
   """
   low, high = estimate.interval(config.confidence)
-  if not estimate.freedom or low != low:
+  if not estimate.freedom or math.isnan(low):
     return nothing(question, f"{note}; two seeds are needed at least")
   verdict = decided(-high, -low, 0) if falls else decided(low, high, 0)
-  chance = estimate.power(matters, config.confidence)
+  now, then = (
+    estimate.power(matters, config.confidence, *times)
+    for times in ((1.0, 1.0), more)
+  )
   if verdict == UNDECIDED:
-    more = blocks.FULL_SEEDS / max(num_seeds(found), 1)
-    full = estimate.power(matters, config.confidence, max(more, 1))
-    most = estimate.power(matters, config.confidence, 1e9)
-    note += "; " + remedy(chance, full, most, f"an effect of {matters:g}")
-  return Finding(estimate.value, low, high, n, verdict, *question, chance, note)
+    note += "; " + remedy(now, then, f"an effect of {matters:g}", cure)
+  return Finding(estimate.value, low, high, n, verdict, *question, now, note)
 
 
-def remedy(now: float, full: float, most: float, what: str) -> str:
+def remedy(now: float, then: float, what: str, cure: str) -> str:
   """Says what would decide.
 
   Args:
     now: power for the effect that matters.
-    full: likewise, under --design=full.
-    most: likewise, of any number of seeds.
+    then: likewise, of the larger study.
     what: the effect that matters.
+    cure: the larger study.
   """
-  text = f"{what} is seen in {now:.0%} of such studies"
+  text = f"{what} would be seen in {now:.0%} of such studies"
   if now >= ENOUGH:
     return f"{text}: if there is one it is smaller"
-  if full > now:
-    text += f", with --design=full in {full:.0%}"
-  if full < ENOUGH:
-    text += (
-      "; more seeds would decide"
-      if most >= ENOUGH
-      else "; architectures scatter: more of them would decide, not more seeds"
-    )
-  return text
+  text += f", with {cure} in {then:.0%}"
+  return text + ("" if then >= ENOUGH else "; more architectures would help")
 
 
 def num_seeds(found: Evidence) -> int:

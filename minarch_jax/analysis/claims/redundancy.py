@@ -87,7 +87,7 @@ def _confirmed(
   powers = [_power(arm, chosen, claimed, level, k, config) for k in (1.0, 2.0)]
   if verdict == findings.UNDECIDED:
     what = f"one that loses nothing at {claimed:.0%}"
-    note += "; " + findings.remedy(*powers, 1.0, what)
+    note += "; " + findings.remedy(*powers, what, "--design=full")
   effect = float(np.clip(best["redundancy"], low, max(low, high)))
   return Finding(
     effect,

@@ -110,7 +110,6 @@ def small_suffer(found: Evidence, config: Config) -> Finding:
     estimate,
     n,
     config.damage_effect,
-    found,
     config,
     note=note,
     falls=True,
@@ -181,7 +180,14 @@ def hard_suffer(found: Evidence, config: Config) -> Finding:
   estimate = _difference(groups, values, minimal, config)
   note += f"; {bits} bits per {parts[0].granularity}"
   return findings.judged(
-    HARD, estimate, len(groups), config.damage_effect, found, config, note=note
+    HARD,
+    estimate,
+    len(groups),
+    config.damage_effect,
+    config,
+    note=note,
+    cure="--design=full",
+    more=(1.0, 1.5),  # twice the architectures of one of two sets
   )
 
 
