@@ -47,6 +47,7 @@ class World:
       middle; `slope` per decade as a share of that.
     harder: added to that share on the harder set, as a share of it.
     damage_scatter: over architectures, as a share.
+    points: damage is of 0.85 rather than of the accuracy above chance.
     shift: decades that P_min is larger on the harder set.
     over: P(overfits) at the sizes of the overfitting arm; `over_dnn` of that
       family.
@@ -77,6 +78,7 @@ class World:
   harder: float = 0.0
   damage_scatter: float = 0.15
   shift: float = 0.25
+  points: bool = False
   over: tuple[float, ...] = (0.1, 0.5, 0.97)
   over_dnn: tuple[float, ...] = ()
   families: tuple[str, ...] = ("dnn", "cnn", "vit")
@@ -173,7 +175,8 @@ def play(
     lost = above / 2 * (sparsity / found.half[:, None]) ** power
     if bits < 32:
       share = dict(world.damage)[bits] * worse * found.damaged[:, None]
-      lost = above * np.clip(share, 0, 1)
+      whole = np.full_like(above, 0.85) if world.points else above
+      lost = whole * np.clip(share, 0, 1)
     reached = np.maximum(target - np.minimum(lost, above), CHANCE)
     churn = 0.15 if sparsity or bits < 32 else 0.0
     seen = np.sqrt(1 - churn**2) * opinion + churn * rng.normal(
@@ -296,7 +299,7 @@ def overfitting(
   epochs = np.arange(1, 5)
   loss = np.where(over.ravel()[:, None], [1.0, 0.5, 0.6, 0.7], 1 / epochs)
   index = np.repeat(np.arange(len(base.networks)), len(epochs))
-  curves = base.networks.select(records.NETWORK)[index].with_columns(
+  rows = base.networks.select(records.NETWORK)[index].with_columns(
     epoch=np.tile(epochs, len(base.networks)),
     train_loss=np.tile(1 / epochs, len(base.networks)),
     train_accuracy=pl.lit(0.9),
@@ -306,7 +309,27 @@ def overfitting(
       pl.Series(loss.ravel()),
     ),
   )
-  return base._replace(curves=typed("curves", curves))
+  return base._replace(curves=typed("curves", rows))
+
+
+def curves(networks: pl.DataFrame, epochs: int = 20) -> pl.DataFrame:
+  """Curves that leave chance, rise, refine and stay; no loss rises."""
+  epoch = np.arange(1, epochs + 1)
+  final = networks["val_accuracy"].to_numpy()[:, None]
+  rising = final - (final - CHANCE) * np.exp(-np.maximum(epoch - 2, 0) / 2.5)
+  index = np.repeat(np.arange(len(networks)), epochs)
+  return typed(
+    "curves",
+    networks.select(records.NETWORK)[index].with_columns(
+      epoch=np.tile(epoch, len(networks)),
+      train_loss=(1.2 - rising).ravel(),
+      train_accuracy=rising.ravel(),
+      val_accuracy=rising.ravel(),
+      val_loss=(1.2 - rising).ravel(),
+      val_loss_even=(1.2 - rising).ravel(),
+      val_loss_odd=(1.2 - rising).ravel(),
+    ),
+  )
 
 
 def joined(*parts: records.Records) -> records.Records:
@@ -324,6 +347,8 @@ def draw(
   found = shapes(world, rng)
   seeds = range(world.num_seeds)
   parts = [play(world, found, seeds, rng, images, kinds="pruned rounded")]
+  if "curves" in wanted:
+    parts[0] = parts[0]._replace(curves=curves(parts[0].networks))
   if "confirm" in wanted:
     chosen = choices(parts[0], found, config)
     fresh = range(1000, 1000 + world.fresh)

@@ -132,35 +132,38 @@ def leave_one_out(whole: Array, without: Array) -> Array:
 
 
 def effect(
-  values: Array, weights: Array, fitted: Array, num_fitted: int
+  values: Array, weights: Array, fitted: Array, leverage: Array
 ) -> Estimate:
   """Estimates a linear effect; see the head of this file.
+
+  Residuals count as HC2 has it, e^2 / (1 - h): unbiased where architectures
+  scatter alike, and little off where they do not (MacKinnon and White 1985).
 
   Args:
     values: [G, B] per architecture (or cell of them) and block.
     weights: [G] of the effect.
     fitted: [G] what the fit that the effect is a part of says.
-    num_fitted: parameters of the fit.
+    leverage: [G] of the fit.
   """
   num_cells, num_blocks = values.shape
-  spare = num_cells - num_fitted
+  spare = num_cells - float(leverage.sum())
   each = weights @ values
   if num_blocks < 2:
     return Estimate(float(each.mean()), math.nan, math.nan, 0.0)
   over_blocks = float(np.var(each, ddof=1) / num_blocks)
-  scatter = over_cells = 0.0
-  if spare > 0:
-    own = (weights * (values.mean(1) - fitted)) ** 2
-    scatter = float(own.sum() * num_cells / spare)
+  over_cells = 0.0
+  if spare > 0.5:
+    free = leverage < 1 - 1e-9
+    own = (values.mean(1) - fitted) ** 2 / np.where(free, 1 - leverage, np.inf)
     rest = values - values.mean(1)[:, None]
     rest = rest - rest.mean(0)
-    # The noise of blocks is in the residuals, as far as the fit leaves it.
+    # The noise of blocks is in the residuals: it is counted over blocks.
     noise = (rest**2).sum(1) / (num_blocks - 1) / num_blocks
-    noise = noise * num_cells / max(num_cells - 1, 1)
-    over_cells = max(scatter - float((weights**2 * noise).sum()), 0.0)
+    noise = np.where(free, noise * num_cells / max(num_cells - 1, 1), 0.0)
+    over_cells = max(float((weights**2 * (own - noise)).sum()), 0.0)
   total = over_blocks + over_cells
   squares = over_blocks**2 / (num_blocks - 1)
-  squares += over_cells**2 / max(spare, 1)
+  squares += over_cells**2 / max(spare, 1.0)
   freedom = total**2 / squares if squares > 0 else float(num_blocks - 1)
   return Estimate(float(each.mean()), over_blocks, over_cells, freedom)
 
@@ -168,8 +171,7 @@ def effect(
 def mean(values: Array) -> Estimate:
   """Estimates the mean over cells and blocks of [G, B]."""
   weights = np.full(len(values), 1 / len(values))
-  fitted = np.full(len(values), values.mean())
-  return effect(values, weights, fitted, 1)
+  return effect(values, weights, np.full(len(values), values.mean()), weights)
 
 
 def coefficient(values: Array, design: Array, column: int) -> Estimate:
@@ -181,9 +183,9 @@ def coefficient(values: Array, design: Array, column: int) -> Estimate:
     column: which coefficient.
   """
   inverse = np.linalg.pinv(design)
-  rank = int(np.linalg.matrix_rank(design))
   fitted = design @ (inverse @ values.mean(1))
-  return effect(values, inverse[column], fitted, rank)
+  leverage = (design * inverse.T).sum(1)
+  return effect(values, inverse[column], fitted, leverage)
 
 
 class Networks(NamedTuple):

@@ -16,8 +16,8 @@ MEASURES = (DECIDES, "area", "redundancy")
 QUESTION = findings.Question(
   "sparsity per doubling of depth",
   "compression: one-shot magnitude, stable only",
-  "slope along log2 depth within data set, family and size, averaged over "
-  "sizes; the sparsity at half loss decides, area and redundancy stand beside",
+  "slope along log2 depth within data set, family and size; the sparsity at "
+  "half loss decides, area and redundancy stand beside",
 )
 
 
@@ -40,8 +40,8 @@ class Curves(NamedTuple):
 def depth_resists(found: Evidence, config: Config) -> Finding:
   """The sparsity at which half of the accuracy is lost grows with depth.
 
-  Slope along log2 depth in every (data set, family, size) that has several
-  depths, all within `match_tolerance`; mean over these cells.
+  Slope along log2 depth over architectures, every (data set, family, size) with
+  a level of its own; sizes match within `match_tolerance`.
   """
   effects = _effects(found, "oneshot", config)
   if not effects:
@@ -84,21 +84,20 @@ def _effects(
   curves = _curves(found, schedule)
   if not len(curves.groups) or curves.above.shape[1] < 2:
     return {}
-  cells = _cells(curves.groups, config)
-  if not cells:
+  rows, design = _design(curves.groups, config)
+  if len(rows) <= design.shape[1]:
     return {}
-  result = {}
-  for name, values in measures(curves, config).items():
-    slopes = [weights @ values[rows] for rows, weights in cells]
-    result[name] = blocks.mean(np.array(slopes))
-  used = sum(len(rows) for rows, _ in cells)
-  return result | {"n": blocks.Estimate(used, 0.0, 0.0, 0.0)}
+  result = {
+    name: blocks.coefficient(values[rows], design, 0)
+    for name, values in measures(curves, config).items()
+  }
+  return result | {"n": blocks.Estimate(len(rows), 0.0, 0.0, 0.0)}
 
 
-def _cells(groups: pl.DataFrame, config: Config) -> list[tuple[Array, Array]]:
-  """Rows of every size of a family with several depths, and the weights that
-  make a least-squares slope along log2 depth."""
-  cells = []
+def _design(groups: pl.DataFrame, config: Config) -> tuple[Array, Array]:
+  """Rows of the sizes of families that have several depths, and columns: log2
+  depth, and one for every size of a family."""
+  found, cells, depths = [], [], []
   rows = groups.with_row_index("_row").sort("dataset", "family", "params")
   for _, family in rows.group_by("dataset", "family", maintain_order=True):
     sizes = tables.size_classes(
@@ -106,11 +105,14 @@ def _cells(groups: pl.DataFrame, config: Config) -> list[tuple[Array, Array]]:
     )
     for size in np.unique(sizes):
       own = family.filter(sizes == size)
-      depth = np.log2(own["depth"].to_numpy())
-      depth = depth - depth.mean()
-      if np.ptp(depth) > 0:
-        cells.append((own["_row"].to_numpy(), depth / (depth @ depth)))
-  return cells
+      if own["depth"].n_unique() > 1:
+        found += own["_row"].to_list()
+        depths += own["depth"].to_list()
+        cells += [cells[-1] + 1 if cells else 0] * len(own)
+  columns = np.array(cells)[:, None] == np.unique(cells)
+  return np.array(found, int), np.concatenate(
+    [np.log2(np.array(depths, float))[:, None], columns], 1
+  )
 
 
 def _curves(found: Evidence, schedule: str) -> Curves:

@@ -24,7 +24,7 @@ HARD = findings.Question(
   "share of accuracy above chance",
   "quantization: damage of dense, stable networks; those of the arm harder",
   "difference of damage / accuracy above chance between data sets at one P / "
-  f"P_min, along a line per family, {RULE}",
+  f"P_min, families having a level of their own, {RULE}",
 )
 
 
@@ -148,7 +148,8 @@ def hard_suffer(found: Evidence, config: Config) -> Finding:
 
   Data sets are ordered by the best accuracy reached on them, their rank is
   what counts; the arm `harder` is one of them. Damage is a line in log P /
-  P_min for every family, over the range that all its data sets have.
+  P_min, every family at a level of its own, over the range that all its data
+  sets have.
   """
   sides = [found, found.arm(arms.HARDER)]
   outcomes = pl.concat([side["outcomes"] for side in sides])
@@ -239,10 +240,10 @@ def _difference(
   own = (families[:, None] == np.unique(families)).astype(float)
   place = groups["place"].to_numpy()[:, None]
   rank = groups["rank"].to_numpy()[:, None].astype(float)
-  design = np.concatenate([rank, own, own * place], 1)
+  design = np.concatenate([rank, place, own], 1)
   estimate = blocks.coefficient(values, design, 0)
   fit = np.linalg.pinv(design)
-  slopes = own @ (fit @ values.mean(1))[1 + own.shape[1] :]
+  slope = fit[1] @ values.mean(1)
   variance = 0.0
   quantile = 2 * 1.96
   for (dataset, family), part in groups.with_row_index("_row").group_by(
@@ -253,6 +254,6 @@ def _difference(
     low = low or known["p_min"]
     high = high or known["p_min"]
     at = part["_row"].to_numpy()
-    shift = (fit[0, at] * slopes[at]).sum()
+    shift = fit[0, at].sum() * slope
     variance += (shift * np.log10(high / low) / quantile) ** 2
   return estimate._replace(over_cells=estimate.over_cells + float(variance))

@@ -168,7 +168,7 @@ def _confirmed(
     under = fresh.filter(
       pl.col("params") < row["p_min"] / (1 + config.match_tolerance)
     )
-    below = under.filter(pl.col("params") == under["params"].max())
+    below = under.filter(pl.col("params") == pl.col("params").max())
     if not len(at) or not len(below):
       continue
     level = _plateau(main.filter(*own), config) - config.eps_accuracy
