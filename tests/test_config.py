@@ -242,8 +242,8 @@ ROLES = {
     *("chance_margin", "overfit_rise", "learnable", "free_margin"),
     *("equivalence_margin", "match_tolerance", "rapid_gain"),
     *("saturation_margin", "collapse_share", "governing_share"),
-    *("sharp_decades", "depth_effect", "claimed_redundancy", "damage_effect"),
-    *("confidence", "num_bootstrap"),
+    *("sharp_decades", "depth_effect", "damage_effect"),
+    *("claimed_redundancy", "confidence", "num_bootstrap"),
   ),
   "training": (
     *("num_epochs", "batch_size", "optimizer", "learning_rate", "schedule"),

@@ -7,8 +7,9 @@ intervals then hold for new seeds on these images.
 
 An effect is linear in what was measured, sum over architectures of w * mean
 over blocks of y. Its variance has two parts: over blocks, from the effect in
-each block; and over architectures, what they scatter about the fit beyond the
-noise of blocks (two-way clustering, Cameron, Gelbach and Miller 2011).
+each block; and over architectures, from how they scatter about the fit. This is
+two-way clustering (Cameron, Gelbach and Miller 2011) without taking off what
+both hold, the noise of single networks: with five blocks it is too uncertain.
 """
 
 from collections.abc import Sequence
@@ -153,19 +154,24 @@ def effect(
   over_blocks = float(np.var(each, ddof=1) / num_blocks)
   over_cells = 0.0
   if spare > 0.5:
-    free = leverage < 1 - 1e-9
-    own = (values.mean(1) - fitted) ** 2 / np.where(free, 1 - leverage, np.inf)
-    rest = values - values.mean(1)[:, None]
-    rest = rest - rest.mean(0)
-    # The noise of blocks is in the residuals: it is counted over blocks.
-    noise = (rest**2).sum(1) / (num_blocks - 1) / num_blocks
-    noise = np.where(free, noise * num_cells / max(num_cells - 1, 1), 0.0)
-    over_cells = max(float((weights**2 * (own - noise)).sum()), 0.0)
+    own = (values.mean(1) - fitted) ** 2
+    own = own / np.where(leverage < 1 - 1e-9, 1 - leverage, np.inf)
+    over_cells = float((weights**2 * own).sum())
   total = over_blocks + over_cells
   squares = over_blocks**2 / (num_blocks - 1)
-  squares += over_cells**2 / max(spare, 1.0)
+  squares += over_cells**2 / _freedom(weights, spare)
   freedom = total**2 / squares if squares > 0 else float(num_blocks - 1)
   return Estimate(float(each.mean()), over_blocks, over_cells, freedom)
+
+
+def _freedom(weights: Array, spare: float) -> float:
+  """Degrees of freedom over cells: fewer where few of them have the weight
+  (after Bell and McCaffrey 2002)."""
+  weights = weights**2
+  if not weights.any():
+    return 1.0
+  equal = weights.sum() ** 2 / (len(weights) * (weights**2).sum())
+  return max(spare * float(equal), 1.0)
 
 
 def mean(values: Array) -> Estimate:
