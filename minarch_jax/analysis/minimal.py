@@ -504,11 +504,8 @@ def sharpness(
     "dataset", "family", maintain_order=True
   ):
     family = grid(group, config)
-    width, low, high, begun = _width(
-      family,
-      float(group["chance"].max()),
-      config,  # pyright: ignore
-    )
+    chance = float(group["chance"].max())  # pyright: ignore
+    width, low, high, begun = _width(family, chance, config)
     rows.append((*key, width, low, high, begun))
   names = ("decades", "decades_low", "decades_high")
   schema = {"dataset": pl.String, "family": pl.String}

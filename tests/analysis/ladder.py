@@ -247,7 +247,7 @@ def _records(
       images=pl.lit(images), hits=pl.Series([row.tobytes() for row in own])
     )
     for cell, own in zip(
-      [plain, *cells], [bits[0], *(bits if cells else [])], strict=True
+      [plain, *cells], [bits[0], *bits[: len(cells)]], strict=True
     )
   ]
   return records.Records(

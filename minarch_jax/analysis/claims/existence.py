@@ -1,6 +1,6 @@
 """C2: are there sizes at which networks are unstable, learn, overfit?"""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 import itertools
 from typing import NamedTuple
 
@@ -153,18 +153,16 @@ def _sizes(dataset: str, rows: pl.DataFrame, config: Config) -> Iterator[Size]:
     )
 
 
-def _together(sizes: Iterator[Size] | tuple[Size, ...]) -> Size:
-  sizes = list(sizes)
+def _together(sizes: Sequence[Size]) -> Size:
   parts: dict[str, list[blocks.Networks]] = {}
   for size in sizes:
     for dataset, networks in size.networks.items():
       parts.setdefault(dataset, []).append(networks)
   return Size(
     float(np.mean([s.params for s in sizes])),
-    *(
-      sum(getattr(s, name) for s in sizes)
-      for name in ("n", "failed", "overfitted")
-    ),
+    sum(s.n for s in sizes),
+    sum(s.failed for s in sizes),
+    sum(s.overfitted for s in sizes),
     {name: _stacked(own) for name, own in parts.items()},
   )
 

@@ -14,7 +14,7 @@ from minarch_jax.config import Config
 
 Array = np.ndarray
 CURVE = 3  # degree of the curve in log P: all that four sizes can tell
-FACTORS = ("parameters", "family", "depth")
+FACTORS: tuple[str, ...] = ("parameters", "family", "depth")
 QUESTION = findings.Question(
   "share of variance",
   "networks: accuracy by fold",

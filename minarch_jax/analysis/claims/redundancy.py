@@ -84,10 +84,12 @@ def _confirmed(
     f"({row['known']:.0%} on the seeds that chose it)"
     for row in chosen.iter_rows(named=True)
   )
-  powers = [_power(arm, chosen, claimed, level, k, config) for k in (1.0, 2.0)]
+  now, then = (
+    _power(arm, chosen, claimed, level, more, config) for more in (1.0, 2.0)
+  )
   if verdict == findings.UNDECIDED:
     what = f"one that loses nothing at {claimed:.0%}"
-    note += "; " + findings.remedy(*powers, what, "--design=full")
+    note += "; " + findings.remedy(now, then, what, "--design=full")
   effect = float(np.clip(best["redundancy"], low, max(low, high)))
   return Finding(
     effect,
@@ -96,7 +98,7 @@ def _confirmed(
     int(chosen["n_seeds"].sum()),
     verdict,
     *CONFIRMED,
-    powers[0],
+    now,
     note,
   )
 

@@ -22,13 +22,13 @@ def judged(value, over_blocks, over_cells, **changes):
 
 def test_an_effect_is_judged_with_power_and_a_remedy():
   found = judged(0.05, 1e-4, 0.0)
-  assert found.verdict == "supported" and found.low > 0
+  assert found.verdict == "supported" and (found.low or 0) > 0
   assert judged(0.05, 1e-4, 0.0, falls=True).verdict == "contradicted"
   open_ = judged(0.005, 1e-4, 0.0)
-  assert open_.verdict == "undecided" and open_.power < 0.8
+  assert open_.verdict == "undecided" and (open_.power or 0) < 0.8
   assert "--num_seeds" in open_.note and "0.02" in open_.note
   precise = judged(0.0005, 1e-6, 0.0)
-  assert precise.power > 0.99 and "it is smaller" in precise.note
+  assert (precise.power or 0) > 0.99 and "it is smaller" in precise.note
   scatter = judged(0.005, 0.0, 4e-4)
   assert "more architectures" in scatter.note
 

@@ -71,15 +71,15 @@ def test_at_the_limit_little_is_decided(name):
 
 @pytest.mark.parametrize("name", FALSE)
 def test_false_claims_are_not_supported(name):
-  assert verdicts(name, 20)["supported"] <= 3
+  assert verdicts(name, 12)["supported"] <= 3
 
 
 @pytest.mark.parametrize("name", TRUE)
 def test_what_is_so_by_much_is_found(name):
-  found = verdicts(name, 10)
+  found = verdicts(name, 8)
   expected = name.split()[1]
-  assert found[expected] >= 6, found
-  assert found[expected] + found["undecided"] == 10, found
+  assert found[expected] >= 5, found
+  assert found[expected] + found["undecided"] == 8, found
 
 
 @pytest.mark.slow
