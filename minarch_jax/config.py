@@ -79,7 +79,7 @@ class Config:
   )
   num_seeds: int = _field(5, "Seeds per architecture.", low=1)
   design: str = _field(
-    "sweep",
+    "arms",
     "What a study trains beside its sweep: nothing (sweep); fresh seeds of what"
     " it chose, harder images and noisy labels (arms); more of each (full).",
     choices=("sweep", "arms", "full"),
@@ -320,11 +320,29 @@ class Config:
     high=1.0,
     role="threshold",
   )
-  regime_share: float = _field(
-    0.05,
-    "Smallest share of architectures that makes a regime.",
+  governing_share: float = _field(
+    0.5,
+    "Share of the variance of accuracy from which on a factor governs it.",
     low=0.0,
     high=1.0,
+    role="threshold",
+  )
+  sharp_decades: float = _field(
+    2.0,
+    "Decades of P beyond which a transition has no minimal size.",
+    low=0.0,
+    role="threshold",
+  )
+  depth_effect: float = _field(
+    0.02,
+    "Sparsity per doubling of depth that matters.",
+    low=0.0,
+    role="threshold",
+  )
+  damage_effect: float = _field(
+    0.02,
+    "Damage per decade of P, or share of it between data sets, that matters.",
+    low=0.0,
     role="threshold",
   )
   claimed_redundancy: float = _field(

@@ -141,8 +141,12 @@ SCHEMAS: dict[str, dict[str, Any]] = {
 NETWORK = ("run_id", "dataset", "architecture", "seed")
 ALL_LAYERS = "all"  # the `layer` that is the whole network
 NONE = "none"  # a control, a quantizer or a granularity that is not there
-MAIN = "main"  # the arm of a study that all analyses look at
-CONFIRMATION = "confirmation"  # that of other seeds of the same recipe
+
+# The arms of a study. All analyses look at the main one, the grid; claims ask
+# the others (`stages/arms.py` says what they are): C3 and C6 fresh seeds of
+# what the main arm chose, C2 longer training on noisy labels, C8 harder images.
+MAIN = "main"
+CONFIRMATION, OVERFITTING, HARDER = "confirmation", "overfitting", "harder"
 
 # The setting under which the hits of a network as trained stand.
 AS_TRAINED: dict[str, Any] = {name: NONE for name in _SETTING} | {

@@ -287,7 +287,8 @@ ROLES = {
     *("eps_accuracy", "eps_sigma", "max_failed", "chance_level"),
     *("chance_margin", "overfit_rise", "learnable", "free_margin"),
     *("equivalence_margin", "match_tolerance", "rapid_gain"),
-    *("saturation_margin", "collapse_share", "regime_share"),
+    *("saturation_margin", "collapse_share", "governing_share"),
+    *("sharp_decades", "depth_effect", "damage_effect"),
     *("claimed_redundancy", "confidence", "num_bootstrap"),
   ),
   "training": (

@@ -5,6 +5,7 @@ from typing import Any
 
 import polars as pl
 
+from minarch_jax import records as records_lib
 from minarch_jax import registries
 from minarch_jax.analysis import (
   controls,
@@ -52,6 +53,15 @@ class Analyses(Mapping[str, Any]):
     self.others = others or {}
     self.study = study or {}
     self._found = {k: v for k, v in known.items() if v is not None}
+    self._arms: dict[str, Analyses] = {}
+
+  def arm(self, name: str) -> "Analyses":
+    """The analyses of another arm of the study, empty where it has none."""
+    if name not in self._arms:
+      own = tables.of_arm(self.everything, name)
+      main = own.networks.with_columns(arm=pl.lit(records_lib.MAIN))
+      self._arms[name] = Analyses(own._replace(networks=main), self.config)
+    return self._arms[name]
 
   def __getitem__(self, name: str) -> Any:
     if name not in self._found:
@@ -143,8 +153,9 @@ def claims(
     **known: results already computed, by the names of `analyse`.
 
   Returns:
-    claim, statement, effect, low, high, n, verdict, unit, figure, rests_on,
-    note, and the thresholds used.
+    claim, statement, effect, low, high, power, n, verdict, unit, figure,
+    rests_on, design, note, and the thresholds used. power: the probability
+    that such a study decides where the effect is as large as matters.
   """
   return verdicts.judge(Analyses(records, config, **known), config)
 

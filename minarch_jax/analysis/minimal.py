@@ -469,3 +469,85 @@ def selected(
     on = [key for key in (*keys, "n_seeds") if key in chosen.columns]
     chosen = chosen.join(means, on=on, how="left", maintain_order="left")
   return chosen.sort("dataset", "family", "role", maintain_order=True)
+
+
+# --- the transition ----------------------------------------------------------
+
+
+def plateau(family: Grid) -> float:
+  """The best mean of a family after isotonic regression along P."""
+  _, mean, _ = statistics.moments(family.accuracy)
+  starts = np.unique(family.classes, return_index=True)[1]
+  best = np.maximum.reduceat(mean, starts)
+  return float(monotone.isotonic(best[None], 1.0)[0, -1])
+
+
+def sharpness(
+  records: tables.Records,
+  config: Config = tables.DEFAULTS,
+  *,
+  outcomes: pl.DataFrame | None = None,
+) -> pl.DataFrame:
+  """Measures how wide the transition from chance to the plateau is.
+
+  Decades of P between `TRANSITION` of the way, on the frontier's fitted means,
+  linear in log P between sizes; bootstrapped over seeds.
+
+  Returns:
+    dataset, family, decades, decades_low, decades_high, and `open`: already
+    the smallest size is beyond the beginning, so that the width is at least
+    that. Null without two seeds or where the plateau is not above chance.
+  """
+  outcomes = known_outcomes(records, config, outcomes)
+  rows = []
+  for key, group in outcomes.sort("dataset", "family").group_by(
+    "dataset", "family", maintain_order=True
+  ):
+    family = grid(group, config)
+    chance = float(group["chance"].max())  # pyright: ignore
+    width, low, high, begun = _width(family, chance, config)
+    rows.append((*key, width, low, high, begun))
+  names = ("decades", "decades_low", "decades_high")
+  schema = {"dataset": pl.String, "family": pl.String}
+  schema |= dict.fromkeys(names, pl.Float64) | {"open": pl.Boolean}
+  return pl.DataFrame(rows, schema=schema, orient="row").fill_nan(None)
+
+
+TRANSITION = (0.1, 0.9)
+
+
+def _width(
+  family: Grid, chance: float, config: Config
+) -> tuple[float, float, float, bool]:
+  """Width of one family's transition, its interval, and whether it is open."""
+  none = (np.nan, np.nan, np.nan, False)
+  n, mean, _ = statistics.moments(family.accuracy)
+  if not len(n) or n.max() < 2 or plateau(family) < family.floor:
+    return none
+  num_seeds = family.accuracy.shape[1]
+  rng = statistics.generator("width", family.names, num_seeds)
+  counts, chances = statistics.resamples(num_seeds, config.num_bootstrap, rng)
+  counts = np.concatenate([np.ones((1, num_seeds)), counts])
+  known = ~np.isnan(family.accuracy)
+  rest = np.where(known, family.accuracy - mean[:, None], 0)
+  shift = counts @ rest.T / np.maximum(counts @ known.T, tables.TIE)
+  # A bootstrapped mean of n seeds varies too little by (n - 1) / n.
+  means = mean + np.sqrt(n / np.maximum(n - 1, 1)) * shift
+  means[0] = mean
+  starts = np.unique(family.classes, return_index=True)[1]
+  size = np.log10(family.params[best_of_class(family, mean)].astype(float))
+  fitted = monotone.isotonic(np.maximum.reduceat(means, starts, axis=1), 1.0)
+  way = (fitted - chance) / np.maximum(fitted[:, -1:] - chance, tables.TIE)
+  ends = [
+    np.array([np.interp(level, row, size) for row in way])
+    for level in TRANSITION
+  ]
+  widths = ends[1] - ends[0]
+  tail = (1 - config.confidence) / 2
+  low, high = (
+    float(statistics.quantile(widths[1:], chances, level))
+    for level in (tail, 1 - tail)
+  )
+  width = float(widths[0])
+  begun = bool(way[0, 0] > TRANSITION[0])
+  return width, min(low, width), max(high, width), begun

@@ -14,6 +14,7 @@ for them looks at them.
 
 from collections.abc import Sequence
 import dataclasses
+import math
 from typing import NamedTuple
 
 import polars as pl
@@ -27,8 +28,6 @@ from minarch_jax.engine.session import Session
 from minarch_jax.stages import compress, provenance, setup, store, train
 from minarch_jax.stages.train import Statistics
 
-CONFIRMATION = records.CONFIRMATION
-HARDER, OVERFITTING = "harder", "overfitting"
 FRESH = 100_000  # fresh seeds start here; a multiple of any number of folds
 LONGER = 3  # times as many epochs where overfitting is looked for
 
@@ -40,7 +39,8 @@ class Sizes(NamedTuple):
     fresh: seeds of what is confirmed, in multiples of the sweep's.
     every: of the architectures by size, from the largest, each so-many-th is
       trained on the harder images.
-    overfitting: architectures of each family.
+    overfitting: architectures of each family, at most a third of them: they
+      train longer.
   """
 
   fresh: int
@@ -167,7 +167,7 @@ def _confirm(
   count = sizes.fresh * config.num_seeds
   first = FRESH + 2 * max(s.fresh for s in SIZES.values()) * config.first_seed
   seeds = range(first, first + count)
-  session = dataclasses.replace(session, arm=CONFIRMATION)
+  session = dataclasses.replace(session, arm=records.CONFIRMATION)
   everything = list(dict.fromkeys([*asked.sizes, *asked.redundant]))
   planned = in_packs(base, everything, seeds)
   lines = train.fill(session, out, _missing(session, out, planned))
@@ -216,7 +216,7 @@ def _harder(
   session: Session, out: str, base: Sequence[Pack], sizes: Sizes
 ) -> list[Statistics]:
   """Trains a part of the sweep on degraded images, and rounds it."""
-  other = _on(session, "blurred", HARDER)
+  other = _on(session, "blurred", records.HARDER)
   members = [
     architecture
     for group in _by_size(session, base).values()
@@ -241,15 +241,14 @@ def _overfit(
   other = _on(
     session,
     "noisy",
-    OVERFITTING,
+    records.OVERFITTING,
     schedule="constant",
     num_epochs=LONGER * session.config.num_epochs,
   )
   members = []
   for group in _by_size(session, base).values():
-    last, count = len(group) - 1, min(sizes.overfitting, len(group))
-    places = [round(i * last / max(1, count)) for i in range(count)]
-    members += [group[i] for i in dict.fromkeys(places)]
+    count = min(sizes.overfitting, math.ceil(len(group) / 3))
+    members += [group[i * (len(group) - 1) // count] for i in range(count)]
   planned = in_packs(base, members, list(session.config.seeds))
   lines = train.fill(other, out, _missing(other, out, planned))
   provenance.note_dataset(other, out)

@@ -52,14 +52,14 @@ def of_arm(networks, arm):
 
 def test_every_arm_has_its_networks(networks):
   assert set(networks["arm"]) == {
-    *(records.MAIN, arms.CONFIRMATION, arms.HARDER, arms.OVERFITTING)
+    *(records.MAIN, records.CONFIRMATION, arms.HARDER, arms.OVERFITTING)
   }
   main = of_arm(networks, records.MAIN)
   assert set(main["dataset"]) == {"digits"} and len(main) == 6
 
 
 def test_fresh_seeds_confirm_what_the_sweep_chose(out, networks):
-  fresh = of_arm(networks, arms.CONFIRMATION)
+  fresh = of_arm(networks, records.CONFIRMATION)
   main = of_arm(networks, records.MAIN)
   assert set(fresh["run_id"]) == set(main["run_id"])
   assert not set(fresh["seed"]) & set(main["seed"])
@@ -76,7 +76,7 @@ def test_fresh_seeds_confirm_what_the_sweep_chose(out, networks):
 
 
 def test_harder_images_are_the_same_in_another_form(out, networks):
-  harder = of_arm(networks, arms.HARDER)
+  harder = of_arm(networks, records.HARDER)
   assert set(harder["dataset"]) == {"digits:blurred"}
   assert set(harder["architecture"]) == {"dnn:40", "dnn:2"}
   assert set(harder["seed"]) == {0, 1}
@@ -85,7 +85,7 @@ def test_harder_images_are_the_same_in_another_form(out, networks):
 
 
 def test_overfitting_has_a_recipe_of_its_own(out, networks):
-  noisy = of_arm(networks, arms.OVERFITTING)
+  noisy = of_arm(networks, records.OVERFITTING)
   assert set(noisy["dataset"]) == {"digits:noisy"}
   assert set(noisy["epochs"]) == {9}
   curves = ma.read_records(out).curves.filter(dataset="digits:noisy")
@@ -153,4 +153,4 @@ def test_a_study_of_the_harder_images_trains_its_own(out, tmp_path):
   study.run(CONFIG.replace(out=copy, **changes), prune=False, quantize=False)
   rows = ma.read_records(copy).networks.filter(dataset="digits:blurred")
   arms_of = rows.group_by("arm").len().sort("arm")
-  assert arms_of.rows() == [(arms.HARDER, 4), (records.MAIN, 6)]
+  assert arms_of.rows() == [(records.HARDER, 4), (records.MAIN, 6)]

@@ -1,23 +1,45 @@
 """What a claim is judged from, and what a finding about it says."""
 
-from collections.abc import Mapping
 import math
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import polars as pl
 
 from minarch_jax.analysis import tables
+from minarch_jax.analysis.claims import blocks
 from minarch_jax.analysis.regimes import STABLE
+from minarch_jax.config import Config
+from minarch_jax.records import Records
 
 SUPPORTED, CONTRADICTED, UNDECIDED = "supported", "contradicted", "undecided"
 VERDICTS = (SUPPORTED, CONTRADICTED, UNDECIDED)
+ENOUGH = 0.8  # power that a design should have
 
 
-Evidence = Mapping[str, Any]  # results by name, as `analyses.Analyses` has them
+class Evidence(Protocol):
+  """Results by name, and those of the other arms: `analyses.Analyses`."""
+
+  records: Records
+
+  def __getitem__(self, name: str) -> Any: ...
+
+  def arm(self, name: str) -> "Evidence": ...
+
+
+class Question(NamedTuple):
+  """What a claim asks of the records: unit, tables, and the design."""
+
+  unit: str
+  rests_on: str
+  design: str
 
 
 class Finding(NamedTuple):
-  """One claim judged. `note` says what limits it or would decide it."""
+  """One claim judged.
+
+  `power` is the probability that this study decides where the effect is as
+  large as matters; `note` says what limits the finding or would decide it.
+  """
 
   effect: float | None
   low: float | None
@@ -26,6 +48,8 @@ class Finding(NamedTuple):
   verdict: str
   unit: str
   rests_on: str
+  design: str
+  power: float | None = None
   note: str = ""
 
 
@@ -36,28 +60,58 @@ def decided(low: float, high: float, boundary: float) -> str:
   return CONTRADICTED if high < boundary else UNDECIDED
 
 
-def needed(
-  effect: float,
-  low: float,
-  high: float,
-  boundary: float,
-  now: int,
-  what: str = "seeds",
-) -> str:
-  """Says how many seeds would decide, if the effect stayed as it is.
+def judged(
+  question: Question,
+  estimate: blocks.Estimate,
+  n: int,
+  matters: float,
+  config: Config,
+  *,
+  note: str = "",
+  falls: bool = False,
+  cure: str = "twice the seeds (--num_seeds)",
+  more: tuple[float, float] = (2.0, 1.0),
+) -> Finding:
+  """Judges an effect against none.
 
-  Intervals narrow as one over the root of their sample, which are seeds for
-  some claims and `what="architectures"` for others.
+  Args:
+    question: what is asked.
+    estimate: of the effect.
+    n: architectures.
+    matters: the effect that the study should be able to see.
+    config: thresholds.
+    note: what to say beside.
+    falls: the claim says that the effect is below zero.
+    cure: what is asked for where the study cannot decide.
+    more: how many times the seeds and the architectures that is.
   """
-  half, distance = (high - low) / 2, abs(effect - boundary)
-  if not all(map(math.isfinite, (half, distance))) or now < 1:
-    return f"at least 2 {what} are needed to say anything"
-  if distance == 0:
-    return f"no number of {what} decides an effect that is exactly at the limit"
-  count = math.ceil(now * (half / distance) ** 2)
-  if count > 1000:
-    return f"more than 1000 {what} would be needed to decide"
-  return f"about {max(count, now + 1)} {what} would decide ({now} now)"
+  low, high = estimate.interval(config.confidence)
+  if not estimate.freedom or math.isnan(low):
+    return nothing(question, f"{note}; two seeds are needed at least")
+  verdict = decided(-high, -low, 0) if falls else decided(low, high, 0)
+  now, then = (
+    estimate.power(matters, config.confidence, *times)
+    for times in ((1.0, 1.0), more)
+  )
+  if verdict == UNDECIDED:
+    note += "; " + remedy(now, then, f"an effect of {matters:g}", cure)
+  return Finding(estimate.value, low, high, n, verdict, *question, now, note)
+
+
+def remedy(now: float, then: float, what: str, cure: str) -> str:
+  """Says what would decide.
+
+  Args:
+    now: power for the effect that matters.
+    then: likewise, of the larger study.
+    what: the effect that matters.
+    cure: the larger study.
+  """
+  text = f"{what} would be seen in {now:.0%} of such studies"
+  if now >= ENOUGH:
+    return f"{text}: if there is one it is smaller"
+  text += f", with {cure} in {then:.0%}"
+  return text + ("" if then >= ENOUGH else "; more architectures would help")
 
 
 def num_seeds(found: Evidence) -> int:
@@ -68,8 +122,9 @@ def stable(found: Evidence) -> pl.DataFrame:
   return found["regimes"].filter(STABLE)
 
 
-def nothing(unit: str, rests_on: str, note: str) -> Finding:
-  return Finding(None, None, None, 0, UNDECIDED, unit, rests_on, note)
+def nothing(question: Question, note: str) -> Finding:
+  note = note.removeprefix("; ")
+  return Finding(None, None, None, 0, UNDECIDED, *question, note=note)
 
 
 def primary(pruning: pl.DataFrame) -> pl.DataFrame:

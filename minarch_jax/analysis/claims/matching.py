@@ -7,31 +7,18 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 
-from minarch_jax.analysis import statistics
+from minarch_jax.analysis.claims import blocks
 from minarch_jax.analysis.regimes import STABLE
 
 Array = np.ndarray
 
 
 class Contrast(NamedTuple):
-  """The mean difference between two kinds of architectures of equal size.
-
-  Attributes:
-    name: what is compared, "cnn - dnn" or "dnn depth 4 - 1".
-    mean, low, high: over pairs; low, high from whichever of seeds and pairs
-      is the less certain.
-    p_equivalent: two one-sided tests at the margin, likewise.
-    excess: standard deviation of the pairs' true differences.
-    beyond: [pairs] p-values that a pair differs by more than the margin.
-  """
+  """The mean difference of two kinds of architectures of equal size, "cnn -
+  dnn" or "dnn depth 4 - 1"."""
 
   name: str
-  mean: float
-  low: float
-  high: float
-  p_equivalent: float
-  excess: float
-  beyond: Array
+  difference: blocks.Estimate
 
 
 def matched(a: Array, b: Array, tolerance: float) -> list[tuple[int, int]]:
@@ -83,87 +70,30 @@ def kinds(labels: pl.DataFrame) -> Iterator[tuple[str, pl.Expr, pl.Expr]]:
 
 
 def contrasts(
-  labels: pl.DataFrame,
-  accuracy: Array,
-  tolerance: float,
-  margin: float,
-  confidence: float,
-  images: float | None = None,
+  labels: pl.DataFrame, accuracy: Array, tolerance: float
 ) -> list[Contrast]:
   """Compares every two kinds over pairs matched in size on one data set.
 
   Args:
     labels: [G] rows of `regimes`, in the order of `accuracy`.
-    accuracy: [G, S] by seed, nan = missing.
+    accuracy: [G, B] by block.
     tolerance: of the match.
-    margin: of the equivalence tests.
-    confidence: of the intervals.
-    images: on which the accuracies were measured.
 
   Returns:
     Contrasts of at least two pairs. Pairs of which both are unstable say
     nothing about what was learned and are left out.
   """
-  rows = labels.with_row_index("_row")
+  rows = labels.with_row_index("_row").with_columns(stable=STABLE)
   found = []
   for name, one, other in kinds(labels):
     differences = []
-    for dataset in labels["dataset"].unique().sort():
-      here = rows.filter(pl.col("dataset") == dataset)
+    for _, here in rows.group_by("dataset", maintain_order=True):
       a, b = here.filter(one), here.filter(other)
-      stable = here.select(STABLE).to_series().to_numpy()
-      stable = dict(zip(here["_row"], stable, strict=True))
       for i, j in matched(
         a["params"].to_numpy(), b["params"].to_numpy(), tolerance
       ):
-        left, right = a["_row"][i], b["_row"][j]
-        if stable[left] or stable[right]:
-          differences.append(accuracy[right] - accuracy[left])
+        if a["stable"][i] or b["stable"][j]:
+          differences.append(accuracy[b["_row"][j]] - accuracy[a["_row"][i]])
     if len(differences) > 1:
-      found.append(
-        _contrast(name, np.array(differences), margin, confidence, images)
-      )
+      found.append(Contrast(name, blocks.mean(np.array(differences))))
   return found
-
-
-def _contrast(
-  name: str,
-  differences: Array,
-  margin: float,
-  confidence: float,
-  images: float | None,
-) -> Contrast:
-  n, mean, deviation = statistics.moments(differences)
-  kept = n > 0
-  differences, n, mean = differences[kept], n[kept], mean[kept]
-  with np.errstate(invalid="ignore"):
-    noise = np.nan_to_num(deviation[kept] ** 2 / n).mean()
-    by_seed = np.nanmean(
-      np.where(np.isnan(differences).all(0), 0.0, differences), 0
-    )
-  bounds, p_values = [], []
-  for sample in (mean, by_seed):
-    _, low, high, _ = statistics.mean_interval(
-      sample, confidence, images=images
-    )
-    count, middle, spread = statistics.moments(sample)
-    bounds.append((low, high))
-    p_values.append(
-      float(statistics.tost(middle, spread, count, margin, images))
-    )
-  low = min(bound[0] for bound in bounds)
-  high = max(bound[1] for bound in bounds)
-
-  def one_sided(side):
-    return statistics.one_sided_p(side, deviation[kept], n, -margin, images)
-
-  excess = np.sqrt(max(np.var(mean, ddof=1) - noise, 0.0))
-  return Contrast(
-    name,
-    float(mean.mean()),
-    float(low),
-    float(high),
-    max(p_values),
-    float(excess),
-    np.minimum(2 * np.minimum(one_sided(-mean), one_sided(mean)), 1.0),
-  )

@@ -7,7 +7,15 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from minarch_jax.analysis import tables
-from minarch_jax.analysis.claims import compression, learning
+from minarch_jax.analysis.claims import (
+  depth,
+  existence,
+  invariance,
+  phases,
+  redundancy,
+  rounding,
+  threshold,
+)
 from minarch_jax.analysis.claims.findings import Evidence, Finding
 from minarch_jax.config import Config
 
@@ -28,17 +36,20 @@ def judge(found: Evidence, config: Config) -> pl.DataFrame:
   return tables.with_thresholds(
     pl.DataFrame(rows, schema=_SCHEMA),
     config,
-    *("equivalence_margin", "match_tolerance", "regime_share"),
-    *("claimed_redundancy", "free_margin", "confidence"),
+    *("governing_share", "equivalence_margin", "match_tolerance"),
+    *("eps_accuracy", "eps_sigma", "max_failed", "sharp_decades"),
+    *("depth_effect", "collapse_share", "claimed_redundancy", "free_margin"),
+    *("damage_effect", "confidence"),
   )
 
 
-_NUMBERS = ("effect", "low", "high")
+_NUMBERS = ("effect", "low", "high", "power")
 _SCHEMA = (
   dict.fromkeys(("claim", "statement"), pl.String)
   | dict.fromkeys(_NUMBERS, pl.Float64)
   | {"n": pl.Int64}
-  | dict.fromkeys(("verdict", "unit", "figure", "rests_on", "note"), pl.String)
+  | dict.fromkeys(("verdict", "unit", "figure", "rests_on"), pl.String)
+  | dict.fromkeys(("design", "note"), pl.String)
 )
 
 
@@ -56,38 +67,38 @@ def _row(
 CLAIMS: dict[str, Claim] = {
   "C1": Claim(
     "performance is largely invariant to architecture",
-    learning.invariance,
+    invariance.invariance,
     "accuracy",
   ),
-  "C2": Claim("there are three regimes", learning.three_regimes, "accuracy"),
+  "C2": Claim("there are three regimes", existence.three_regimes, "accuracy"),
   "C3": Claim(
     "stable learning has a minimal parameter count",
-    learning.minimal_count,
+    threshold.minimal_count,
     "accuracy",
   ),
   "C4": Claim(
     "convergence and pruning have distinct phases",
-    learning.distinct_phases,
+    phases.distinct_phases,
     "phases",
   ),
   "C5": Claim(
     "deeper networks resist pruning better",
-    compression.depth_resists,
+    depth.depth_resists,
     "redundancy",
   ),
   "C6": Claim(
     "redundancy reaches 60 %",
-    compression.redundancy_reached,
+    redundancy.redundancy_reached,
     "redundancy",
   ),
   "C7": Claim(
     "quantization hurts small models more",
-    compression.small_suffer,
+    rounding.small_suffer,
     "damage",
   ),
   "C8": Claim(
     "quantization hurts harder data sets more",
-    compression.hard_suffer,
+    rounding.hard_suffer,
     "damage",
   ),
 }
