@@ -71,6 +71,8 @@ def line(**stages: bool) -> Stage:
   def stage(config: config_lib.Config) -> None:
     if config.dry_run and stages.get("train", True):
       dry_run(config)
+      if not stages:
+        print_arms(config)
       return
     show_report(config, _ended(config, stages), start)
 
@@ -100,6 +102,14 @@ def dry_run(config: config_lib.Config) -> None:
   from minarch_jax.stages import train  # imports JAX
 
   print(train.describe_plan(config))
+
+
+def print_arms(config: config_lib.Config) -> None:
+  """Prints what a study trains beside its sweep."""
+  from minarch_jax.stages import arms  # imports JAX
+
+  if text := arms.describe(config):
+    print(text)
 
 
 def show_report(

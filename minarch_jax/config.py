@@ -209,7 +209,11 @@ class Config:
     below=1.0,
   )
   bits: tuple[int, ...] = _field(
-    (32, 8, 4), "Weight precisions, 2 to 8; 32 = as trained."
+    (32, 8, 4),
+    "Weight precisions, 2 to 8, crossed with --sparsities; 32 = as trained.",
+  )
+  dense_bits: tuple[int, ...] = _field(
+    (3, 2), "Further weight precisions, on dense networks only."
   )
   activation_bits: tuple[int, ...] = _field(
     (32,),
@@ -413,7 +417,7 @@ class Config:
         _check_item(field.name, item, field.metadata["rules"])
       if isinstance(value, tuple) and len(set(value)) != len(value):
         raise ConfigError(f"--{field.name} names a value twice: {value}")
-    for name in ("bits", "activation_bits"):
+    for name in ("bits", "dense_bits", "activation_bits"):
       for bits in getattr(self, name):
         if bits not in BITS:
           raise ConfigError(

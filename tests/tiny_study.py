@@ -30,6 +30,7 @@ CONFIG = Config(
   scopes=("global",),
   sparsities=(0.0, 0.8),
   bits=(32, 4),
+  dense_bits=(),
   quant_granularities=("channel",),
   finetune_share=0.5,
   finetune="all",

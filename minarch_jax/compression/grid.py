@@ -109,11 +109,13 @@ def _rounding(quantizer: str, granularity: str) -> Rounding:
   return Rounding(quantizer, granularity)
 
 
-def _narrow(config: Config, rounding: Rounding) -> list[Precision]:
+def _narrow(
+  config: Config, rounding: Rounding, bits: tuple[int, ...]
+) -> list[Precision]:
   """Lists the precisions below 32 bits at which a rounding is compared."""
   if rounding.quantizer not in config.quantizers:
     return []
-  widths = config.bits
+  widths = tuple(dict.fromkeys(bits))
   if rounding.format != "int":
     widths = (quantization.format_of(rounding).bits,)
   return [Precision(bits, rounding) for bits in widths if bits != 32]
@@ -146,23 +148,28 @@ def precisions_of(config: Config) -> list[Precision]:
   """Lists what is crossed with sparsities and scored after retraining: 32
   bits, the control, then the first rounding's."""
   main = roundings_of(config)[0]
-  return [Precision(32, main), *_narrow(config, main)]
+  return [Precision(32, main), *_narrow(config, main, config.bits)]
 
 
 def cells_of(config: Config, prune: bool, quantize: bool) -> list[Cell]:
   """Lists the cells of the one-shot grid.
 
   Precisions are crossed with the sparsities of the first rule; the other rules
-  are compared at 32 bits, and other roundings and bits of activations on dense
-  networks.
+  are compared at 32 bits, and further precisions, other roundings and bits of
+  activations on dense networks.
   """
   (main, *others), dense = rules_of(config), precisions_of(config)[:1]
   sparsities = sorted({0.0, *config.sparsities}) if prune else [0.0]
   precisions = precisions_of(config) if quantize else dense
   cells = [Cell(main, s, p) for s in sparsities for p in precisions]
   if quantize:
-    for rounding in roundings_of(config)[1:]:
-      cells += [Cell(main, 0.0, p) for p in _narrow(config, rounding)]
+    bits = config.bits + config.dense_bits
+    for rounding in roundings_of(config):
+      cells += [
+        Cell(main, 0.0, precision)
+        for precision in _narrow(config, rounding, bits)
+        if precision not in precisions
+      ]
     narrow = [bits for bits in config.activation_bits if bits != 32]
     cells += [
       Cell(main, 0.0, precision._replace(activation_bits=bits))

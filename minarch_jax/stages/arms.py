@@ -17,13 +17,15 @@ import dataclasses
 import math
 from typing import NamedTuple
 
+import jax
 import polars as pl
 
 from minarch_jax import data, records
-from minarch_jax.architectures import Architecture
+from minarch_jax.architectures import Architecture, Problem
 from minarch_jax.compression import grid as grids
-from minarch_jax.engine import packs
-from minarch_jax.engine.planning import Pack
+from minarch_jax.config import Config
+from minarch_jax.engine import packs, planning
+from minarch_jax.engine.planning import Pack, Work
 from minarch_jax.engine.session import Session
 from minarch_jax.stages import compress, provenance, setup, store, train
 from minarch_jax.stages.train import Statistics
@@ -68,15 +70,60 @@ def run(session: Session, out: str, *, alone: bool = True) -> list[Statistics]:
   members = setup.select(session.config, session.problem)
   base = packs.plan(session, members, list(session.config.seeds))
   statistics = _confirm(session, out, base, sizes)
-  if not _is_variant(session):
+  if not _is_variant(session.config):
     statistics += _overfit(session, out, base, sizes)
     if alone:
       statistics += _harder(session, out, base, sizes)
   return statistics
 
 
-def _is_variant(session: Session) -> bool:
-  return data.variant_of(session.config.dataset)[1] != ""
+def _is_variant(config: Config) -> bool:
+  return data.variant_of(config.dataset)[1] != ""
+
+
+def describe(config: Config) -> str:
+  """Says what the arms of a design will train, and how long that may take.
+
+  What is confirmed is chosen when the sweep is there; at most three
+  architectures of a family are.
+  """
+  if config.design not in SIZES:
+    return ""
+  sizes, parts = SIZES[config.design], config.each()
+  longer = harder = fresh = seconds = 0
+  for part in parts:
+    work, base = train.planned(part)
+    families = _by_size(work.problem, base)
+    fresh += 3 * len(families)
+    if not _is_variant(part):
+      chosen = _shallow(families, sizes)
+      longer += len(chosen)
+      seconds += LONGER * _seconds(part, work, base, chosen)
+      if len(parts) == 1:
+        chosen = _spread(families, sizes)
+        harder += len(chosen)
+        seconds += _seconds(part, work, base, chosen)
+  return (
+    f"beside it, --design={config.design}: {longer} architectures x "
+    f"{config.num_seeds} seeds on noisy labels, {LONGER} times as long; "
+    f"{harder} x {config.num_seeds} on blurred images; about "
+    f"{seconds:.0f} s of training, no compilation; and at most {fresh} x "
+    f"{sizes.fresh * config.num_seeds} fresh seeds of what the sweep chooses"
+  )
+
+
+def _seconds(
+  config: Config,
+  work: Work,
+  base: Sequence[Pack],
+  chosen: Sequence[Architecture],
+) -> float:
+  return sum(
+    planning.seconds(pack.parent, len(pack.architectures), work)
+    * len(pack.seeds)
+    / jax.local_device_count()
+    for pack in in_packs(base, chosen, list(config.seeds))
+  )
 
 
 def in_packs(
@@ -198,18 +245,34 @@ def _on(session: Session, variant: str, arm: str, **changes) -> Session:
   )
 
 
-def _by_size(
-  session: Session, base: Sequence[Pack]
-) -> dict[str, list[Architecture]]:
+Families = dict[str, list[Architecture]]
+
+
+def _by_size(problem: Problem, base: Sequence[Pack]) -> Families:
   """The sweep's architectures of each family, from the largest."""
   members = {a: None for pack in base for a in pack.architectures}
-  ordered = sorted(
-    members, key=lambda a: (-a.spec(session.problem).num_params, str(a))
-  )
-  families: dict[str, list[Architecture]] = {}
+  ordered = sorted(members, key=lambda a: (-a.spec(problem).num_params, str(a)))
+  families: Families = {}
   for architecture in ordered:
     families.setdefault(architecture.family, []).append(architecture)
   return families
+
+
+def _spread(families: Families, sizes: Sizes) -> list[Architecture]:
+  """A part of the sweep, of all sizes."""
+  return [a for group in families.values() for a in group[:: sizes.every]]
+
+
+def _shallow(families: Families, sizes: Sizes) -> list[Architecture]:
+  """A few sizes of each family, of its shallowest architectures, which cost
+  least for their size."""
+  members = []
+  for group in families.values():
+    least = min(architecture.depth for architecture in group)
+    shallow = [a for a in group if a.depth == least]
+    count = min(sizes.overfitting, math.ceil(len(group) / 3), len(shallow))
+    members += [shallow[i * len(shallow) // count] for i in range(count)]
+  return members
 
 
 def _harder(
@@ -217,11 +280,7 @@ def _harder(
 ) -> list[Statistics]:
   """Trains a part of the sweep on degraded images, and rounds it."""
   other = _on(session, "blurred", records.HARDER)
-  members = [
-    architecture
-    for group in _by_size(session, base).values()
-    for architecture in group[:: sizes.every]
-  ]
+  members = _spread(_by_size(session.problem, base), sizes)
   planned = in_packs(base, members, list(session.config.seeds))
   lines = train.fill(other, out, _missing(other, out, planned))
   design = compress.Design(
@@ -245,10 +304,7 @@ def _overfit(
     schedule="constant",
     num_epochs=LONGER * session.config.num_epochs,
   )
-  members = []
-  for group in _by_size(session, base).values():
-    count = min(sizes.overfitting, math.ceil(len(group) / 3))
-    members += [group[i * (len(group) - 1) // count] for i in range(count)]
+  members = _shallow(_by_size(session.problem, base), sizes)
   planned = in_packs(base, members, list(session.config.seeds))
   lines = train.fill(other, out, _missing(other, out, planned))
   provenance.note_dataset(other, out)

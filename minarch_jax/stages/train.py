@@ -165,7 +165,8 @@ def describe_plan(config: Config) -> str:
   return "\n\n".join(texts)
 
 
-def _plan(config: Config) -> Plan:
+def planned(config: Config) -> tuple[Work, list[Pack]]:
+  """Plans a sweep of one data set from facts alone: no image is read."""
   found = setup.check(config)
   work = Work(
     Problem.of(found),
@@ -174,22 +175,25 @@ def _plan(config: Config) -> Plan:
     config.batch_size,
     config.num_epochs,
   )
-  devices = jax.local_device_count()
-  members = setup.select(config, work.problem)
-  todo = planning.plan(
-    members,
+  return work, planning.plan(
+    setup.select(config, work.problem),
     list(config.seeds),
     work,
-    devices=devices,
+    devices=jax.local_device_count(),
     memory_limit=config.memory_limit * 2**30,
   )
+
+
+def _plan(config: Config) -> Plan:
+  work, todo = planned(config)
+  devices = jax.local_device_count()
   head = f"{'parent':<28}{'members':>8}{'seeds':>6}{'padding':>8}{'GiB':>7}"
   lines = [f"{head}{'seconds':>9}"]
   lines += [_line(pack, work, devices) for pack in todo]
   return Plan(
     lines,
     config.dataset,
-    len(members),
+    len({a for pack in todo for a in pack.architectures}),
     config.num_seeds,
     work.num_steps,
     len(todo),

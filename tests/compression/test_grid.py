@@ -16,6 +16,7 @@ CONFIG = Config(
   scopes=("global", "layerwise"),
   sparsities=(0.8,),
   bits=(32, 4),
+  dense_bits=(),
   quant_granularities=("channel",),
 )
 MAIN = Rule("magnitude", "global")
@@ -60,6 +61,21 @@ def test_the_grid_of_a_stage(prune, quantize):
     if quantize
   }
   assert set(more) == {*cells, *added}
+
+
+@pytest.mark.parametrize("quantize", [True, False])
+def test_fewer_bits_are_tried_on_dense_networks(quantize):
+  config = CONFIG.replace(quant_granularities=("channel", "tensor"))
+  before = grids.cells_of(config, True, quantize)
+  config = config.replace(dense_bits=(4, 3, 2))
+  more = grids.cells_of(config, True, quantize)
+  assert len(set(more)) == len(more) and set(before) <= set(more)
+  assert set(more) - set(before) == {
+    Cell(MAIN, 0.0, Precision(bits, Rounding("int", granularity)))
+    for granularity in config.quant_granularities
+    for bits in (3, 2)
+    if quantize
+  }
 
 
 @pytest.mark.parametrize("quantize", [True, False])

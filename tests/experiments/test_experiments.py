@@ -414,6 +414,28 @@ def test_analyses_run_on_what_a_study_left(finished, command, name, part):
   assert written(folder / "out") == before
 
 
+@pytest.mark.parametrize(
+  ("binary", "phase", "expected"),
+  [
+    ("sweep", "one", "428 architectures x 30 seeds on digits"),
+    ("study", "two", "architectures x 5 seeds on digits:blurred"),
+  ],
+)
+def test_the_phases_of_the_paper_are_planned(
+  starter, tmp_path, binary, phase, expected
+):
+  flags = ROOT / "experiments" / "paper" / f"phase_{phase}.flags"
+  sets = {"one": "--dataset=digits", "two": "--datasets=digits,digits:blurred"}
+  ended = starter.run(
+    f"experiments.{binary}",
+    f"--flagfile={flags}",
+    *(sets[phase], "--dry_run", "--out=out"),
+    cwd=tmp_path,
+  )
+  assert expected in printed(*ended)
+  assert not list(tmp_path.iterdir())
+
+
 def test_a_dry_run_prints_the_plan_and_writes_nothing(command, tmp_path):
   stdout = command(tmp_path, "study", "--dry_run")
   assert "3 architectures x 2 seeds on synthetic:easy" in stdout

@@ -14,6 +14,7 @@ from minarch_jax.config import Config
 from minarch_jax.engine import packs
 from minarch_jax.engine.planning import Pack
 from minarch_jax.stages import arms
+from minarch_jax.stages import train as training
 
 CONFIG = Config(
   design="arms",
@@ -26,6 +27,7 @@ CONFIG = Config(
   scopes=("global",),
   sparsities=(0.0, 0.5),
   bits=(32, 4),
+  dense_bits=(),
   quant_granularities=("channel",),
   finetune_share=0.0,
   controls=(),
@@ -52,7 +54,8 @@ def of_arm(networks, arm):
 
 def test_every_arm_has_its_networks(networks):
   assert set(networks["arm"]) == {
-    *(records.MAIN, records.CONFIRMATION, arms.HARDER, arms.OVERFITTING)
+    *(records.MAIN, records.CONFIRMATION, records.HARDER),
+    records.OVERFITTING,
   }
   main = of_arm(networks, records.MAIN)
   assert set(main["dataset"]) == {"digits"} and len(main) == 6
@@ -101,10 +104,34 @@ def test_analyses_look_at_the_sweep_alone(out):
     assert analyse(whole, CONFIG).equals(analyse(main, CONFIG))
 
 
+def test_noisy_labels_are_for_the_shallowest_of_all_sizes():
+  names = [f"dnn:{w}{'-4' * d}" for w in range(2, 6) for d in range(3)]
+  config = CONFIG.replace(architectures=tuple(names))
+  work, base = training.planned(config)
+  families = arms._by_size(work.problem, base)
+  chosen = arms._shallow(families, arms.SIZES["arms"])
+  assert list(map(str, chosen)) == ["dnn:5", "dnn:4", "dnn:3"]
+  two = {"dnn": chosen[:2]}
+  assert arms._shallow(two, arms.SIZES["full"]) == chosen[:1]
+
+
+def test_a_plan_counts_the_arms(networks):
+  text = arms.describe(CONFIG)
+  noisy, blurred = (
+    of_arm(networks, arm)["architecture"].n_unique()
+    for arm in (records.OVERFITTING, records.HARDER)
+  )
+  assert f"{noisy} architectures x 2 seeds on noisy labels" in text
+  assert f"{blurred} x 2 on blurred images" in text
+  assert arms.describe(CONFIG.replace(design="sweep")) == ""
+  several = CONFIG.replace(datasets=("digits", "digits:blurred"))
+  assert "0 x 2 on blurred images" in arms.describe(several)
+
+
 def test_arms_compile_nothing(out):
   lines = records.read_json(f"{out}/study.json")["packs"]
-  assert len(lines) == 16  # of these four of the sweep: two packs, two stages
-  assert [line["compile_seconds"] > 0 for line in lines[4:]] == [False] * 12
+  assert len(lines) == 15  # of these four of the sweep: two packs, two stages
+  assert [line["compile_seconds"] > 0 for line in lines[4:]] == [False] * 11
 
 
 def test_a_study_with_its_arms_runs_once(out):
