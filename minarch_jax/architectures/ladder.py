@@ -8,6 +8,7 @@ of every family and depth, as near to its size as whole widths allow.
 from collections.abc import Callable, Iterable, Iterator
 import math
 
+from minarch_jax.architectures.architecture import Architecture
 from minarch_jax.architectures.families import Body, Options, Widths
 from minarch_jax.architectures.specs import Problem, Spec
 
@@ -33,6 +34,21 @@ def sizes(problem: Problem) -> list[int]:
   first = 9 * channels + 1 + (pixels + 1) * problem.num_classes
   ratio = max(2, round((SPAN / math.sqrt(first)) ** (1 / (STEPS - 1))))
   return [first * ratio**step for step in range(STEPS)]
+
+
+def gaps(problem: Problem, found: Iterable[Architecture]) -> list[str]:
+  """Names the cells that none of the architectures found fills, where whole
+  widths allow no network of that family, depth and size."""
+  params: dict[tuple[str, int], list[int]] = {}
+  for a in found:
+    own = params.setdefault((a.family, a.depth), [])
+    own.append(a.spec(problem).num_params)
+  return [
+    f"{family} of depth {depth} at {size:,} parameters"
+    for (family, depth), known in params.items()
+    for size in sizes(problem)
+    if not any(abs(p / size - 1) <= TOLERANCE for p in known)
+  ]
 
 
 def members(

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 
 from minarch_jax import records
-from minarch_jax.architectures import Architecture, Problem
+from minarch_jax.architectures import Architecture, ladder, Problem
 from minarch_jax.config import Config
 from minarch_jax.engine import packs, planning, population
 from minarch_jax.engine import session as sessions
@@ -136,6 +136,7 @@ class Plan(NamedTuple):
     programs: what tells its programs from each other, and from those of plans
       on images of other shapes; with the seconds of compiling each.
     seconds: of training.
+    gaps: cells of the ladder that no architecture fills.
   """
 
   lines: list[str]
@@ -146,6 +147,7 @@ class Plan(NamedTuple):
   num_packs: int
   programs: dict[Any, float]
   seconds: float
+  gaps: list[str]
 
 
 def describe_plan(config: Config) -> str:
@@ -202,15 +204,26 @@ def _plan(config: Config) -> Plan:
       for pack in todo
     },
     sum(_seconds(pack, work, devices) for pack in todo),
+    _gaps(config, work.problem, todo),
   )
 
 
+def _gaps(config: Config, problem: Problem, todo: Sequence[Pack]) -> list[str]:
+  if config.architectures or config.grid != "ladder":
+    return []
+  found = sorted({a for pack in todo for a in pack.architectures}, key=str)
+  return ladder.gaps(problem, found)
+
+
 def _total(plan: Plan) -> str:
-  return (
+  text = (
     f"{plan.num_architectures} architectures x {plan.num_seeds} seeds on "
     f"{plan.dataset} ({plan.num_steps:,} steps each): {plan.num_packs} packs, "
     f"{_cost(plan.programs, plan.seconds)}"
   )
+  if plan.gaps:
+    text += f"\nno whole widths make: {'; '.join(plan.gaps)}"
+  return text
 
 
 def _sum(plans: Sequence[Plan]) -> str:

@@ -145,6 +145,8 @@ def test_a_ladder_crosses_family_and_depth_at_equal_sizes(shape):
     for size in sizes
   } - cells.keys()
   assert missing == (set() if shape == (8, 8, 1) else {("cnn", 2, sizes[0])})
+  named = [f"{f} of depth {d} at {size:,} parameters" for f, d, size in missing]
+  assert ladder.gaps(Problem(shape, 10), cells.values()) == named
 
 
 def test_members_of_a_ladder_are_as_near_as_the_nearest_of_their_kind():
