@@ -153,9 +153,10 @@ def claims(
     **known: results already computed, by the names of `analyse`.
 
   Returns:
-    claim, statement, effect, low, high, power, n, verdict, unit, figure,
-    rests_on, design, note, and the thresholds used. power: the probability
-    that such a study decides where the effect is as large as matters.
+    claim, statement, effect, low, high, limit, power, n, verdict, unit, figure,
+    rests_on, design, note, and the thresholds used. limit: the effect on which
+    the verdict turns. power: the probability that such a study decides where
+    the effect is as large as matters.
   """
   return verdicts.judge(Analyses(records, config, **known), config)
 

@@ -19,9 +19,9 @@ def claims(reading: Reading) -> Drawing | None:
   if table.is_empty():
     return None
   words = [_words(row) for row in table.iter_rows(named=True)]
-  frame = table.select("effect", "low", "high", "verdict").with_columns(
-    words=pl.Series(words)
-  )
+  frame = table.select(
+    "effect", "low", "high", "limit", "verdict"
+  ).with_columns(words=pl.Series(words))
   x = alt.X(
     "effect:Q",
     title=None,
@@ -31,7 +31,7 @@ def claims(reading: Reading) -> Drawing | None:
   colour = theme.colour("verdict", theme.VERDICTS).legend(None)
   base = alt.Chart()
   layers = [
-    base.mark_rule(strokeDash=[3, 3], color=theme.GREY).encode(x="zero:Q"),
+    base.mark_rule(strokeDash=[3, 3], color=theme.GREY).encode(x="limit:Q"),
     base.mark_rule(strokeWidth=2).encode(x="low:Q", x2="high:Q", color=colour),
     base.mark_point(size=70).encode(
       x=x,
@@ -59,9 +59,9 @@ def claims(reading: Reading) -> Drawing | None:
     chart,
     "Effect of each claim with its "
     f"{reading.config.confidence:.0%} interval, each in its own unit; "
-    "colour and shape: verdict. A dashed line marks no effect. "
+    "colour and shape: verdict, which turns on the dashed line. "
     "Definitions, n and what each rests on are in the table.",
-    theme.rows(frame.with_columns(zero=0.0)),
+    theme.rows(frame),
   )
 
 

@@ -23,11 +23,13 @@ Test = Callable[[Evidence, Config], Finding]
 
 
 class Claim(NamedTuple):
-  """A claim, its test, and the name of the figure that shows it."""
+  """A claim, its test, the name of the figure that shows it, and the effect on
+  which the verdict turns: a number, or the threshold that holds it."""
 
   statement: str
   test: Test
   figure: str
+  limit: float | str = 0.0
 
 
 def judge(found: Evidence, config: Config) -> pl.DataFrame:
@@ -46,7 +48,7 @@ def judge(found: Evidence, config: Config) -> pl.DataFrame:
 _NUMBERS = ("effect", "low", "high", "power")
 _SCHEMA = (
   dict.fromkeys(("claim", "statement"), pl.String)
-  | dict.fromkeys(_NUMBERS, pl.Float64)
+  | dict.fromkeys(("effect", "low", "high", "limit", "power"), pl.Float64)
   | {"n": pl.Int64}
   | dict.fromkeys(("verdict", "unit", "figure", "rests_on"), pl.String)
   | dict.fromkeys(("design", "note"), pl.String)
@@ -60,8 +62,13 @@ def _row(
   for key in _NUMBERS:
     if row[key] is not None and not math.isfinite(row[key]):
       row[key] = None
-  known = {"claim": name, "statement": claim.statement, "figure": claim.figure}
-  return known | row
+  limit = claim.limit
+  return row | {
+    "claim": name,
+    "statement": claim.statement,
+    "figure": claim.figure,
+    "limit": getattr(config, limit) if isinstance(limit, str) else limit,
+  }
 
 
 CLAIMS: dict[str, Claim] = {
@@ -69,17 +76,22 @@ CLAIMS: dict[str, Claim] = {
     "performance is largely invariant to architecture",
     invariance.invariance,
     "accuracy",
+    "governing_share",
   ),
-  "C2": Claim("there are three regimes", existence.three_regimes, "accuracy"),
+  "C2": Claim(
+    "there are three regimes", existence.three_regimes, "accuracy", 0.5
+  ),
   "C3": Claim(
     "stable learning has a minimal parameter count",
     threshold.minimal_count,
     "accuracy",
+    "sharp_decades",
   ),
   "C4": Claim(
     "convergence and pruning have distinct phases",
     phases.distinct_phases,
     "phases",
+    0.5,
   ),
   "C5": Claim(
     "deeper networks resist pruning better",
@@ -90,6 +102,7 @@ CLAIMS: dict[str, Claim] = {
     "redundancy reaches 60 %",
     redundancy.redundancy_reached,
     "redundancy",
+    "claimed_redundancy",
   ),
   "C7": Claim(
     "quantization hurts small models more",
