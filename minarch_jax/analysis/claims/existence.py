@@ -55,13 +55,16 @@ def three_regimes(found: Evidence, config: Config) -> Finding:
   main = _families(found["outcomes"], config)
   if not main or findings.num_seeds(found) < 2:
     return findings.nothing(QUESTION, "one seed cannot show instability")
+  sizes = _steps(main)
+  if len(sizes) < 3:
+    return findings.nothing(QUESTION, "three regimes ask for three sizes")
   other = found.arm(records.OVERFITTING)
   arm = _families(other["outcomes"], config)
   level = (1 - config.confidence) / 2
   hits = Hits.of(found.records.hits)
-  unstable, learns, never = _below(_steps(main), hits, level, config)
+  unstable, learns, never = _below(sizes, hits, level, config)
   # Where overfitting is looked for it is looked for there, else in the main.
-  steps = _steps(arm or main)
+  steps = _steps(arm) if arm else sizes
   last = steps[-1]
   low, high = _exact(last.overfitted, last.n, level)
   grows = _trend(steps)[1] > special.ndtri(1 - level)
@@ -83,7 +86,7 @@ def three_regimes(found: Evidence, config: Config) -> Finding:
     last.overfitted / last.n,
     low,
     high,
-    sum(size.n for size in _steps(main)) + sum(s.n for s in steps if arm),
+    sum(size.n for size in sizes) + sum(s.n for s in steps if arm),
     verdict,
     *QUESTION,
     now,

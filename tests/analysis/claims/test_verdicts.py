@@ -61,6 +61,22 @@ def test_arms_are_only_looked_at_by_their_claims(whole, rows):
   assert "the arm harder" in alone.filter(claim="C8")["note"][0]
 
 
+def test_two_sizes_do_not_tell_three_regimes(whole):
+  middle = 10**ladder.MIDDLE
+  few = whole._replace(
+    networks=whole.networks.filter(pl.col("params") > middle)
+  )
+  found = row_of("C2", few)
+  assert found["verdict"] == "undecided" and "three sizes" in found["note"]
+
+
+def test_the_limit_is_what_the_verdict_turns_on(whole, rows):
+  limits = dict(rows.select("claim", "limit").iter_rows())
+  assert limits["C6"] == CONFIG.claimed_redundancy and limits["C5"] == 0
+  other = analysis.claims(whole, CONFIG.replace(governing_share=0.7))
+  assert other["limit"][0] == 0.7 and limits["C1"] == 0.5
+
+
 def test_fresh_seeds_judge_what_the_main_arm_chose(whole):
   """Fresh seeds that lose all at 60 % contradict, whatever the main says."""
   fresh = whole.networks.filter(arm="confirmation")["seed"].implode()
