@@ -32,7 +32,7 @@ OUTPUTS = re.compile(
 PATH = re.compile(r"[\w.{},*<>-]+(/[\w.{},*<>-]+)*/?")
 SUFFIXES = (".py", ".md", ".html", ".json", ".ipynb", ".sh", ".toml")
 FLAG = re.compile(r"(?<![\w-])--([a-z][a-z_-]*[a-z])(?:=([\w.,:{}-]+))?")
-FOREIGN = {"help", "cache-clear"}  # absl's and pytest's own
+FOREIGN = {"help", "flagfile", "cache-clear"}  # absl's and pytest's own
 
 
 def spans(text):

@@ -31,6 +31,7 @@ CONFIG = Config(
   sparsities=(0.0, 0.8),
   bits=(32, 4),
   dense_bits=(),
+  design="sweep",
   quant_granularities=("channel",),
   finetune_share=0.5,
   finetune="all",

@@ -398,7 +398,7 @@ def test_stages_on_their_own_make_the_same_tables(finished, command, tmp_path):
     expected.join(found, on=keys.columns, how="semi", maintain_order="left"),
     check_exact=True,
   )
-  assert set(found["bits"]) == {32, 8, 4}
+  assert set(found["bits"]) == {32, 8, 4, 3, 2}
   assert set(found["schedule"]) == {"oneshot", "finetune"}
 
 

@@ -34,6 +34,18 @@ class Question(NamedTuple):
   design: str
 
 
+class Cure(NamedTuple):
+  """A larger study: how it is asked for, and how many times the seeds and the
+  architectures it has."""
+
+  what: str
+  seeds: float = 1.0
+  cells: float = 1.0
+
+
+TWICE = Cure("twice the seeds (--num_seeds)", seeds=2.0)
+
+
 class Finding(NamedTuple):
   """One claim judged.
 
@@ -69,8 +81,7 @@ def judged(
   *,
   note: str = "",
   falls: bool = False,
-  cure: str = "twice the seeds (--num_seeds)",
-  more: tuple[float, float] = (2.0, 1.0),
+  cure: Cure = TWICE,
 ) -> Finding:
   """Judges an effect against none.
 
@@ -83,7 +94,6 @@ def judged(
     note: what to say beside.
     falls: the claim says that the effect is below zero.
     cure: what is asked for where the study cannot decide.
-    more: how many times the seeds and the architectures that is.
   """
   low, high = estimate.interval(config.confidence)
   if not estimate.freedom or math.isnan(low):
@@ -91,10 +101,10 @@ def judged(
   verdict = decided(-high, -low, 0) if falls else decided(low, high, 0)
   now, then = (
     estimate.power(matters, config.confidence, *times)
-    for times in ((1.0, 1.0), more)
+    for times in ((1.0, 1.0), (cure.seeds, cure.cells))
   )
   if verdict == UNDECIDED:
-    note += "; " + remedy(now, then, f"an effect of {matters:g}", cure)
+    note += "; " + remedy(now, then, f"an effect of {matters:g}", cure.what)
   return Finding(estimate.value, low, high, n, verdict, *question, now, note)
 
 

@@ -188,8 +188,8 @@ def hard_suffer(found: Evidence, config: Config) -> Finding:
     config.damage_effect,
     config,
     note=note,
-    cure="--design=full",
-    more=(1.0, 1.5),  # twice the architectures of one of two sets
+    # Twice the architectures of one of two sets.
+    cure=findings.Cure("--design=full", cells=1.5),
   )
 
 
