@@ -477,9 +477,13 @@ def selected(
 def plateau(family: Grid) -> float:
   """The best mean of a family after isotonic regression along P."""
   _, mean, _ = statistics.moments(family.accuracy)
+  return float(_rising(family, mean[None])[0, -1])
+
+
+def _rising(family: Grid, means: Array) -> Array:
+  """The best means of the sizes, fitted increasing: [B, A] to [B, C]."""
   starts = np.unique(family.classes, return_index=True)[1]
-  best = np.maximum.reduceat(mean, starts)
-  return float(monotone.isotonic(best[None], 1.0)[0, -1])
+  return monotone.isotonic(np.maximum.reduceat(means, starts, axis=1), 1.0)
 
 
 def sharpness(
@@ -534,9 +538,8 @@ def _width(
   # A bootstrapped mean of n seeds varies too little by (n - 1) / n.
   means = mean + np.sqrt(n / np.maximum(n - 1, 1)) * shift
   means[0] = mean
-  starts = np.unique(family.classes, return_index=True)[1]
   size = np.log10(family.params[best_of_class(family, mean)].astype(float))
-  fitted = monotone.isotonic(np.maximum.reduceat(means, starts, axis=1), 1.0)
+  fitted = _rising(family, means)
   way = (fitted - chance) / np.maximum(fitted[:, -1:] - chance, tables.TIE)
   ends = [
     np.array([np.interp(level, row, size) for row in way])

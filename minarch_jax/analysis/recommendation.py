@@ -253,10 +253,8 @@ def configurations(
   # On the same images the best and the others err together.
   behind = accuracy - reference.by_seed
   counted, lag, spread = statistics.moments(behind)
-  with np.errstate(divide="ignore"):
-    wider = np.sqrt(
-      1 + 1 / counted
-    )  # none counted, as with one seed: nan below
+  with np.errstate(divide="ignore"):  # none counted, as with one seed
+    wider = np.sqrt(1 + 1 / counted)
   half = _usual(frame, spread, config) * wider
   half = half * statistics.t_quantile(counted - 1, (1 + config.confidence) / 2)
   unseen = _unseen(records, frame, _usual(frame, deviation, config), config)

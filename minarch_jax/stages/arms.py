@@ -17,14 +17,13 @@ import dataclasses
 import math
 from typing import NamedTuple
 
-import jax
 import polars as pl
 
 from minarch_jax import data, records
 from minarch_jax.architectures import Architecture, Problem
 from minarch_jax.compression import grid as grids
 from minarch_jax.config import Config
-from minarch_jax.engine import packs, planning
+from minarch_jax.engine import packs
 from minarch_jax.engine.planning import Pack, Work
 from minarch_jax.engine.session import Session
 from minarch_jax.stages import compress, provenance, setup, store, train
@@ -118,10 +117,11 @@ def _seconds(
   base: Sequence[Pack],
   chosen: Sequence[Architecture],
 ) -> float:
+  """Predicts the seconds of networks that leave slots of their packs empty."""
   return sum(
-    planning.seconds(pack.parent, len(pack.architectures), work)
-    * len(pack.seeds)
-    / jax.local_device_count()
+    train.seconds_of(
+      dataclasses.replace(pack, slots=len(pack.architectures)), work
+    )
     for pack in in_packs(base, chosen, list(config.seeds))
   )
 

@@ -98,12 +98,13 @@ def pack_id(pack: Pack) -> list:
 
 def predicted_seconds(session: Session, pack: Pack) -> float:
   """Predicts the seconds of training a pack on this machine."""
-  return _seconds(pack, session.work, jax.local_device_count())
+  return seconds_of(pack, session.work)
 
 
-def _seconds(pack: Pack, work: Work, devices: int) -> float:
+def seconds_of(pack: Pack, work: Work) -> float:
+  """As `predicted_seconds`, from facts alone."""
   run = planning.seconds(pack.parent, pack.slots, work)
-  return run * len(pack.seeds) / devices
+  return run * len(pack.seeds) / jax.local_device_count()
 
 
 def statistics_of(
@@ -203,7 +204,7 @@ def _plan(config: Config) -> Plan:
       (work, pack.program): pack.parent.traits.costs.compile_seconds
       for pack in todo
     },
-    sum(_seconds(pack, work, devices) for pack in todo),
+    sum(seconds_of(pack, work) for pack in todo),
     _gaps(config, work.problem, todo),
   )
 
@@ -254,5 +255,5 @@ def _line(pack: Pack, work: Work, devices: int) -> str:
   return (
     f"{str(pack.parent):<28}{len(pack.architectures):>8}"
     f"{len(pack.seeds):>6}{planning.padding(pack, work):>8.2f}"
-    f"{held / 2**30:>7.2f}{_seconds(pack, work, devices):>9.1f}"
+    f"{held / 2**30:>7.2f}{seconds_of(pack, work):>9.1f}"
   )

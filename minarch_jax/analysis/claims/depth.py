@@ -12,7 +12,6 @@ from minarch_jax.config import Config
 
 Array = np.ndarray
 DECIDES = "half loss"  # agrees between image sets at 0.99, redundancy at 0.89
-MEASURES = (DECIDES, "area", "redundancy")
 QUESTION = findings.Question(
   "sparsity per doubling of depth",
   "compression: one-shot magnitude, stable only",
@@ -43,55 +42,44 @@ def depth_resists(found: Evidence, config: Config) -> Finding:
   Slope along log2 depth over architectures, every (data set, family, size) with
   a level of its own; sizes match within `match_tolerance`.
   """
-  effects = _effects(found, "oneshot", config)
+  effects, count = _effects(found, "oneshot", config)
   if not effects:
     return findings.nothing(
       QUESTION,
       "no (data set, family) has stable architectures of one size and several "
       "depths that were pruned; --grid=ladder has them",
     )
-  count = effects.pop("n")
-  note = _told(effects, "", config)
-  if retrained := _effects(found, "finetune", config):
-    retrained.pop("n")
-    note += "; retrained: " + _told(retrained, DECIDES, config)
+  effect = effects.pop(DECIDES)
+  note = _told(effects, config)
+  if retrained := _effects(found, "finetune", config)[0]:
+    note += "; retrained: " + _told(retrained, config)
   return findings.judged(
-    QUESTION,
-    effects[DECIDES],
-    int(count.value),
-    config.depth_effect,
-    config,
-    note=note,
+    QUESTION, effect, count, config.depth_effect, config, note=note
   )
 
 
-def _told(
-  effects: dict[str, blocks.Estimate], first: str, config: Config
-) -> str:
-  told = []
-  for name, estimate in effects.items():
-    if name != DECIDES or first:
-      low, high = estimate.interval(config.confidence)
-      told.append(f"{name} {estimate.value:+.3f} [{low:+.3f}, {high:+.3f}]")
-  return ", ".join(told)
+def _told(effects: dict[str, blocks.Estimate], config: Config) -> str:
+  return ", ".join(
+    findings.beside(name, estimate, config)
+    for name, estimate in effects.items()
+  )
 
 
 def _effects(
   found: Evidence, schedule: str, config: Config
-) -> dict[str, blocks.Estimate]:
-  """The effect on every measure, and "n", how many architectures it is from;
-  {} where no size has two depths."""
+) -> tuple[dict[str, blocks.Estimate], int]:
+  """The effect on every measure, and how many architectures it is from; {}
+  where no size has two depths."""
   curves = _curves(found, schedule)
   if not len(curves.groups) or curves.above.shape[1] < 2:
-    return {}
+    return {}, 0
   rows, design = _design(curves.groups, config)
   if len(rows) <= design.shape[1]:
-    return {}
-  result = {
+    return {}, 0
+  return {
     name: blocks.coefficient(values[rows], design, 0)
     for name, values in measures(curves, config).items()
-  }
-  return result | {"n": blocks.Estimate(len(rows), 0.0, 0.0, 0.0)}
+  }, len(rows)
 
 
 def _design(groups: pl.DataFrame, config: Config) -> tuple[Array, Array]:
@@ -192,8 +180,11 @@ def measures(curves: Curves, config: Config) -> dict[str, Array]:
     "area": np.trapezoid(retained, at, axis=1) / np.ptp(at),
     "redundancy": crossing(np.full(len(drop), config.free_margin)),
   }
-  result = {}
-  for name in MEASURES:
-    values = found[name].reshape(num_groups, num_blocks + 1)
-    result[name] = blocks.leave_one_out(values[:, 0], values[:, 1:])
-  return result
+  shaped = {
+    name: values.reshape(num_groups, num_blocks + 1)
+    for name, values in found.items()
+  }
+  return {
+    name: blocks.leave_one_out(values[:, 0], values[:, 1:])
+    for name, values in shaped.items()
+  }

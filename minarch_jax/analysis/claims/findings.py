@@ -124,6 +124,12 @@ def remedy(now: float, then: float, what: str, cure: str) -> str:
   return text + ("" if then >= ENOUGH else "; more architectures would help")
 
 
+def beside(name: str, estimate: blocks.Estimate, config: Config) -> str:
+  """Tells an effect that does not decide."""
+  low, high = estimate.interval(config.confidence)
+  return f"{name} {estimate.value:+.3f} [{low:+.3f}, {high:+.3f}]"
+
+
 def num_seeds(found: Evidence) -> int:
   return int(found["regimes"]["n_seeds"].max() or 0)  # pyright: ignore
 

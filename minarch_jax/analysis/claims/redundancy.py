@@ -58,6 +58,13 @@ def _chosen(found: Evidence, arm: Evidence) -> pl.DataFrame:
   )
 
 
+def _verdict(low: float, high: float, claimed: float) -> str:
+  """Supported where what is claimed is shown to be free."""
+  if low >= claimed - tables.TIE:
+    return findings.SUPPORTED
+  return findings.CONTRADICTED if high < claimed else findings.UNDECIDED
+
+
 def _confirmed(
   found: Evidence, arm: Evidence, chosen: pl.DataFrame, config: Config
 ) -> Finding:
@@ -72,13 +79,7 @@ def _confirmed(
   )["strict"]
   low = float(free.max() or 0)  # pyright: ignore
   high = float(chosen["redundancy_high"].max() or 1)  # pyright: ignore
-  verdict = (
-    findings.SUPPORTED
-    if low >= claimed - 1e-9
-    else findings.CONTRADICTED
-    if high < claimed
-    else findings.UNDECIDED
-  )
+  verdict = _verdict(low, high, claimed)
   best = chosen.row(0, named=True)
   note = "; ".join(
     f"{row['architecture']} on {row['dataset']} {row['redundancy']:.0%} "
@@ -148,14 +149,7 @@ def _searched(found: Evidence, config: Config) -> Finding:
   effect, low, high = pruning_lib.largest(
     found["drops"], chosen, rows["redundancy_high"].to_numpy(), config
   )
-  claimed = config.claimed_redundancy
-  verdict = (
-    findings.SUPPORTED
-    if low >= claimed - 1e-9
-    else findings.CONTRADICTED
-    if high < claimed
-    else findings.UNDECIDED
-  )
+  verdict = _verdict(low, high, config.claimed_redundancy)
   note = f"{best['architecture']} on {best['dataset']}, {best['schedule']}"
   if verdict == findings.UNDECIDED:
     note += "; fresh seeds of it would decide (the arm confirmation)"

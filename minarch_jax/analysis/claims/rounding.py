@@ -103,9 +103,8 @@ def small_suffer(found: Evidence, config: Config) -> Finding:
     )
   estimate, n = known.pop(bits)
   note = f"{bits} bits per {damages.granularity}"
-  for other, (beside, _) in known.items():
-    low, high = beside.interval(config.confidence)
-    note += f"; {other} bits {beside.value:+.3f} [{low:+.3f}, {high:+.3f}]"
+  for other, (slope, _) in known.items():
+    note += "; " + findings.beside(f"{other} bits", slope, config)
   return findings.judged(
     SMALL,
     estimate,
