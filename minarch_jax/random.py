@@ -33,9 +33,13 @@ class Purpose(enum.IntEnum):
   PROBE = 3  # the start of a probe's power iteration
 
 
-def key_for(seed: Any, purpose: Purpose) -> jax.Array:
-  """Derives a key from (seed, purpose) alone, not from how many seeds run."""
-  return jax.random.fold_in(jax.random.key(seed), int(purpose))
+def key_for(seed: Any, purpose: Any) -> jax.Array:
+  """Derives a key from (seed, purpose) alone, not from how many seeds run.
+
+  Both may be traced; a traced purpose is the number of a `Purpose`.
+  """
+  number = int(purpose) if isinstance(purpose, Purpose) else purpose
+  return jax.random.fold_in(jax.random.key(seed), number)
 
 
 def bits(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
@@ -53,7 +57,7 @@ def bits(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 
 def uniform(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
   """Draws float32 [*shape], uniform on the 2**24 grid points of [0, 1)."""
-  return (bits(key, shape) >> 8).astype(jnp.float32) * jnp.float32(2**-24)
+  return _grid(*_words(key, shape))
 
 
 def normal(
@@ -99,11 +103,7 @@ def uniforms(
   leaves: Sequence[tuple[tuple[str, ...], tuple[int, ...]]],
 ) -> list[jax.Array]:
   """Draws float32 values in [0, 1) of several leaves, as `normals` does."""
-  return _each(
-    key,
-    leaves,
-    lambda high, _: (high >> 8).astype(jnp.float32) * jnp.float32(2**-24),
-  )
+  return _each(key, leaves, _grid)
 
 
 def coordinates(
@@ -133,12 +133,22 @@ def coordinates(
   return names.astype(np.uint32), highs, lows
 
 
-def draw(
+def normal_at(
   key: jax.Array, names: jax.Array, highs: jax.Array, lows: jax.Array
 ) -> jax.Array:
   """Draws N(0, 1) at any listed coordinates, the values of `normals` there."""
   high, low = _named_words(key, names, highs, lows)
   return _invert(high, low, jnp.result_type(float))
+
+
+def uniform_at(
+  key: jax.Array, names: jax.Array, highs: jax.Array, lows: jax.Array
+) -> jax.Array:
+  """Draws in [0, 1) at listed coordinates, the values of `uniforms` there."""
+  return _grid(*_named_words(key, names, highs, lows))
+
+
+LAWS = {"normal": normal_at, "uniform": uniform_at}
 
 
 def _each(key, leaves, convert) -> list[jax.Array]:
@@ -167,6 +177,12 @@ def _each(key, leaves, convert) -> list[jax.Array]:
     values[end - size : end].reshape(shape)
     for end, size, (_, shape) in zip(ends, sizes, leaves, strict=True)
   ]
+
+
+def _grid(high, low) -> jax.Array:
+  """Maps random words to the grid of `uniform`."""
+  del low
+  return (high >> 8).astype(jnp.float32) * jnp.float32(2**-24)
 
 
 def _invert(high, low, dtype) -> jax.Array:

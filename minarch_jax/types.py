@@ -6,12 +6,18 @@ from typing import Any, NamedTuple
 
 import flax.struct
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 Array = jax.Array | np.ndarray
 Params = Any  # a pytree of arrays; leaves are named by their path
 Masks = Any  # the structure of Params; 1 = kept, scalar 1 = never pruned
 Sizes = dict[str, Array]  # true size of each unit axis, int32 scalars
+
+
+def module_of(*values: Any) -> Any:
+  """Returns numpy for host arrays and numbers, else jax.numpy."""
+  return jnp if any(isinstance(v, jax.Array) for v in values) else np
 
 
 class Batch(NamedTuple):

@@ -95,13 +95,15 @@ def test_drawing_at_coordinates_is_drawing_the_leaves():
   leaves = [(("a", "kernel"), (2, 3)), (("b",), (4,)), (("c",), (3, 2, 1, 5))]
   columns = random.coordinates(leaves)
   assert {(c.dtype, c.shape) for c in columns} == {(np.dtype("uint32"), (40,))}
-  found = jax.jit(random.draw)(key, *columns)
-  normals = jax.device_get(random.normals(key, leaves))
-  expected = [leaf.ravel() for leaf in normals]
-  np.testing.assert_array_equal(found, np.concatenate(expected))
-  order = np.random.default_rng(0).permutation(40)
-  some = jax.jit(random.draw)(key, *(column[order] for column in columns))
-  np.testing.assert_array_equal(some, found[order])
+  drawn = {"normal": random.normals, "uniform": random.uniforms}
+  assert set(drawn) == set(random.LAWS)
+  for law, of_leaves in drawn.items():
+    found = jax.jit(random.LAWS[law])(key, *columns)
+    expected = [leaf.ravel() for leaf in jax.device_get(of_leaves(key, leaves))]
+    np.testing.assert_array_equal(found, np.concatenate(expected))
+    order = np.random.default_rng(0).permutation(40)
+    some = jax.jit(random.LAWS[law])(key, *(each[order] for each in columns))
+    np.testing.assert_array_equal(some, found[order])
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1, 1, 1), (70_000,)])

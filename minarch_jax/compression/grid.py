@@ -1,7 +1,6 @@
 """What is compressed: rules, precisions, the cells of the grid, retrainings.
 
-Values, not numbers: a cell says by itself what it is. Only a compiled program
-numbers its rules and roundings (`running`).
+Values, not numbers: a cell says by itself what it is.
 """
 
 from collections.abc import Sequence
@@ -119,29 +118,6 @@ def _narrow(
   if rounding.format != "int":
     widths = (quantization.format_of(rounding).bits,)
   return [Precision(bits, rounding) for bits in widths if bits != 32]
-
-
-class Programs(NamedTuple):
-  """What the programs of a pack are made for, in the order that they know.
-
-  Attributes:
-    rules: by which weights are ranked.
-    sparsities: at which rankings are cut.
-    roundings: of weights.
-  """
-
-  rules: tuple[Rule, ...] = ()
-  sparsities: tuple[float, ...] = ()
-  roundings: tuple[Rounding, ...] = ()
-
-
-ASKED = Programs()  # for nothing beside what is asked
-
-
-def programs_of(config: Config) -> Programs:
-  """What programs are made for that walk the whole grid; a part of it that asks
-  for all of this shares them."""
-  return Programs(rules_of(config), config.sparsities, roundings_of(config))
 
 
 def precisions_of(config: Config) -> list[Precision]:

@@ -1,17 +1,16 @@
 """Scores the trained networks of a pack in every cell of a grid."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import numpy as np
 
-from minarch_jax import models
+from minarch_jax.compression import networks as hosts
 from minarch_jax.compression import programs, scoring
-from minarch_jax.compression.grid import Cell
+from minarch_jax.compression.grid import Cell, Rule
+from minarch_jax.compression.networks import Networks
 from minarch_jax.compression.programs import Outcome
-from minarch_jax.compression.scoring import Ranked, Scorer
-from minarch_jax.engine import packs
+from minarch_jax.compression.scoring import Ranked
 from minarch_jax.engine import session as sessions
 from minarch_jax.engine.planning import Pack
 from minarch_jax.quantization.rounding import NEAREST
@@ -24,77 +23,63 @@ def score_cells(ranked: Ranked, pack: Pack, cells: Sequence[Cell]) -> Outcome:
     Outcome arrays [S, A, cells].
   """
   placed = ranked.placed
-  params = placed.put(ranked.params, "network")
-  opt_state = packs.start_state(placed, params).opt_state
-  scorer = Scorer(placed, ranked.masks, opt_state)
-  whole = _rounded_whole(ranked, pack, cells)
-  outcomes = []
+  scorer = scoring.scorer_of(ranked)
+  whole = _rounded_whole(ranked, cells)
+  outcomes, last = [], None
+  cut: Networks = []
   for cell in cells:
     precision = cell.precision
-    if cell in whole:
-      rounded, nonzeros = whole[cell]
-    else:
-      level = np.full(placed.pack.slots, ranked.level(cell.sparsity))
-      cut = ranked.cuts[cell.rule]
-      rounded, _, nonzeros = scoring.transform(
-        ranked, placed, params, cut, level, precision
-      )
-    outcomes.append(scorer.score(rounded, nonzeros, precision.activation_bits))
+    rounded = whole.get(cell)
+    if rounded is None:
+      if (cell.rule, cell.sparsity) != last:
+        last = cell.rule, cell.sparsity
+        cut = _cut(ranked, *last)
+      rounded = hosts.rounded(placed, cut, precision)
+    outcomes.append(scorer.score(rounded, precision.activation_bits))
   keep = (slice(len(pack.seeds)), slice(len(pack.architectures)))
   return Outcome(*(part[keep] for part in scoring.stack(outcomes, 2)))
 
 
+def _cut(ranked: Ranked, rule: Rule, sparsity: float) -> list[np.ndarray]:
+  networks = ranked.networks
+  masks = scoring.masks_of(
+    ranked.placed, rule, ranked.places[rule], [sparsity] * len(networks)
+  )
+  return scoring.pruned(networks, masks)
+
+
 def _rounded_whole(
-  ranked: Ranked, pack: Pack, cells: Sequence[Cell]
-) -> dict[Cell, tuple[Any, np.ndarray]]:
+  ranked: Ranked, cells: Sequence[Cell]
+) -> dict[Cell, list[np.ndarray]]:
   """Rounds dense networks by the methods that look at a whole network.
 
   Each at its true shapes, so that a result does not depend on the parent; that
   is a program for every architecture.
 
   Returns:
-    For each cell that asks for it, parameters [S, A, ...] in the parent's
-    shapes, placed, and int [S, A, leaves] entries that are not zero.
+    The networks of every cell that asks for it.
   """
   cells = [c for c in cells if c.precision.rounding.method != NEAREST]
   if not cells:
     return {}
-  session, placed = ranked.placed.session, ranked.placed
-  members = packs.split_members(ranked.params, pack, session)
+  placed, session = ranked.placed, ranked.placed.session
   settings = tuple((c.precision.bits, c.precision.rounding) for c in cells)
-  rounded = []
-  for architecture, params in zip(pack.architectures, members, strict=True):
+  found: dict[Cell, list[np.ndarray]] = {cell: [] for cell in cells}
+  for architecture, network in zip(
+    placed.pack.architectures, ranked.networks, strict=True
+  ):
+    seeds = placed.pack.seeds[: len(network)]
     alone = sessions.place(
-      session, Pack((architecture,), pack.seeds, architecture, 1)
+      session, Pack((architecture,), seeds, architecture, 1)
     )
-    found = alone.run(
+    trees = alone.run(
       programs.WHOLE,
       static={"network": alone.network, "settings": settings},
-      params=scoring.repeated(
-        jax.tree.map(lambda p: p[:, None], params), alone
-      ),
+      params=hosts.tree_of(alone, hosts.stacked(alone, [network])),
       view=alone.view,
       data=session.data,
     )
-    count = len(pack.seeds)
-    rounded.append(
-      jax.tree.map(lambda p, n=count: p[:n, 0], jax.device_get(found))
-    )
+    for cell, tree in zip(cells, jax.device_get(trees), strict=True):
+      found[cell] += hosts.unstacked(alone, tree, len(network))
     placed.compile_seconds += alone.compile_seconds
-  stacks = [
-    packs.stack_members(trees, scoring.full_slots(pack, placed), session)
-    for trees in zip(*rounded, strict=True)
-  ]
-  leaves = placed.network.spec.leaves
-  found = {}
-  for cell, stack in zip(cells, stacks, strict=True):
-    stack = scoring.repeated(stack, placed)
-    flat = models.flatten(stack)
-    nonzeros = [
-      np.count_nonzero(
-        flat[leaf.path].reshape(*flat[leaf.path].shape[:2], -1), axis=-1
-      )
-      for leaf in leaves
-    ]
-    found[cell] = (placed.put(stack, "network"), np.stack(nonzeros, -1))
   return found

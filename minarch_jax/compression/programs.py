@@ -1,14 +1,13 @@
-"""Compression of one network: rank once, cut, round, score.
+"""What compression compiles: almost nothing.
 
-Transforms applied between training and scoring. A *rule* is (criterion, scope,
-granularity); ranking by a rule and cutting at every sparsity is done once,
-choosing one of the cuts and rounding to bits take both as data, and scoring is
-the program that scored the trained network; narrow activations have their own.
-So any grid of cells costs a constant number of compilations, and dense and 32
-bits are its neutral values, not special cases.
+Networks are ranked and cut on the host, as vectors (`networks`), and scored by
+the program that trained them. One program rounds the rows of all networks,
+whatever their architectures. Only what looks at a network's images or layers is
+compiled for each parent: criteria that read data, narrow activations,
+connections that move, and methods that round a network as a whole.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -16,23 +15,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from minarch_jax import (
-  models,
-  pruning,
-  quantization,
-  random,
-  registries,
-  types,
-)
+from minarch_jax import pruning, quantization, random, registries, types
 from minarch_jax.architectures import Spec
-from minarch_jax.compression.grid import Rule
 from minarch_jax.engine import evaluation
 from minarch_jax.engine.programs import Program
 from minarch_jax.engine.session import Network
 from minarch_jax.pruning import criteria as criteria_lib
-from minarch_jax.pruning import positions
-from minarch_jax.quantization import Rounding
-from minarch_jax.types import Array, Batch, Masks, Model, Params, Sizes
+from minarch_jax.quantization import Rounding, rows
+from minarch_jax.types import Array, Batch, Model, Params, Sizes
 
 
 class Outcome(NamedTuple):
@@ -52,34 +42,22 @@ class Outcome(NamedTuple):
   nonzeros: np.ndarray
 
 
-def make_rank(
-  model: Model, spec: Spec, rules: Sequence[Rule]
-) -> Callable[..., tuple[positions.Cuts, ...]]:
-  """Makes the ranking of one network's weights by every rule.
+def make_scores(
+  model: Model, spec: Spec, criterion: str
+) -> Callable[..., Params]:
+  """Makes the scores of one network's weights by a criterion.
 
   Args:
     model, spec: the (parent) network.
-    rules: each ranks once; rules of one criterion share its scores.
+    criterion: its name.
 
   Returns:
-    `rank(params, masks, seed, sizes, levels, batch) -> one Cuts per rule`;
-    masks (1 = there, full) say what was not pruned before, levels float32 [K]
-    are the sparsities cut at, and `batch` is what data-dependent criteria may
-    look at.
+    `score(params, seed, sizes, batch) -> tree`; `batch` is what data-dependent
+    criteria may look at. What the tree holds of padding means nothing.
   """
-  criteria = {
-    rule.criterion: criteria_lib.find(rule.criterion) for rule in rules
-  }
-  needs = {need for each in criteria.values() for need in each.needs}
+  chosen = criteria_lib.find(criterion)
 
-  def rank(
-    params: Params,
-    masks: Masks,
-    seed: Array,
-    sizes: Sizes,
-    levels: Array,
-    batch: Batch,
-  ):
+  def score(params: Params, seed: Array, sizes: Sizes, batch: Batch):
     def apply(params, x, **hooks):
       return model.apply(params, x, sizes, **hooks)
 
@@ -89,7 +67,7 @@ def make_rank(
       return each.mean()
 
     seen = None
-    if "activations" in needs:
+    if "activations" in chosen.needs:
       _, seen = types.record_inputs(apply, params, batch.x)
     context = pruning.Context(
       params,
@@ -101,58 +79,9 @@ def make_rank(
       activations=seen,
       outputs={leaf.name: leaf.outputs for leaf in spec.leaves},
     )
-    scores = {name: each.score(context) for name, each in criteria.items()}
-    within = models.width_masks(spec, sizes)
-    return tuple(
-      positions.cuts(
-        pruning.rank(
-          scores[rule.criterion],
-          rule.scope,
-          within,
-          masks=masks,
-          granularity=rule.granularity,
-          pool=criteria[rule.criterion].pool,
-          spec=spec,
-        ),
-        levels,
-      )
-      for rule in rules
-    )
+    return chosen.score(context)
 
-  return rank
-
-
-def make_transform(
-  spec: Spec, roundings: Sequence[Rounding]
-) -> Callable[..., tuple[Params, Masks, jax.Array]]:
-  """Makes the pruning and rounding of one network.
-
-  Args:
-    spec: the (parent) network.
-    roundings: how weights may be rounded.
-
-  Returns:
-    `transform(params, cuts, level, bits, rounding, sizes) -> (params, masks,
-    int32 [leaves] not zero)`. The parameters are those that the pruned,
-    quantized network stands for: `dequantize(quantize(apply_masks(params,
-    masks), ...))` by the format, granularity and calibration of
-    `roundings[rounding]`. The masks are full and 0 outside the member. All of
-    level (which of the cuts), bits (of integers) and rounding are data.
-  """
-  rounder = quantization.make_rounder(roundings)
-
-  def transform(params, cuts, level, bits, rounding, sizes):
-    exists = models.width_masks(spec, sizes)
-    masks = jax.tree.map(
-      jnp.logical_and, exists, positions.masks_at(cuts, level)
-    )
-    pruned = pruning.apply_masks(params, masks)
-    rounded = rounder(pruned, rounding, bits, exists)
-    flat = models.flatten(rounded)
-    counts = [jnp.count_nonzero(flat[leaf.path]) for leaf in spec.leaves]
-    return rounded, masks, jnp.stack(counts).astype(jnp.int32)
-
-  return transform
+  return score
 
 
 def make_rounded_totals(model: Model) -> Callable[..., evaluation.Totals]:
@@ -187,45 +116,38 @@ def make_rounded_totals(model: Model) -> Callable[..., evaluation.Totals]:
 # --- programs ----------------------------------------------------------------
 
 
-def _make_ranking(*, network: Network, rules: tuple[Rule, ...]) -> Callable:
-  rank = make_rank(network.model, network.spec, rules)
+def _make_scores(*, network: Network, criterion: str) -> Callable:
+  scores = make_scores(network.model, network.spec, criterion)
 
-  def function(params, masks, seed, sizes, levels, view, data):
-    batch = evaluation.leading(data, view)
-    return rank(params, masks, seed, sizes, levels, batch)
+  def function(params, seed, sizes, view, data):
+    return scores(params, seed, sizes, evaluation.leading(data, view))
 
   return function
 
 
-RANK = Program(
-  _make_ranking,
+SCORES = Program(
+  _make_scores,
   {
     "params": "network",
-    "masks": "network",
     "seed": "seed",
     "sizes": "member",
-    "levels": "shared",  # sparsities cut at
     "view": "seed",
     "data": "shared",
   },
 )
 
 
-def _make_transform(
-  *, network: Network, roundings: tuple[Rounding, ...]
-) -> Callable:
-  return make_transform(network.spec, roundings)
+def _make_round(*, rounding: Rounding) -> Callable:
+  return rows.make_round(rounding)
 
 
-TRANSFORM = Program(
-  _make_transform,
+# A device's share of rows stands where programs of networks have a seed.
+ROUND = Program(
+  _make_round,
   {
-    "params": "network",
-    "cuts": "network",
-    "level": "member",  # which of the cuts
+    "table": "seed",
+    "lengths": "seed",
     "bits": "shared",
-    "rounding": "shared",  # which of the roundings
-    "sizes": "member",
   },
 )
 
@@ -250,29 +172,6 @@ ROUNDED = Program(
     "sizes": "member",
     "view": "seed",
     "data": "shared",
-  },
-)
-
-
-def _make_control(*, control: str) -> Callable:
-  """Makes a control of found masks: (masked parameters, masks)."""
-
-  def function(params, masks, seed, exists):
-    if control == "shuffled":
-      key = random.key_for(seed, random.Purpose.AGAIN)
-      masks = pruning.shuffled(masks, key, exists)
-    return pruning.apply_masks(params, masks), masks
-
-  return function
-
-
-CONTROL = Program(
-  _make_control,
-  {
-    "params": "network",
-    "masks": "network",
-    "seed": "seed",
-    "exists": "network",
   },
 )
 

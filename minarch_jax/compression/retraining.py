@@ -4,20 +4,21 @@ from collections.abc import Sequence
 import dataclasses
 from typing import Any
 
-import jax
 import numpy as np
 
 from minarch_jax import random, registries
 from minarch_jax.compression import grid as grids
+from minarch_jax.compression import networks as hosts
 from minarch_jax.compression import programs, scoring
 from minarch_jax.compression.grid import Precision, Retraining
+from minarch_jax.compression.networks import Networks
 from minarch_jax.compression.programs import Outcome
 from minarch_jax.compression.scoring import Ranked, Scorer
 from minarch_jax.engine import packs
 from minarch_jax.engine import session as sessions
 from minarch_jax.engine.planning import Pack
 from minarch_jax.engine.session import Placed, Session
-from minarch_jax.pruning import dynamic
+from minarch_jax.pruning import dynamic, vectors
 from minarch_jax.types import TrainState
 
 # Steps that are trained together: the first epoch's number and rates [E, T].
@@ -72,35 +73,53 @@ class Slots:
   """A pack's slots filled with retrainings of one kind.
 
   Attributes:
-    ranked: the trained networks.
     placed: the slots on their devices.
     kind: a retraining that stands for all of them.
-    level: int32 [A], which of the ranking's sparsities each is pruned to.
-    exists: what exists of each network, placed.
+    networks: as trained.
+    places: of the groups of each.
+    sparsities: to which each is pruned.
   """
 
-  ranked: Ranked
   placed: Placed
   kind: Retraining
-  level: np.ndarray
-  exists: Any
+  networks: list[np.ndarray]
+  places: list[np.ndarray]
+  sparsities: list[float]
 
-  def cut(self, params: Any, cuts: Any) -> tuple[Any, Any]:
-    """Prunes placed networks: parameters and masks."""
-    dense = Precision(32, self.ranked.roundings[0])
-    pruned, masks, _ = scoring.transform(
-      self.ranked, self.placed, params, cuts, self.level, dense
+  def cut(self) -> list[np.ndarray]:
+    """Marks what is kept of each network: bool [S, N]."""
+    return scoring.masks_of(
+      self.placed, self.kind.rule, self.places, self.sparsities
     )
-    return pruned, masks
 
   def cut_again(
-    self, params: Any, masks: Any, levels: np.ndarray
-  ) -> tuple[Any, Any]:
-    """Ranks what is left anew and prunes to other sparsities, as many as the
-    ranking's own."""
-    rules = tuple(self.ranked.cuts)
-    cuts = scoring.cut_at(self.placed, rules, params, masks, levels)
-    return self.cut(params, cuts[self.kind.rule])
+    self, params: Any, masks: Networks, sparsities: Sequence[float]
+  ) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Ranks what is left of placed networks anew, and prunes it further.
+
+    Returns:
+      The networks pruned, and masks.
+    """
+    rule = self.kind.rule
+    left = self.held(params)
+    places = scoring.places_of(self.placed, [rule], left, masks)[rule]
+    found = scoring.masks_of(self.placed, rule, places, sparsities)
+    found = [a & b for a, b in zip(found, masks, strict=True)]
+    return scoring.pruned(left, found), found
+
+  def held(self, params: Any) -> list[np.ndarray]:
+    """Brings placed networks back."""
+    return hosts.unstacked(self.placed, params, len(self.networks[0]))
+
+  def put(self, networks: Networks) -> Any:
+    """Places networks, or masks of them."""
+    stack = hosts.stacked(self.placed, networks)
+    return self.placed.put(hosts.tree_of(self.placed, stack), "network")
+
+  def start(self, networks: Networks) -> TrainState:
+    """Places networks beside a fresh optimizer state."""
+    stack = hosts.stacked(self.placed, networks)
+    return packs.start_state(self.placed, hosts.tree_of(self.placed, stack))
 
   def train(self, state: TrainState, masks: Any, *parts: Part) -> TrainState:
     for first_epoch, rates in parts:
@@ -120,107 +139,109 @@ def _retrain_slots(
   session, kind = ranked.placed.session, retrainings[0]
   # The same parent and number of slots, hence the same programs; an
   # architecture stands in a slot for each sparsity.
+  members = [pack.architectures.index(r.architecture) for r in retrainings]
   chosen = dataclasses.replace(
     pack, architectures=tuple(each.architecture for each in retrainings)
   )
   placed = sessions.place(session, chosen)
-  missing = placed.pack.slots - len(retrainings)
-  filled = [*retrainings, *[retrainings[-1]] * missing]
-  members = [pack.architectures.index(each.architecture) for each in filled]
-
-  def pick(tree):
-    tree = jax.tree.map(lambda leaf: leaf[:, members], jax.device_get(tree))
-    return placed.put(tree, "network")
-
   slots = Slots(
-    ranked,
     placed,
     kind,
-    ranked.level([each.sparsity for each in filled]),
-    packs.width_masks(placed),
+    [ranked.networks[member] for member in members],
+    [ranked.places[kind.rule][member] for member in members],
+    [each.sparsity for each in retrainings],
   )
-  cuts, params = pick(ranked.cuts[kind.rule]), pick(ranked.params)
   train = _controlled if kind.control else _scheduled
-  state, masks = train(slots, params, cuts)
+  state, masks = train(slots)
+  networks = slots.held(state.params)
   scorer = Scorer(placed, masks, state.opt_state)
-  outcomes = []
-  for precision in precisions:
-    # What was pruned has stayed zero: the ranking's first level removes none.
-    rounded, _, nonzeros = scoring.transform(
-      *(ranked, placed, state.params, cuts, np.zeros_like(slots.level)),
-      precision,
+  outcomes = [
+    scorer.score(
+      hosts.rounded(placed, networks, precision),
+      precision.activation_bits,
     )
-    outcomes.append(scorer.score(rounded, nonzeros, precision.activation_bits))
+    for precision in precisions
+  ]
   ranked.placed.compile_seconds += placed.compile_seconds
   keep = (slice(len(chosen.seeds)), slice(len(retrainings)))
   return Outcome(*(part[keep] for part in scoring.stack(outcomes, 2)))
 
 
-def _controlled(slots: Slots, params: Any, cuts: Any) -> tuple[TrainState, Any]:
+def _controlled(slots: Slots) -> tuple[TrainState, Any]:
   """Trains a control of the pruned networks for all the steps they have had."""
   placed, control = slots.placed, str(slots.kind.control)
-  session = placed.session
+  session, networks, masks = placed.session, slots.networks, slots.cut()
+  seeds = len(networks[0])
+  if control == "shuffled":
+    draws = hosts.drawn(placed, random.Purpose.AGAIN, seeds)
+    masks = [
+      vectors.shuffled(mask, draw, hosts.vector_of(placed, architecture))
+      for architecture, mask, draw in zip(
+        placed.pack.architectures, masks, draws, strict=True
+      )
+    ]
   anew = grids.CONTROLS[control]
-  _, masks = slots.cut(params, cuts)
-  source = params
   if anew:
-    drawn = packs.initial(placed, random.Purpose.AGAIN)
-    source = placed.put(drawn, "network")
-  params, masks = placed.run(
-    programs.CONTROL,
-    static={"control": control},
-    params=source,
-    masks=masks,
-    seed=placed.seeds,
-    exists=slots.exists,
-  )
-  state = packs.start_state(placed, params)
+    initial = packs.initial(placed, random.Purpose.AGAIN)
+    networks = hosts.unstacked(placed, initial, seeds)
+  state = slots.start(scoring.pruned(networks, masks))
+  placed_masks = slots.put(masks)
   if anew:  # new weights need the steps of the training too
-    state = slots.train(state, masks, (0, packs.rates_of(session)))
+    state = slots.train(state, placed_masks, (0, packs.rates_of(session)))
   more = (session.config.num_epochs, retraining_rates(session))
-  return slots.train(state, masks, more), masks
+  return slots.train(state, placed_masks, more), placed_masks
 
 
-def _scheduled(slots: Slots, params: Any, cuts: Any) -> tuple[TrainState, Any]:
+def _scheduled(slots: Slots) -> tuple[TrainState, Any]:
   """Prunes and trains on by a schedule; all spend the same steps."""
   session, name = slots.placed.session, slots.kind.schedule
-  rounds, levels = session.config.retraining_rounds, slots.ranked.levels
+  rounds = session.config.retraining_rounds
+  masks = slots.cut()
+  networks = scoring.pruned(slots.networks, masks)
   if name in registries.MOVES:
-    return _moving(slots, params, cuts, rounds)
-  goals = registries.SCHEDULES[name].levels(levels, rounds)
-  masks = slots.exists
-  if len(goals) == 1:
-    params, masks = slots.cut(params, cuts)
-  state = packs.start_state(slots.placed, params)
-  for goal, parts in zip(goals, _shares(session, len(goals)), strict=True):
-    if len(goals) > 1:
-      goal = np.asarray(goal, np.float32)
-      params, masks = slots.cut_again(state.params, masks, goal)
-      state = state._replace(params=params)
-    state = slots.train(state, masks, *parts)
-  return state, masks
+    return _moving(slots, slots.start(networks), slots.put(masks), rounds)
+  goals = [
+    registries.SCHEDULES[name].levels(sparsity, rounds)
+    for sparsity in slots.sparsities
+  ]
+  if len(goals[0]) == 1:
+    state, (parts,) = slots.start(networks), _shares(session, 1)
+    placed_masks = slots.put(masks)
+    return slots.train(state, placed_masks, *parts), placed_masks
+  masks = [np.ones(network.shape, bool) for network in networks]
+  state, placed_masks = slots.start(slots.networks), None
+  for goal, parts in zip(
+    zip(*goals, strict=True), _shares(session, len(goals[0])), strict=True
+  ):
+    # Counted as sparsities are that a flag gives: to six decimals.
+    wanted = [round(float(sparsity), 6) for sparsity in goal]
+    networks, masks = slots.cut_again(state.params, masks, wanted)
+    placed_masks = slots.put(masks)
+    state = state._replace(params=slots.put(networks))
+    state = slots.train(state, placed_masks, *parts)
+  return state, placed_masks
 
 
 def _moving(
-  slots: Slots, params: Any, cuts: Any, rounds: int
+  slots: Slots, state: TrainState, masks: Any, rounds: int
 ) -> tuple[TrainState, Any]:
-  """Cuts once, then lets connections move between rounds of training."""
+  """Lets connections of pruned networks move between rounds of training."""
   placed, session = slots.placed, slots.placed.session
-  params, masks = slots.cut(params, cuts)
-  state = packs.start_state(placed, params)
+  exists = packs.width_masks(placed)
+  spare = placed.pack.slots - len(slots.sparsities)
+  sparse = np.array([*slots.sparsities, *slots.sparsities[-1:] * spare]) > 0
   for i, parts in enumerate(_shares(session, rounds)):
     if i:
       # A dense network has nowhere to grow: it is the control of equal steps.
       share = dynamic.moving_fraction(i, rounds)
-      fraction = np.where(slots.level > 0, share, 0).astype(np.float32)
       params, masks = placed.run(
         programs.MOVE,
         static={"network": placed.network, "move": slots.kind.schedule},
         params=state.params,
         masks=masks,
-        exists=slots.exists,
+        exists=exists,
         seed=placed.seeds,
-        member=(fraction, placed.sizes),
+        member=(np.where(sparse, share, 0).astype(np.float32), placed.sizes),
         round=np.int32(i),
         view=placed.view,
         data=session.data,

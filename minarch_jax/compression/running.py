@@ -1,13 +1,11 @@
 """Compresses a pack: ranks its networks, scores the grid, retrains.
 
-A pack's weights are ranked once by every rule, and each ranking is cut at every
-sparsity (`scoring.Ranked`). Two calls of programs are a cell of the grid:
-`scoring.transform` chooses a cut and rounds, which makes new parameters, and
-`scoring.Scorer` scores these. Retraining puts the pruned networks into the
-slots of the same pack, trains them by the program that trained it, and scores
-them likewise. What a cell is enters programs as data (which cut, how many bits,
-which rounding): no cell and no retraining costs a compilation, except where a
-whole network is rounded at once (`oneshot`).
+A pack's weights are ranked once by every rule, on the host. A cell of the grid
+is a cut of a ranking, rounded (`networks`), and one call of the program that
+trained the pack, which scores it (`scoring.Scorer`). Retraining puts the pruned
+networks into the slots of the same pack, trains them by the same program, and
+scores them likewise. So no cell and no retraining costs a compilation, except
+where a whole network is rounded at once (`oneshot`).
 """
 
 from collections.abc import Sequence
@@ -15,13 +13,7 @@ import time
 from typing import NamedTuple
 
 from minarch_jax.compression import oneshot, retraining, scoring
-from minarch_jax.compression.grid import (
-  ASKED,
-  Cell,
-  Precision,
-  Programs,
-  Retraining,
-)
+from minarch_jax.compression.grid import Cell, Precision, Retraining
 from minarch_jax.compression.programs import Outcome
 from minarch_jax.engine.planning import Pack
 from minarch_jax.engine.session import Session
@@ -50,7 +42,6 @@ def compress(
   cells: Sequence[Cell],
   retrainings: Sequence[Retraining],
   precisions: Sequence[Precision],
-  programs: Programs = ASKED,
 ) -> Compressed:
   """Scores a pack's networks one-shot in every cell, and retrained.
 
@@ -60,21 +51,10 @@ def compress(
     cells: the one-shot grid.
     retrainings: of the pack's architectures; none, no retraining.
     precisions: what is scored after each retraining.
-    programs: what they are made for beside what is asked.
   """
   start = time.perf_counter()
-  ranked = scoring.rank(
-    session,
-    pack,
-    params,
-    [*programs.rules, *(each.rule for each in (*cells, *retrainings))],
-    [*programs.sparsities, *(each.sparsity for each in (*cells, *retrainings))],
-    [
-      *programs.roundings,
-      *(cell.precision.rounding for cell in cells),
-      *(precision.rounding for precision in precisions),
-    ],
-  )
+  rules = [each.rule for each in (*cells, *retrainings)]
+  ranked = scoring.rank(session, pack, params, rules)
   scored, retrained = oneshot.score_cells(ranked, pack, cells), None
   if retrainings:
     retrained = retraining.retrain(ranked, pack, retrainings, precisions)

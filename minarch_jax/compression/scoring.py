@@ -1,61 +1,42 @@
-"""Trained networks of a pack on their devices: ranked, cut, rounded, scored."""
+"""Trained networks of a pack: ranked, cut, rounded, scored."""
 
 from collections.abc import Iterable, Sequence
 import dataclasses
 from typing import Any
 
-import jax
 import numpy as np
 
-from minarch_jax.architectures import Spec
+from minarch_jax.architectures import Architecture, Spec
+from minarch_jax.compression import networks as hosts
 from minarch_jax.compression import programs
-from minarch_jax.compression.grid import Precision, Rule
+from minarch_jax.compression.grid import Rule
+from minarch_jax.compression.networks import Networks
 from minarch_jax.compression.programs import Outcome
 from minarch_jax.engine import packs
 from minarch_jax.engine import session as sessions
 from minarch_jax.engine.planning import Pack
 from minarch_jax.engine.session import Placed, Session
-from minarch_jax.quantization import Rounding
-from minarch_jax.quantization.rounding import NEAREST
+from minarch_jax.pruning import criteria as criteria_lib
+from minarch_jax.pruning import vectors as pruned_vectors
+from minarch_jax.pruning.vectors import Groups
 from minarch_jax.types import Params, TrainState
 
 SCORED = ("validation", "test")
 
 
-LARGE = 300_000  # parameters of a pack from which on fast transforms pay
-
-
 @dataclasses.dataclass
 class Ranked:
-  """Trained networks of a pack, placed, and their weights ranked by each rule.
+  """Trained networks of a pack, and their weights ranked by each rule.
 
   Attributes:
     placed: the pack on its devices.
-    params: host arrays [S, A, ...] in the parent's shapes.
-    cuts: placed `positions.Cuts` by rule.
-    levels: the sparsities cut at, float32, rising.
-    roundings: those that its transform program knows; their places are data.
-    masks: what exists of each member, placed.
+    networks: one per architecture.
+    places: of each rule the places of groups, int32 [S, G] per architecture.
   """
 
   placed: Placed
-  params: Params
-  cuts: dict[Rule, Any]
-  levels: np.ndarray
-  roundings: tuple[Rounding, ...]
-  masks: Any
-
-  def level(self, sparsity: Any) -> np.ndarray:
-    """Numbers sparsities that were cut at: int32 of their shape.
-
-    Raises:
-      ValueError: the ranking was not cut there.
-    """
-    wanted = np.asarray(sparsity, np.float32)
-    found = np.searchsorted(self.levels, wanted).astype(np.int32)
-    if not np.array_equal(self.levels.take(found, mode="clip"), wanted):
-      raise ValueError(f"sparsity {sparsity} is not one of {self.levels}")
-    return found
+  networks: list[np.ndarray]
+  places: dict[Rule, list[np.ndarray]]
 
 
 def rank(
@@ -63,105 +44,85 @@ def rank(
   pack: Pack,
   params: Sequence[Params],
   rules: Iterable[Rule],
-  sparsities: Iterable[float],
-  roundings: Iterable[Rounding] = (Rounding(),),
 ) -> Ranked:
-  """Places a pack's trained networks and ranks their weights by every rule.
+  """Ranks the weights of a pack's trained networks by every rule.
 
   Args:
     params: for each architecture a host tree of its true shapes, leading S.
     rules: may repeat.
-    sparsities: what the rankings will be cut at, besides 0.
-    roundings: what transforms of these networks may ask for; may repeat, and
-      hold some that only whole networks can be rounded by.
   """
-  rules = tuple(dict.fromkeys(rules))
-  levels = np.unique(np.array([0.0, *sparsities], np.float32))
   placed = sessions.place(session, pack)
-  stacked = packs.stack_members(params, full_slots(pack, placed), session)
-  stacked = repeated(stacked, placed)
-  masks = packs.width_masks(placed)
-  cuts = cut_at(placed, rules, stacked, masks, levels)
-  nearest = [each for each in roundings if each.method == NEAREST]
-  return Ranked(
-    placed, stacked, cuts, levels, tuple(dict.fromkeys(nearest)), masks
+  networks = [
+    hosts.vector_of(placed, architecture).of(tree)
+    for architecture, tree in zip(pack.architectures, params, strict=True)
+  ]
+  rules = tuple(dict.fromkeys(rules))
+  return Ranked(placed, networks, places_of(placed, rules, networks))
+
+
+def groups_of(placed: Placed, architecture: Architecture, rule: Rule) -> Groups:
+  """How a rule cuts a network."""
+  return pruned_vectors.groups_of(
+    architecture, placed.session.problem, rule.scope, rule.granularity
   )
 
 
-def cut_at(
+def places_of(
   placed: Placed,
-  rules: tuple[Rule, ...],
-  params: Any,
-  masks: Any,
-  levels: np.ndarray,
-) -> dict[Rule, Any]:
-  """Ranks what masks have left of placed networks, and cuts at levels."""
-  session = placed.session
-  cuts = placed.run(
-    programs.RANK,
-    static={"network": placed.network, "rules": rules},
-    hot=_large(placed),
-    params=params,
-    masks=masks,
-    seed=placed.seeds,
-    sizes=placed.sizes,
-    levels=levels,
-    view=placed.view,
-    data=session.data,
-  )
-  return dict(zip(rules, cuts, strict=True))
+  rules: Sequence[Rule],
+  networks: Networks,
+  masks: Networks | None = None,
+) -> dict[Rule, list[np.ndarray]]:
+  """Ranks what masks have left of the networks in the slots of a pack.
 
-
-def _large(placed: Placed) -> bool:
-  return sessions.num_params(placed.pack, placed.session) > LARGE
-
-
-def repeated(stacked: Params, placed: Placed) -> Params:
-  """Repeats the last seed of host arrays [S, ...] where seeds are padded."""
-
-  def repeat(leaf):
-    extra = len(placed.pack.seeds) - len(leaf)
-    return np.concatenate([leaf, *[leaf[-1:]] * extra])
-
-  return jax.tree.map(repeat, stacked)
-
-
-def full_slots(pack: Pack, placed: Placed) -> Pack:
-  """A pack with the slots of its placement, but its own seeds."""
-  return dataclasses.replace(placed.pack, seeds=pack.seeds)
-
-
-def transform(
-  ranked: Ranked,
-  placed: Placed,
-  params: Any,
-  cuts: Any,
-  level: np.ndarray,
-  precision: Precision,
-) -> tuple[Any, Any, Any]:
-  """Prunes and rounds placed networks.
+  Rules of one criterion share its scores.
 
   Args:
-    ranked: knows the roundings.
-    placed: the slots that hold the networks; the ranked ones or others.
-    params, cuts: placed, of these slots.
-    level: int32 [A], which of the cuts.
-    precision: how what is left is rounded.
-
-  Returns:
-    Parameters, masks, and int32 [S, A, leaves] entries that are not zero.
+    masks: bool [S, N] of each; those pruned before go first (None = none).
   """
-  return placed.run(
-    programs.TRANSFORM,
-    static={"network": placed.network, "roundings": ranked.roundings},
-    hot=_large(placed),
-    params=params,
-    cuts=cuts,
-    level=level,
-    bits=np.int32(precision.bits),
-    rounding=np.int32(ranked.roundings.index(precision.rounding)),
-    sizes=placed.sizes,
-  )
+  criteria = tuple(dict.fromkeys(rule.criterion for rule in rules))
+  scores = hosts.scores(placed, networks, criteria)
+  masks = masks or [np.ones(network.shape, bool) for network in networks]
+  return {
+    rule: [
+      groups_of(placed, architecture, rule).rank(
+        score, mask, criteria_lib.find(rule.criterion).pool
+      )
+      for architecture, score, mask in zip(
+        placed.pack.architectures, scores[rule.criterion], masks, strict=True
+      )
+    ]
+    for rule in rules
+  }
+
+
+def masks_of(
+  placed: Placed,
+  rule: Rule,
+  places: Sequence[np.ndarray],
+  sparsities: Sequence[float],
+) -> list[np.ndarray]:
+  """Marks what is kept of the network in each slot: bool [S, N].
+
+  Args:
+    places: of each network.
+    sparsities: to which each is pruned.
+  """
+  found = []
+  for architecture, own, sparsity in zip(
+    placed.pack.architectures, places, sparsities, strict=True
+  ):
+    groups = groups_of(placed, architecture, rule)
+    found.append(groups.masks(groups.marks(own, sparsity)))
+  return found
+
+
+def pruned(networks: Networks, masks: Networks) -> list[np.ndarray]:
+  """Sets to 0 what masks leave out, in networks that have diverged too."""
+  return [
+    np.where(mask, network, np.float32(0))
+    for network, mask in zip(networks, masks, strict=True)
+  ]
 
 
 @dataclasses.dataclass
@@ -171,10 +132,9 @@ class Scorer:
   The program that trained the pack scores it, by running no epoch: another
   would cost a compilation per parent. It takes an optimizer state, of which
   scoring makes no use, and donates its arguments: the buffers that go in are
-  overwritten by what comes out. So every call consumes the parameters that it
-  scores, which `transform` made for it alone, and passes the optimizer state's
-  buffers on to the next call, instead of allocating two copies of the
-  parameters per cell.
+  overwritten by what comes out. So every call passes the optimizer state's
+  buffers on to the next, instead of allocating two copies of the parameters per
+  cell.
 
   Attributes:
     placed: the slots.
@@ -186,28 +146,39 @@ class Scorer:
   masks: Any
   opt_state: Any
 
-  def score(self, params: Any, nonzeros: Any, activation_bits: int) -> Outcome:
-    """Scores networks and consumes them: arrays [S, A, ...].
+  def score(self, networks: Networks, activation_bits: int) -> Outcome:
+    """Scores networks: arrays [S, A, ...].
 
     Args:
-      params: what `transform` returned; its buffers are gone afterwards, except
-        where layers round their inputs, which another program scores.
-      nonzeros: entries that are not zero, int [S, A, leaves].
-      activation_bits: to which layers round their inputs; 32 = not.
+      networks: in the slots, as they are.
+      activation_bits: to which layers round their inputs; 32 = not, else
+        another program scores.
     """
+    placed = self.placed
+    stack = hosts.stacked(placed, networks)
+    params = placed.put(hosts.tree_of(placed, stack), "network")
     if activation_bits == 32:
       state = TrainState(params, self.opt_state)
-      state, scores = packs.score(self.placed, state, self.masks, *SCORED)
+      state, scores = packs.score(placed, state, self.masks, *SCORED)
       self.opt_state = state.opt_state
     else:
-      scores = _score_rounded(self.placed, params, activation_bits)
+      scores = _score_rounded(placed, params, activation_bits)
     validation, test = scores
+    parent = hosts.vector_of(placed, placed.pack.parent)
     return Outcome(
       validation.correct,
       test.correct,
       validation.hits,
-      jax.device_get(nonzeros),
+      parent.counts(stack != 0),
     )
+
+
+def scorer_of(ranked: Ranked) -> Scorer:
+  """Makes the scorer of the slots of ranked networks."""
+  placed = ranked.placed
+  stack = hosts.stacked(placed, ranked.networks)
+  state = packs.start_state(placed, hosts.tree_of(placed, stack))
+  return Scorer(placed, packs.width_masks(placed), state.opt_state)
 
 
 def _score_rounded(placed: Placed, params: Any, bits: int) -> list:

@@ -85,16 +85,19 @@ RUN = Program(
 )
 
 
-def _make_draw(*, purpose: random.Purpose) -> Callable:
-  """Draws N(0, 1) at coordinates, for one seed."""
+def _make_draw(*, law: str) -> Callable:
+  """Draws at coordinates, for one seed."""
 
-  def function(seed, coordinates):
-    return random.draw(random.key_for(seed, purpose), *coordinates)
+  def function(seed, purpose: random.Purpose, coordinates):
+    return random.LAWS[law](random.key_for(seed, purpose), *coordinates)
 
   return function
 
 
-DRAW = Program(_make_draw, {"seed": "seed", "coordinates": "shared"})
+DRAW = Program(
+  _make_draw, {"seed": "seed", "purpose": "shared", "coordinates": "shared"}
+)
+DRAWN = 4096  # entries of a call, for every network: one program serves all
 
 
 # --- training ----------------------------------------------------------------
@@ -241,36 +244,48 @@ def initial(
   """Draws the initial parameters of a pack: host arrays [S, A, ...].
 
   A value depends on (seed, leaf, coordinate); members differ in scale and
-  extent only, so each seed draws once for all of them. One small program
-  serves every pack of about as many parameters.
+  extent only, so each seed draws once for all of them.
   """
-  spec, layout = placed.network.spec, placed.layout
-  law = placed.session.config.init
+  spec, law = placed.network.spec, placed.session.config.init
   coordinates, split = models.coordinates(spec, law)
-  length = _round_up(len(coordinates[0]))
-  coordinates = tuple(
-    np.pad(column, (0, length - len(column))) for column in coordinates
-  )
-  seeds = np.array(placed.pack.seeds, np.int32)
-  seeds = np.pad(seeds, (0, -len(seeds) % len(layout.devices)))
-  draws = placed.run(
-    DRAW,
-    static={"purpose": purpose},
-    layout=population.Mapping(layout.devices, layout.device_map),
-    seed=seeds,
-    coordinates=coordinates,
-  )
-  draws = jax.device_get(draws)[: len(placed.pack.seeds)]
+  draws = draw(placed, purpose, "normal", coordinates)
   sizes = sessions.sizes_of(placed.pack, placed.session)
   return models.initial(split(draws), spec, sizes, law)
 
 
-def _round_up(count: int) -> int:
-  """Rounds up to 1, 1.5, 2, 3, 4, 6, ... thousands: few sizes, little waste."""
-  size = 1024
-  while size < count:
-    size *= 2
-  return size * 3 // 4 if size > 1024 and size * 3 // 4 >= count else size
+def draw(
+  placed: Placed,
+  purpose: random.Purpose,
+  law: str,
+  coordinates: Sequence[np.ndarray],
+) -> np.ndarray:
+  """Draws numbers for the seeds of a pack: host array [S, entries].
+
+  Args:
+    purpose: of the numbers.
+    law: "normal" or "uniform".
+    coordinates: three columns of entries, as `random.coordinates` lists them.
+  """
+  layout, seeds = placed.layout, np.array(placed.pack.seeds, np.int32)
+  count, entries = len(layout.devices), len(coordinates[0])
+  seeds = np.pad(seeds, (0, -len(seeds) % count))
+  columns = [np.pad(c, (0, -entries % DRAWN)) for c in coordinates]
+  parts = [
+    placed.run(
+      DRAW,
+      static={"law": law},
+      layout=population.Mapping(layout.devices, layout.device_map),
+      seed=seeds[first : first + count],
+      purpose=np.int32(purpose),
+      coordinates=tuple(c[start : start + DRAWN] for c in columns),
+    )
+    for first in range(0, len(seeds), count)
+    for start in range(0, len(columns[0]), DRAWN)
+  ]
+  found = np.stack(jax.device_get(parts))
+  found = found.reshape(-1, len(columns[0]) // DRAWN, count, DRAWN)
+  found = found.swapaxes(1, 2).reshape(len(seeds), -1)
+  return found[: len(placed.pack.seeds), :entries]
 
 
 def width_masks(placed: Placed) -> Any:

@@ -7,13 +7,12 @@ from typing import Any
 
 from flax import traverse_util
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from minarch_jax import random, registries
 from minarch_jax.architectures import Leaf, Spec
 from minarch_jax.models import initialisers
-from minarch_jax.types import Masks, Params
+from minarch_jax.types import Masks, module_of, Params
 
 EMBEDDING_STD = 0.02  # Dosovitskiy et al. 2021
 WINDOW = ("kernel_height", "kernel_width")  # axes of a convolution's kernel
@@ -61,7 +60,7 @@ def width_masks(spec: Spec, sizes: Mapping[str, Any]) -> Masks:
     A tree of bool arrays of the parent's shapes, 1 = exists; [A, ...] for
     several members. Numpy in, numpy out.
   """
-  xp = _module(*sizes.values())
+  xp = module_of(*sizes.values())
   return traverse_util.unflatten_dict(
     {leaf.path: _exists(leaf, spec, sizes, xp) for leaf in spec.leaves}
   )
@@ -131,7 +130,7 @@ def initial(
   Returns:
     A tree of [*shape], or [S, A, *shape]. Numpy in, numpy out.
   """
-  xp = _module(*draws.values())
+  xp = module_of(*draws.values())
   law, kernels = registries.INITS[init], _kernels(spec)
   some = next(iter(draws.values()))
   dtype, flat = some.dtype, {}
@@ -199,23 +198,18 @@ def _reshape_leaves(params, spec, parent, *, grow):
       if grow:
         some = next(iter(flat.items()))
         lead = some[1].shape[: some[1].ndim - len(own[some[0]])]
-        found[leaf.path] = _module(some[1]).zeros(lead + after, some[1].dtype)
+        found[leaf.path] = module_of(some[1]).zeros(lead + after, some[1].dtype)
       continue
     value, before = flat[leaf.path], own[leaf.path]
     lead = value.ndim - len(leaf.axes)
     if grow:
       widths = [(0, 0)] * lead
       widths += [(0, b - a) for a, b in zip(before, after, strict=True)]
-      found[leaf.path] = _module(value).pad(value, widths)
+      found[leaf.path] = module_of(value).pad(value, widths)
     else:
       cut = tuple(slice(0, size) for size in before)
       found[leaf.path] = value[(slice(None),) * lead + cut]
   return traverse_util.unflatten_dict(found)
-
-
-def _module(*values: Any) -> Any:
-  """numpy for host arrays and numbers, else jax.numpy."""
-  return jnp if any(isinstance(v, jax.Array) for v in values) else np
 
 
 def unit_rows(tree: Any, kernel: tuple[str, ...] | None) -> Any:

@@ -61,12 +61,16 @@ class Criterion(NamedTuple):
       "training" networks.
     needs: fields of Context it reads besides params.
     pool: how a group's score comes from its entries' (granularity.POOLS).
+    entry: `entry(weights, draws)`, what `score` gives as a function of each
+      weight and of a uniform number drawn for it, host arrays of any shape;
+      None where a score takes more than that.
   """
 
   score: Score
   when: str = "any"
   needs: tuple[str, ...] = ()
   pool: str = "sum"
+  entry: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None
 
 
 CRITERIA = registries.CRITERIA
@@ -124,5 +128,7 @@ def random_choice(context: Context) -> Params:
   return jax.tree.unflatten(jax.tree.structure(context.params), draws)
 
 
-MAGNITUDE = Criterion(magnitude, pool="mean")
-RANDOM = Criterion(random_choice, needs=("key",), pool="first")
+MAGNITUDE = Criterion(magnitude, pool="mean", entry=lambda w, _: abs(w))
+RANDOM = Criterion(
+  random_choice, needs=("key",), pool="first", entry=lambda _, draws: draws
+)

@@ -12,14 +12,14 @@ import re
 from typing import Any, NamedTuple
 
 import jax
-from jax import core, lax
+from jax import core
 import jax.numpy as jnp
 import numpy as np
 
 from minarch_jax import architectures, registries
 from minarch_jax import leaves as leaves_lib
 from minarch_jax.pruning import counting, trees
-from minarch_jax.types import Array
+from minarch_jax.types import Array, module_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,9 +179,9 @@ def together(members: Sequence[Member], parts: Sequence[jax.Array]):
 
 # How element scores become one score of a group: from their sum and number.
 POOLS: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
-  "mean": lambda total, size: total / jnp.maximum(size, 1),
+  "mean": lambda total, size: total / (size + (size == 0)),
   "sum": lambda total, size: total,
-  "absolute": lambda total, size: jnp.abs(total),
+  "absolute": lambda total, size: abs(total),
 }
 # Not a pool of sums: the score of the group's first element (random choice).
 FIRST = "first"
@@ -252,7 +252,7 @@ def _nm_group(layer, scores, alive, pool):
 
 
 def _rows(x, member, m):
-  return jnp.moveaxis(x, member.rows, _last(member)).reshape(-1, m)
+  return np.moveaxis(x, member.rows, _last(member)).reshape(-1, m)
 
 
 def _last(member: Member) -> tuple[int, ...]:
@@ -263,7 +263,7 @@ def _nm_expand(layer, mask):
   (member,) = layer.members
   shape = [n for i, n in enumerate(member.shape) if i not in member.rows]
   shape += [member.shape[i] for i in member.rows]
-  mask = jnp.moveaxis(mask.reshape(shape), _last(member), member.rows)
+  mask = np.moveaxis(mask.reshape(shape), _last(member), member.rows)
   return {member.leaf: mask}
 
 
@@ -280,7 +280,7 @@ def _block_group(layer, scores, alive, pool):
   score, exists = member.of(scores), member.of(alive)
   blocks = [_blocks(x, layer.args) for x in (score, exists)]
   if pool == FIRST:
-    return blocks[0][..., 0], jnp.any(blocks[1], -1)
+    return blocks[0][..., 0], blocks[1].any(-1)
   return _pooled(blocks[0], blocks[1], pool)
 
 
@@ -300,9 +300,9 @@ def _blocks(x, args):
     (0, rows * height - x.shape[-2]),
     (0, columns * width - x.shape[-1]),
   ]
-  x = jnp.pad(x, pad)
+  x = module_of(x).pad(x, pad)
   x = x.reshape(*x.shape[:-2], rows, height, columns, width)
-  x = jnp.moveaxis(x, -3, -2)
+  x = np.moveaxis(x, -3, -2)
   return x.reshape(*x.shape[:-2], height * width)
 
 
@@ -312,7 +312,7 @@ def _block_expand(layer, mask):
   shape = member.shape if len(member.shape) > 1 else (1, *member.shape)
   rows, columns = -(-shape[-2] // height), -(-shape[-1] // width)
   mask = mask.reshape(*shape[:-2], rows, columns)
-  mask = jnp.repeat(jnp.repeat(mask, height, -2), width, -1)
+  mask = mask.repeat(height, -2).repeat(width, -1)
   mask = mask[..., : shape[-2], : shape[-1]]
   return {member.leaf: mask.reshape(member.shape)}
 
@@ -355,23 +355,24 @@ def _unit_group(layer, scores, alive, pool):
     if member.scored:
       both = (scores[member.leaf], alive[member.leaf])
       parts.append([_by_unit(x, member.axis) for x in both])
-  score = jnp.concatenate([part[0] for part in parts], -1)
-  exists = jnp.concatenate([part[1] for part in parts], -1)
+  join = module_of(*scores).concatenate
+  score, exists = (join(part, -1) for part in zip(*parts, strict=True))
   if pool == FIRST:
-    return score[:, 0], jnp.any(exists, -1)
+    return score[:, 0], exists.any(-1)
   return _pooled(score, exists, pool)
 
 
 def _by_unit(x, axis):
   """Moves the unit axis first and flattens the rest."""
-  return jnp.moveaxis(x, axis, 0).reshape(x.shape[axis], -1)
+  return np.moveaxis(x, axis, 0).reshape(x.shape[axis], -1)
 
 
 def _unit_expand(layer, mask):
   out, mask = {}, mask.reshape(-1)
   for member in layer.members:
-    dimensions = (member.axis,)
-    out[member.leaf] = lax.broadcast_in_dim(mask, member.shape, dimensions)
+    across = [-1 if i == member.axis else 1 for i in range(len(member.shape))]
+    spread = module_of(mask).broadcast_to
+    out[member.leaf] = spread(mask.reshape(across), member.shape)
   return out
 
 

@@ -121,7 +121,7 @@ def rank(
       fit the granularity, or trees of another structure.
   """
   check_keywords("rank", grouping, Grouping._fields)
-  plan = _plan(scores, scope, Grouping(**grouping))
+  plan = planned(scores, scope, Grouping(**grouping))
   for what, given in (("within", within), ("masks", masks)):
     if given is not None:
       trees.check_like(what, given, scores)
@@ -136,10 +136,15 @@ def rank(
   if within is not None:
     return order
   # Known from shapes alone, so that a known sparsity is counted on the host.
-  rows, lengths = order.pools.counts, np.array(order.pools.sizes)
+  return dataclasses.replace(order, **counts_of(plan, order.pools))
+
+
+def counts_of(plan: Plan, pools: selection.Pools) -> dict[str, np.ndarray]:
+  """What `kept_groups` reads of a ranking of a network that is no member of a
+  parent, from shapes alone: its `sizes` and `density`."""
+  rows, lengths = pools.counts, np.array(pools.sizes)
   sizes = np.repeat(lengths // rows, rows).astype(np.int32)
-  density = _densities(plan, None)
-  return dataclasses.replace(order, sizes=sizes, density=np.stack(density))
+  return {"sizes": sizes, "density": np.stack(_densities(plan, None))}
 
 
 def check(
@@ -156,12 +161,12 @@ def check(
     scope, granularity, spec: as for `rank`.
     sparsities: that will be cut at.
   """
-  plan = _plan(shapes, scope, Grouping(granularity, spec=spec))
+  plan = planned(shapes, scope, Grouping(granularity, spec=spec))
   for sparsity in sparsities:
-    _check_sparsity(plan, sparsity)
+    check_sparsity(plan, sparsity)
 
 
-def _check_sparsity(plan: Plan, sparsity: float | Array) -> None:
+def check_sparsity(plan: Plan, sparsity: float | Array) -> None:
   """Raises ValueError for a known sparsity that cannot be cut at."""
   counting.check(sparsity)
   shapes.check_sparsity(plan.granularity, plan.layers[0].args, sparsity)
@@ -188,7 +193,7 @@ def _order(plan: Plan, pool: str, leaves, within, masks) -> Ranking:
   if masks is None and within is None:
     # Scalars: a ranking carries no arrays that say nothing.
     alive = [jnp.ones((), bool) for _ in alive]
-  pools = _pools(plan, [part.size for part in table], table[0].shape[-1])
+  pools = pools_of(plan, [part.size for part in table], table[0].shape[-1])
   keys = selection.sort_keys(
     selection.lay_out(pools, table), selection.lay_out(pools, there)
   )
@@ -202,7 +207,7 @@ def _order(plan: Plan, pool: str, leaves, within, masks) -> Ranking:
   )
 
 
-def _pools(plan: Plan, sizes: Sequence[int], last: int) -> selection.Pools:
+def pools_of(plan: Plan, sizes: Sequence[int], last: int) -> selection.Pools:
   """Says who competes; `last` is the length of an N:M row."""
   if plan.granularity.rows:
     return selection.Pools(tuple(sizes), last, "rows")
@@ -236,7 +241,7 @@ def masks_at(ranking: Ranking, sparsity: float | Array) -> Masks:
     ValueError: a known sparsity outside [0, 1), or one that leaves none of
       every M.
   """
-  _check_sparsity(ranking.plan, sparsity)
+  check_sparsity(ranking.plan, sparsity)
   return _cut(ranking, kept_groups(ranking, sparsity))
 
 
@@ -290,7 +295,7 @@ def kept_groups(ranking: Ranking, sparsity: float | Array) -> jax.Array:
     scope = scopes.pool_shares
   else:
     scope = plan.scope.kept
-  kept = jnp.reshape(scope(sizes, ranking.density, sparsity), -1)
+  kept = scope(sizes, ranking.density, sparsity).reshape(-1)
   if any(own is not None for own in plan.sparsities):
     ends = np.cumsum(ranking.pools.counts)[:-1]
     parts = zip(
@@ -308,7 +313,7 @@ def kept_groups(ranking: Ranking, sparsity: float | Array) -> jax.Array:
   return kept
 
 
-def _plan(tree: Params, scope: Scope, grouping: Grouping) -> Plan:
+def planned(tree: Params, scope: Scope, grouping: Grouping) -> Plan:
   """Checks everything that does not depend on values, and fixes it."""
   granularity, exclude, names, spec, rules = grouping
   for what, given in (("exclude", exclude), ("names", names)):

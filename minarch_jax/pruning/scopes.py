@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from minarch_jax import registries
 from minarch_jax.pruning import counting, selection
-from minarch_jax.types import Array
+from minarch_jax.types import Array, module_of
 
 
 class Scope(NamedTuple):
@@ -39,7 +39,8 @@ def _layerwise(sizes, density, sparsity):
 
 
 def _at_least_one(kept, sizes):
-  return jnp.maximum(kept, jnp.minimum(sizes, 1))
+  xp = module_of(kept, sizes)
+  return xp.maximum(kept, xp.minimum(sizes, 1))
 
 
 def pool_shares(sizes, density, sparsity):

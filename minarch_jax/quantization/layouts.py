@@ -12,9 +12,9 @@ import math
 import re
 
 import jax
-import jax.numpy as jnp
 
 from minarch_jax import leaves
+from minarch_jax.types import module_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +94,8 @@ def to_blocks(x: jax.Array, layout: Layout) -> jax.Array:
   group = layout.group or x.shape[0]
   missing = -x.shape[0] % group
   if missing:
-    x = jnp.pad(x, [(0, missing)] + [(0, 0)] * (x.ndim - 1))
+    edges = [(0, missing)] + [(0, 0)] * (x.ndim - 1)
+    x = module_of(x).pad(x, edges)
   return x.reshape(-1, group, *x.shape[1:])
 
 

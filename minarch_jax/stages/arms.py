@@ -223,7 +223,7 @@ def _confirm(
     grids.Cell(main, sparsity, dense)
     for sparsity in sorted({0.0, *config.sparsities})
   ]
-  design = compress.Design(cells, [dense], programs=grids.programs_of(config))
+  design = compress.Design(cells, [dense])
   planned = in_packs(base, asked.redundant, seeds)
   return lines + compress.fill(session, out, planned, design)
 
@@ -286,7 +286,6 @@ def _harder(
   design = compress.Design(
     grids.cells_of(other.config, prune=False, quantize=True),
     grids.precisions_of(other.config),
-    programs=grids.programs_of(other.config),
   )
   lines += compress.fill(other, out, planned, design)
   provenance.note_dataset(other, out)

@@ -33,14 +33,12 @@ class Design(NamedTuple):
     precisions: what is scored after retraining.
     retrained: the architectures that are retrained.
     compared: those of them that have controls, one per family.
-    programs: what the programs are made for beside that.
   """
 
   cells: list[Cell]
   precisions: list[Precision]
   retrained: Sequence[Architecture] = ()
   compared: Sequence[Architecture] = ()
-  programs: grids.Programs = grids.ASKED
 
   def of(self, pack: Pack) -> tuple[list[Architecture], list[Architecture]]:
     """Lists what is retrained of a pack, and what of it has controls."""
@@ -155,7 +153,6 @@ def _compressed(
   retrainings += grids.controls_of(config, compared)
   found = running.compress(
     *(session, pack, params, design.cells, retrainings, design.precisions),
-    design.programs,
   )
   rows = make_rows.oneshot(session, recipe, pack, found, design.cells)
   rows += make_rows.retrained(

@@ -1,24 +1,22 @@
 """Prunes trained packs one layer at a time, and compares the masks of seeds."""
 
-from collections.abc import Callable, Sequence
-import itertools
+from collections.abc import Sequence
 from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import polars as pl
 
-from minarch_jax import pruning, records
+from minarch_jax import records
 from minarch_jax.architectures import Architecture, Spec
 from minarch_jax.compression import grid as grids
 from minarch_jax.compression import scoring
-from minarch_jax.engine import evaluation, packs
+from minarch_jax.compression.grid import Rule
+from minarch_jax.compression.scoring import Ranked
+from minarch_jax.engine import packs
 from minarch_jax.engine import session as sessions
 from minarch_jax.engine.planning import Pack
-from minarch_jax.engine.programs import Program
-from minarch_jax.engine.session import Network, Session
-from minarch_jax.pruning import positions, selection
+from minarch_jax.engine.session import Session
+from minarch_jax.pruning.vectors import Groups
 from minarch_jax.stages import rows as make_rows
 from minarch_jax.stages import setup, store, train
 from minarch_jax.stages.progress import Progress
@@ -33,20 +31,32 @@ class Measured(NamedTuple):
 
   Attributes:
     pack: the description.
-    layers: names of the parent's L layers, from the input to the output.
-    marks: where the groups of each layer stand among those of the parent.
-    groups: int [S, A, L], those that exist; 0 = the network lacks the layer.
-    correct: int [S, A, L, K], validation images classified correctly with that
-      layer alone pruned to that sparsity.
-    kept: uint8 [S, A, K, bytes], the groups that global scope keeps, as bits.
+    networks: of each architecture.
   """
 
   pack: Pack
-  layers: list[str]
-  marks: list[slice]
-  groups: np.ndarray
+  networks: list["Network"]
+
+
+class Network(NamedTuple):
+  """What became of one architecture.
+
+  Attributes:
+    layers: which groups are those of each of the L layers, by name, from the
+      input to the output.
+    correct: int [S, L, K], validation images classified correctly with that
+      layer alone pruned to that sparsity.
+    kept: uint8 [S, K, bytes], the groups that global scope keeps, as bits.
+  """
+
+  layers: dict[str, slice]
   correct: np.ndarray
   kept: np.ndarray
+
+  @property
+  def groups(self) -> np.ndarray:
+    """How many each layer has: int [L]."""
+    return np.array([own.stop - own.start for own in self.layers.values()])
 
 
 def chosen(session: Session, out: str) -> list[Architecture]:
@@ -154,104 +164,98 @@ def measure(session: Session, out: str, parts: Sequence[Pack]) -> Rows:
   return pl.concat(curves), pl.concat(overlaps)
 
 
-def _make_sensitivity(
-  *, network: Network, validation: tuple[int, int]
-) -> Callable:
-  """Prunes each layer alone, and marks what global scope keeps."""
-  totals = evaluation.make_totals(network.model.apply)
-
-  def function(params, cuts, sparsities, sizes, view, data):
-    def hits(pruned):
-      return totals(pruned, sizes, data, view.chunks, *validation).hits.sum()
-
-    def kept(level):
-      marks = positions.marks_at(cuts, level)
-      layers = selection.take_apart(cuts.order.pools, marks)
-      return jnp.packbits(jnp.concatenate(layers))
-
-    correct = pruning.curves(params, cuts.order, sparsities, hits)
-    return correct, jax.lax.map(kept, jnp.arange(len(sparsities)))
-
-  return function
-
-
-SENSITIVITY = Program(
-  _make_sensitivity,
-  {
-    "params": "network",
-    "cuts": "network",
-    "sparsities": "shared",
-    "sizes": "member",
-    "view": "seed",
-    "data": "shared",
-  },
-)
-
-
 def _measured(session: Session, out: str, pack: Pack) -> Measured:
   recipe = setup.recipe_id(session)
   params = store.load_params(out, recipe, pack.architectures, pack.seeds)
-  sparsities = sparsities_of(session)
   (rule,) = grids.rules_of(session.config)
-  ranked = scoring.rank(session, pack, params, [rule], sparsities)
-  placed, cuts = ranked.placed, ranked.cuts[rule]
-  found = placed.run(
-    SENSITIVITY,
-    static={
-      "network": placed.network,
-      "validation": session.splits["validation"],
-    },
-    hot=True,  # every cell scores all validation images
-    params=ranked.params,
-    cuts=cuts,
-    sparsities=np.array(sparsities, np.float32),
-    sizes=placed.sizes,
-    view=placed.view,
-    data=session.data,
-  )
-  correct, kept = jax.device_get(found)
-  ranking = cuts.order
-  names, pools = ranking.plan.layers, ranking.pools
-  # Groups that exist are counted by row where rows compete on their own.
-  starts = np.cumsum([0, *pools.counts])[:-1]
-  groups = np.add.reduceat(jax.device_get(ranking.sizes), starts, axis=-1)
-  ends = np.cumsum([0, *pools.sizes])
-  marks = [slice(*pair) for pair in itertools.pairwise(ends.tolist())]
-  forward = _forward(ranking, placed.network.spec)
-  keep = (slice(len(pack.seeds)), slice(len(pack.architectures)))
-  return Measured(
-    pack,
-    [names[i].name for i in forward],
-    [marks[i] for i in forward],
-    groups[keep][..., forward],
-    correct[keep][:, :, forward],
-    kept[keep],
-  )
+  apart = rule._replace(scope="layerwise")
+  ranked = scoring.rank(session, pack, params, [rule, apart])
+  placed, layers = ranked.placed, []
+  for architecture in pack.architectures:
+    groups = scoring.groups_of(placed, architecture, apart)
+    layers.append(_forward(groups, architecture.spec(session.problem)))
+  correct = _alone(ranked, apart, [list(own) for own in layers])
+  kept = [
+    np.stack(
+      [
+        np.packbits(groups.marks(places, sparsity), axis=-1)
+        for sparsity in sparsities_of(session)
+      ],
+      axis=1,
+    )
+    for groups, places in zip(
+      (scoring.groups_of(placed, a, rule) for a in pack.architectures),
+      ranked.places[rule],
+      strict=True,
+    )
+  ]
+  return Measured(pack, list(map(Network, layers, correct, kept)))
 
 
-def _forward(ranking: pruning.Ranking, spec: Spec) -> list[int]:
-  """Orders the layers of a ranking from the input to the output."""
+def _alone(
+  ranked: Ranked, rule: Rule, layers: Sequence[Sequence[str]]
+) -> list[np.ndarray]:
+  """Scores networks with one layer after the other pruned alone.
+
+  Args:
+    rule: a layer-wise one.
+    layers: of each architecture.
+
+  Returns:
+    int [S, L, K] of each architecture, right answers.
+  """
+  placed = ranked.placed
+  session, pack = placed.session, placed.pack
+  sparsities = sparsities_of(session)
+  groups = [scoring.groups_of(placed, a, rule) for a in pack.architectures]
+  marks = [
+    [own.marks(places, sparsity) for sparsity in sparsities]
+    for own, places in zip(groups, ranked.places[rule], strict=True)
+  ]
+  scorer = scoring.scorer_of(ranked)
+  most = max(map(len, layers))
+  correct = np.zeros(
+    (len(ranked.networks[0]), pack.slots, most, len(sparsities))
+  )
+  for number, cell in np.ndindex(most, len(sparsities)):
+    masks = []
+    for own, names, each in zip(groups, layers, marks, strict=True):
+      there = np.ones_like(each[cell])
+      if number < len(names):  # else it has fewer, and stays as it is
+        part = own.layers[names[number]]
+        there[:, part] = each[cell][:, part]
+      masks.append(own.masks(there))
+    outcome = scorer.score(scoring.pruned(ranked.networks, masks), 32)
+    correct[:, :, number, cell] = outcome.validation[: len(correct)]
+  return [correct[:, slot, : len(names)] for slot, names in enumerate(layers)]
+
+
+def _forward(groups: Groups, spec: Spec) -> dict[str, slice]:
+  """Orders the layers of a network from the input to the output."""
   place = {leaf.path: i for i, leaf in enumerate(spec.leaves)}
   paths = sorted(place)  # leaves of a tree are ordered by name
-  first = [
-    min(place[paths[member.leaf]] for member in layer.members if member.scored)
-    for layer in ranking.plan.layers
-  ]
-  return np.argsort(first).tolist()
+  first = {
+    layer.name: min(
+      place[paths[member.leaf]] for member in layer.members if member.scored
+    )
+    for layer in groups.order.plan.layers
+  }
+  return {
+    name: groups.layers[name] for name in sorted(first, key=first.__getitem__)
+  }
 
 
 def _curves(session: Session, found: Measured, index: int) -> pl.DataFrame:
   """Makes one row per seed, layer and sparsity of a pack's architecture."""
-  groups = found.groups[0, index]
-  own = np.flatnonzero(groups)
-  correct = found.correct[:, index, own]
+  network = found.networks[index]
+  correct = network.correct
   seed, number, cell = (axis.ravel() for axis in np.indices(correct.shape))
   return pl.DataFrame(
     {
       "seed": np.array(found.pack.seeds)[seed],
-      "layer": np.array(found.layers)[own][number],
+      "layer": np.array(list(network.layers))[number],
       "number": number,
-      "groups": groups[own][number],
+      "groups": network.groups[number],
       "sparsity": np.array(sparsities_of(session))[cell],
       "val_accuracy": correct.ravel()
       / session.sizes(found.pack.seeds, "validation")[seed],
@@ -269,23 +273,22 @@ def _overlaps(
   Args:
     of_seeds: results that hold it, and its index there.
   """
-  first, index = of_seeds[0]
-  groups = first.groups[0, index]
-  own = np.flatnonzero(groups)
+  each = [found.networks[index] for found, index in of_seeds]
+  groups, layers = each[0].groups, each[0].layers
   seeds = np.concatenate([found.pack.seeds for found, _ in of_seeds])
-  bits = np.concatenate([found.kept[:, i] for found, i in of_seeds])
-  both = common(bits, [first.marks[i] for i in own])
+  bits = np.concatenate([network.kept for network in each])
+  both = common(bits, list(layers.values()))
   a, b = np.triu_indices(len(seeds), 1)
-  table = compared(both, groups[own], a, b)
-  layers = [*np.array(first.layers)[own], records.ALL_LAYERS]
+  table = compared(both, groups, a, b)
+  names = [*layers, records.ALL_LAYERS]
   number, cell, pair = (x.ravel() for x in np.indices(table.overlap.shape))
   return pl.DataFrame(
     {
       "seed": seeds[a][pair],
       "other": seeds[b][pair],
-      "layer": np.array(layers)[number],
+      "layer": np.array(names)[number],
       "number": number,
-      "groups": np.append(groups[own], groups.sum())[number],
+      "groups": np.append(groups, groups.sum())[number],
       "sparsity": np.array(sparsities_of(session))[cell],
     }
     | {name: value.ravel() for name, value in table._asdict().items()}

@@ -104,10 +104,7 @@ def cells_of(family):
 @functools.cache
 def ranked(family):
   session, found = trained(family)
-  return scoring.rank(
-    *(session, found.pack, found.params, rules_of(family), SPARSITIES),
-    [CHANNEL, TENSOR],
-  )
+  return scoring.rank(*(session, found.pack, found.params, rules_of(family)))
 
 
 def scores_of(family, cells):
@@ -252,11 +249,12 @@ def test_criteria_look_at_training_images_only():
   _, last = session.splits["train"]
   others = session.data._replace(x=session.data.x.at[last:].set(9.0))
   rules = grids.rules_of(config)
-  cuts = [
-    scoring.rank(each, pack, params, rules, [0.6]).cuts
+  places = [
+    scoring.rank(each, pack, params, rules).places
     for each in (session, dataclasses.replace(session, data=others))
   ]
-  jax.tree.map(np.testing.assert_array_equal, *cuts)
+  for rule in rules:
+    jax.tree.map(np.testing.assert_array_equal, *(p[rule] for p in places))
 
 
 @pytest.mark.parametrize("family", CASES)

@@ -4,7 +4,6 @@ import functools
 from unittest import mock
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -16,7 +15,6 @@ from minarch_jax.engine import packs, population
 from minarch_jax.engine import session as sessions
 from minarch_jax.engine.planning import Pack
 from minarch_jax.engine.programs import Program, Table
-from minarch_jax.pruning import positions
 from minarch_jax.random import Purpose
 from tests.engine.small_packs import CONFIG, dataset, pack_of
 
@@ -226,14 +224,14 @@ def test_recipes_in_one_session_train_as_they_do_alone():
 def test_each_purpose_draws_its_own_weights():
   placed = sessions.place(opened(), PACK)
   drawn = {purpose: packs.initial(placed, purpose) for purpose in Purpose}
-  assert len(placed.session.programs) == len(Purpose)
+  assert len(placed.session.programs) == 1
   for purpose in Purpose:
     assert_equal(packs.initial(placed, purpose), drawn[purpose])
     kernel = drawn[purpose]["hidden_0"]["kernel"][0, 0]
     key = random.key_for(PACK.seeds[0], purpose)
     (values,) = random.normals(key, [(("hidden_0", "kernel"), kernel.shape)])
     np.testing.assert_array_equal(np.sign(kernel), np.sign(values))
-  assert len(placed.session.programs) == len(Purpose)
+  assert len(placed.session.programs) == 1
 
 
 RULES = (
@@ -243,27 +241,13 @@ RULES = (
 )
 
 
-def make_kept(*, network, level):
-  def function(params, cuts):
-    masks = positions.masks_at(cuts, level)
-    return jax.tree.map(lambda x, mask: jnp.where(mask, x, 0), params, masks)
-
-  return function
-
-
-KEPT = Program(make_kept, {"params": "network", "cuts": "network"})
-
-
 def kept(session, params, rule):
   """Looks at what one rule keeps of the weights."""
-  ranked = scoring.rank(session, PACK, params, [rule], [0.7])
-  found = ranked.placed.run(
-    KEPT,
-    static={"network": ranked.placed.network, "level": 1},
-    params=ranked.params,
-    cuts=ranked.cuts[rule],
+  ranked = scoring.rank(session, PACK, params, [rule])
+  masks = scoring.masks_of(
+    ranked.placed, rule, ranked.places[rule], [0.7] * len(params)
   )
-  return jax.device_get(found)
+  return scoring.pruned(ranked.networks, masks)
 
 
 @pytest.mark.usefixtures("quick")
@@ -275,7 +259,8 @@ def test_rules_take_turns_in_one_session():
   count = len(shared.programs)
   for rule, expected in reversed(list(zip(RULES, found, strict=True))):
     assert_equal(kept(shared, params, rule), expected)
-  assert len(shared.programs) == count == 2 + len(RULES)  # one draws, one cuts
+  # Initial weights are drawn, and numbers for the rule that is random.
+  assert len(shared.programs) == count == 2
   for i, rule in enumerate(RULES):
     assert all(differ(found[i], other) for other in found[:i])
     if i:

@@ -10,7 +10,7 @@ import pytest
 
 from minarch_jax import architectures, models, pruning, registries
 from minarch_jax.architectures import Problem
-from minarch_jax.pruning import positions, scopes, selection
+from minarch_jax.pruning import scopes, selection
 
 SHAPE, CLASSES = (4, 4, 1), 3
 SPARSITIES = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 0.95)
@@ -52,7 +52,7 @@ def all_true(tree):
 
 @functools.cache
 def program(text, scope, cut, shapes):
-  """(scores, within, masks) -> (ranking, masks by search and by sort).
+  """(scores, within, masks) -> (ranking, masks at every sparsity).
 
   One program for a case, alone or in a parent, so that a case costs two
   compilations; `shapes` is the architecture whose shapes the leaves have.
@@ -69,13 +69,7 @@ def program(text, scope, cut, shapes):
     )
     sparsities = jnp.array(SPARSITIES, jnp.float32)
     at = jax.vmap(pruning.masks_at, (None, 0))
-    ordered = positions.cuts(ranking, sparsities)
-    sorted_at = jax.vmap(positions.masks_at, (None, 0))
-    return (
-      ranking,
-      at(ranking, sparsities),
-      sorted_at(ordered, jnp.arange(len(SPARSITIES))),
-    )
+    return ranking, at(ranking, sparsities)
 
   options = {"xla_backend_optimization_level": 0}  # compiles twice as fast
   return jax.jit(function, compiler_options=options)
@@ -90,10 +84,9 @@ def grid(text, scope, cut, tied):
   """The plan, and host masks [len(SPARSITIES), ...] of every leaf."""
   scores = scores_of(text, tied)
   every = all_true(scores)
-  ranking, masks, by_sort = jax.device_get(
+  ranking, masks = jax.device_get(
     program(text, scope, cut, text)(scores, every, every)
   )
-  jax.tree.map(np.testing.assert_array_equal, masks, by_sort)
   return ranking.plan, masks
 
 
@@ -170,7 +163,7 @@ def test_what_is_pruned_stays_pruned(text, scope, cut):
     params_of(text),
   )
   scores = scores_of(text, False)
-  _, *both = program(text, scope, cut, text)(scores, all_true(scores), before)
+  _, again = program(text, scope, cut, text)(scores, all_true(scores), before)
 
   def compare(after, first, before):
     # Idempotent, a lower sparsity brings nothing back, a higher one goes on.
@@ -180,8 +173,7 @@ def test_what_is_pruned_stays_pruned(text, scope, cut):
         np.broadcast_to(after[i], expected.shape), expected
       )
 
-  for again in jax.device_get(both):
-    jax.tree.map(compare, again, masks, before)
+  jax.tree.map(compare, jax.device_get(again), masks, before)
 
 
 @every_case
@@ -198,7 +190,7 @@ def test_a_network_in_a_parent_is_pruned_as_alone(text, scope, cut, tied):
     models.pad(scores, spec, parent),
     within,
   )
-  _, *both = program(text, scope, cut, PARENTS[text])(
+  _, masks = program(text, scope, cut, PARENTS[text])(
     wide, within, all_true(wide)
   )
 
@@ -207,8 +199,7 @@ def test_a_network_in_a_parent_is_pruned_as_alone(text, scope, cut, tied):
     np.testing.assert_array_equal(mask[lead], expected)
     assert not np.any(mask & ~exists)
 
-  for masks in jax.device_get(both):
-    jax.tree.map(compare, masks, within, alone)
+  jax.tree.map(compare, jax.device_get(masks), within, alone)
 
 
 @pytest.mark.parametrize("whole", [True, False], ids=["scope", "function"])
