@@ -93,7 +93,7 @@ def inside(
   numbers = wide.tree(np.arange(wide.size))
   cut = []
   for path in own.paths:
-    leaf = functools.reduce(lambda node, name: node[name], path, numbers)
+    leaf: Any = functools.reduce(lambda node, name: node[name], path, numbers)
     corner = tuple(slice(0, size) for size in own.shapes[path])
     cut.append(leaf[corner].reshape(-1))
   return np.concatenate(cut)

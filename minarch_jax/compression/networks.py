@@ -90,7 +90,7 @@ def scores(
   for name in criteria:
     chosen = criteria_lib.find(name)
     if chosen.entry is not None:
-      draws: Sequence[Any] = [None] * len(networks)
+      draws: Sequence[Any] = networks  # not read
       if "key" in chosen.needs:
         draws = drawn(placed, random.Purpose.PRUNE, num_seeds)
       found[name] = list(map(chosen.entry, networks, draws))

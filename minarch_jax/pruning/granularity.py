@@ -91,11 +91,12 @@ class Granularity(NamedTuple):
   which of them are alive; `expand(layer, mask)` gives the mask of each leaf
   covered, from marks of any shape in the groups' order. If `rows` is true,
   groups are [rows, M] and the entries of each row compete among themselves.
+  Numpy in, numpy out: `vectors` numbers the groups of a network by them.
   """
 
   layers: Callable[[Tree, tuple[int, ...]], list[Layer]]
-  group: Callable[[Layer, Leaves, Leaves, str], tuple[jax.Array, jax.Array]]
-  expand: Callable[[Layer, jax.Array], dict[int, jax.Array]]
+  group: Callable[[Layer, Leaves, Leaves, str], tuple[Any, Any]]
+  expand: Callable[[Layer, Any], dict[int, Any]]
   usage: str
   rows: bool = False
 
@@ -178,7 +179,7 @@ def together(members: Sequence[Member], parts: Sequence[jax.Array]):
 
 
 # How element scores become one score of a group: from their sum and number.
-POOLS: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
+POOLS: dict[str, Callable[[Any, Any], Any]] = {
   "mean": lambda total, size: total / (size + (size == 0)),
   "sum": lambda total, size: total,
   "absolute": lambda total, size: abs(total),

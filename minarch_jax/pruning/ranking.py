@@ -81,7 +81,7 @@ class Ranking:
     plan, pools: what is static, and how the table is laid out.
   """
 
-  keys: jax.Array
+  keys: Array
   sizes: Array
   density: Array
   alive: tuple[jax.Array, ...]
@@ -288,7 +288,7 @@ def _passed_through(layers, parts, sizes) -> list[jax.Array]:
   return parts
 
 
-def kept_groups(ranking: Ranking, sparsity: float | Array) -> jax.Array:
+def kept_groups(ranking: Ranking, sparsity: float | Array) -> Array:
   """Counts the groups kept by each pool: int32 [pools]."""
   plan, sizes = ranking.plan, ranking.sizes
   if plan.granularity.rows:

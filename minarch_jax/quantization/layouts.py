@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import dataclasses
 import math
 import re
+from typing import Any
 
 import jax
 
@@ -86,8 +87,11 @@ def make_layout(
   return Layout((inputs[-1], *inputs[:-1]), group)
 
 
-def to_blocks(x: jax.Array, layout: Layout) -> jax.Array:
-  """Reshapes to [groups, group, *kept]; a remainder is filled with zeros."""
+def to_blocks(x: Any, layout: Layout) -> Any:
+  """Reshapes to [groups, group, *kept]; a remainder is filled with zeros.
+
+  Numpy in, numpy out.
+  """
   kept = layout.kept(x.ndim)
   x = x.transpose(*layout.inputs, *kept)
   x = x.reshape(-1, *x.shape[len(layout.inputs) :])

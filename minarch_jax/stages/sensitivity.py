@@ -221,8 +221,8 @@ def _alone(
     masks = []
     for own, names, each in zip(groups, layers, marks, strict=True):
       there = np.ones_like(each[cell])
-      if number < len(names):  # else it has fewer, and stays as it is
-        part = own.layers[names[number]]
+      for name in names[number : number + 1]:  # none, where it has fewer
+        part = own.layers[name]
         there[:, part] = each[cell][:, part]
       masks.append(own.masks(there))
     outcome = scorer.score(scoring.pruned(ranked.networks, masks), 32)
