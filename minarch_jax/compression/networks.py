@@ -113,8 +113,8 @@ def scores(
 SHORTEST = 16  # entries of the rows of the narrowest table; others, by fours
 # A call rounds as many rows for each device as the least of these that is
 # enough, or as many as make so many entries: few programs, little waste.
-ROWS = (16, 128, 1024)
-TABLE = 8192
+ROWS = (32, 256)
+TABLE = 65_536
 
 
 def rounded(
