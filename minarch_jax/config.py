@@ -385,7 +385,12 @@ class Config:
     "Convolution formulation.",
     choices=lambda: ["auto", *registries.CONVOLUTIONS],
   )
-  memory_limit: float = _field(4.0, "GiB one pack may use.", low=0.01)
+  memory_limit: float = _field(
+    0.0,
+    "GiB one pack may use (0 = half of the memory, of the accelerators or else "
+    "of the machine or container, shared by --packs_at_once).",
+    low=0.0,
+  )
   packs_at_once: int = _field(
     2, "Packs in progress at a time: one compiles while another runs.", low=1
   )

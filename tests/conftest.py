@@ -33,6 +33,7 @@ JUDGED = ("compression", "engine", "models", "pruning", "quantization")
 # let the others wait for it.
 LONGEST = (
   "experiments/test_experiments.py",
+  "engine/test_lowering.py",
   "compression/test_running.py",
   "engine/test_packs.py",
   "experiments/test_benchmarks.py",

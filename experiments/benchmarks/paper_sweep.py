@@ -22,7 +22,7 @@ from absl import flags
 from experiments import common
 from experiments.benchmarks import measure
 from minarch_jax import architectures, config, data
-from minarch_jax.engine import packs, planning, population
+from minarch_jax.engine import memory, packs, planning, population
 from minarch_jax.engine import session as sessions
 from minarch_jax.engine.planning import Pack
 
@@ -92,7 +92,7 @@ def stage(settings: config.Config) -> None:
     chosen.seeds,
     work,
     devices=devices,
-    memory_limit=chosen.memory_limit * 2**30,
+    memory_limit=memory.limit(chosen),
   )
   programs: dict[tuple, list[Pack]] = {}
   for pack in plan:

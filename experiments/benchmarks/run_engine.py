@@ -20,7 +20,7 @@ import numpy as np  # noqa: E402
 from experiments.benchmarks import measure  # noqa: E402
 from minarch_jax import config, study  # noqa: E402
 from minarch_jax.architectures import Architecture  # noqa: E402
-from minarch_jax.engine import packs, planning, training  # noqa: E402
+from minarch_jax.engine import memory, packs, planning, training  # noqa: E402
 from minarch_jax.engine import session as sessions  # noqa: E402
 from minarch_jax.engine.planning import Pack  # noqa: E402
 from minarch_jax.engine.session import Session  # noqa: E402
@@ -80,7 +80,7 @@ def plan(session: Session, job: measure.Job) -> list[Pack]:
     job["seeds"],
     work,
     devices=jax.local_device_count(),
-    memory_limit=session.config.memory_limit * 2**30,
+    memory_limit=memory.limit(session.config),
   )
 
 

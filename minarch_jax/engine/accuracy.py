@@ -10,7 +10,7 @@ import numpy as np
 
 from minarch_jax import models
 from minarch_jax.architectures import Architecture, Problem, Shape
-from minarch_jax.engine import evaluation
+from minarch_jax.engine import evaluation, population
 from minarch_jax.types import Batch, Params, QTensor
 
 CHUNK = 512  # images scored at a time
@@ -80,4 +80,4 @@ def _scorer(
 
     return jax.lax.map(one, params)
 
-  return jax.jit(correct)
+  return jax.jit(population.in_full(correct, jax.local_devices()))

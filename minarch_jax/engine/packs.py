@@ -14,7 +14,13 @@ import numpy as np
 
 from minarch_jax import models, random
 from minarch_jax.architectures import Architecture
-from minarch_jax.engine import evaluation, planning, population, training
+from minarch_jax.engine import (
+  evaluation,
+  memory,
+  planning,
+  population,
+  training,
+)
 from minarch_jax.engine import session as sessions
 from minarch_jax.engine.planning import Pack
 from minarch_jax.engine.programs import Program
@@ -231,7 +237,7 @@ def plan(
     seeds,
     session.work,
     devices=jax.local_device_count(),
-    memory_limit=session.config.memory_limit * 2**30,
+    memory_limit=memory.limit(session.config),
   )
 
 

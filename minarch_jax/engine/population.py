@@ -78,6 +78,11 @@ def _measured(path: str) -> dict[str, tuple[str, str, str]]:
   return found
 
 
+def platform(devices: Sequence[Any]) -> str:
+  """Names what a process computes on: cpu, gpu or tpu."""
+  return devices[0].platform
+
+
 def on_devices(config: Config) -> Mapping:
   """Lays out what is the same for all networks: the data, the first draws."""
   return Mapping(tuple(jax.local_devices()), config.device_map)
@@ -103,7 +108,7 @@ def mapping(
     large: whether a minibatch is worth splitting over the devices.
   """
   devices = tuple(jax.local_devices())
-  backend = devices[0].platform
+  backend = platform(devices)
   traits: Family = registries.FAMILIES[family]
   own = traits.layouts.get(backend, traits.layouts["other"])
   measured = _measured(table_path())
@@ -145,6 +150,22 @@ def _over(function: Callable, axes: Sequence[int | None], how: str) -> Callable:
   return mapped
 
 
+def in_full(function: Callable, devices: Sequence[Any]) -> Callable:
+  """Has float32 products computed in float32, as a CPU always does.
+
+  Unless told otherwise XLA shortens their factors, to 19 bits on a GPU and to
+  bfloat16 on a TPU: not what --compute_dtype=float32 says.
+  """
+  if platform(devices) == "cpu":
+    return function
+
+  def full(*arguments):
+    with jax.default_matmul_precision("float32"):
+      return function(*arguments)
+
+  return full
+
+
 def spread(
   function: Callable, kinds: Sequence[str], mapping: Mapping
 ) -> Callable:
@@ -160,7 +181,7 @@ def spread(
     members, by `mapping.split`) must divide by the number of devices.
   """
   over_members = _over(
-    function,
+    in_full(function, mapping.devices),
     [0 if kind in ("network", "member") else None for kind in kinds],
     mapping.members,
   )
@@ -266,6 +287,24 @@ class Compiled:
   compile_seconds: float
 
 
+def trace(
+  function: Callable,
+  kinds: Sequence[str],
+  mapping: Mapping,
+  arguments: Sequence[Any],
+  donate: tuple[int, ...] = (),
+) -> jax.stages.Traced:
+  """Traces a spread function for the shapes of `arguments`, as `compile`."""
+  jitted = jax.jit(spread(function, kinds, mapping), donate_argnums=donate)
+  shapes = jax.tree.map(
+    lambda value: jax.ShapeDtypeStruct(
+      value.shape, value.dtype, sharding=getattr(value, "sharding", None)
+    ),
+    tuple(arguments),
+  )
+  return jitted.trace(*shapes)
+
+
 def compile(
   function: Callable,
   kinds: Sequence[str],
@@ -284,24 +323,22 @@ def compile(
       time or, where `_direct_emitters` has an effect, half of that.
   """
   start = time.perf_counter()
-  spread_function = spread(function, kinds, mapping)
   if mapping.device_map == "pmap" and len(mapping.devices) > 1:
-    return Compiled(spread_function, 0.0)  # pmap compiles at its first call
-  jitted = jax.jit(spread_function, donate_argnums=donate)
-  shapes = jax.tree.map(
-    lambda value: jax.ShapeDtypeStruct(
-      value.shape, value.dtype, sharding=getattr(value, "sharding", None)
-    ),
-    tuple(arguments),
-  )
-  options: Any = None
-  if all(device.platform == "cpu" for device in mapping.devices):
-    quick = not hot or jax.config.read("jax_disable_most_optimizations")
-    options = {"xla_backend_optimization_level": 0 if quick else mapping.level}
-    if quick:
-      options |= _direct_emitters()
-  compiled = jitted.lower(*shapes).compile(compiler_options=options)
+    # pmap compiles at its first call
+    return Compiled(spread(function, kinds, mapping), 0.0)
+  traced = trace(function, kinds, mapping, arguments, donate)
+  compiled = traced.lower().compile(compiler_options=_options(mapping, hot))
   return Compiled(compiled, time.perf_counter() - start)
+
+
+def _options(mapping: Mapping, hot: bool) -> Any:
+  """XLA's options: those of its CPU compiler, which no other knows."""
+  if platform(mapping.devices) != "cpu":
+    return None
+  quick = not hot or jax.config.read("jax_disable_most_optimizations")
+  level = 0 if quick else mapping.level
+  options = {"xla_backend_optimization_level": level}
+  return options | _direct_emitters() if quick else options
 
 
 @functools.cache

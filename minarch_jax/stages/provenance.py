@@ -14,6 +14,7 @@ import jax
 import minarch_jax
 from minarch_jax import records
 from minarch_jax.config import Config
+from minarch_jax.engine import memory
 from minarch_jax.engine.session import Session
 
 
@@ -43,6 +44,7 @@ def describe(
       f"{device.platform}:{device.id} {device.device_kind}"
       for device in jax.local_devices()
     ],
+    "memory_limit": round(memory.limit(session.config) / 2**30, 2),
     "git_revision": revision(),
     "datasets": _described(session),
     "programs": len(session.programs),

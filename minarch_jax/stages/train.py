@@ -8,7 +8,7 @@ import jax
 from minarch_jax import records
 from minarch_jax.architectures import Architecture, ladder, Problem
 from minarch_jax.config import Config
-from minarch_jax.engine import packs, planning, population
+from minarch_jax.engine import memory, packs, planning, population
 from minarch_jax.engine import session as sessions
 from minarch_jax.engine.packs import Trained
 from minarch_jax.engine.planning import Pack, Work
@@ -183,7 +183,7 @@ def planned(config: Config) -> tuple[Work, list[Pack]]:
     list(config.seeds),
     work,
     devices=jax.local_device_count(),
-    memory_limit=config.memory_limit * 2**30,
+    memory_limit=memory.limit(config),
   )
 
 

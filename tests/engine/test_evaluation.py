@@ -1,5 +1,7 @@
 """Evaluation: exact on splits of any size, and a diverged network scores 0."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 
 from minarch_jax import models
 from minarch_jax.architectures import Architecture, Problem
-from minarch_jax.engine import accuracy, evaluation
+from minarch_jax.engine import accuracy, evaluation, population
 from minarch_jax.types import Batch
 from tests.engine import scores
 
@@ -146,3 +148,18 @@ def test_accuracy_of_stacked_networks(text, count):
   expected = [by_hand(each, batch.y)[1].mean() for each in logits]
   assert found.shape == (3,) and found.dtype == np.float32
   np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_an_accelerator_multiplies_as_in_a_study(monkeypatch):
+  make = accuracy._scorer.__wrapped__  # nothing is remembered
+  architecture, problem = Architecture.parse("dnn:3"), Problem(SHAPE, CLASSES)
+  init = jax.vmap(models.make_model(architecture, problem).init)
+  params = jax.eval_shape(init, jax.random.split(jax.random.key(0), 2))
+
+  def lowered():
+    scorer: Any = make(architecture, problem)
+    return scorer.lower(params, evaluation.chunk(split(5), 4)).as_text()
+
+  assert "HIGHEST" not in lowered()
+  monkeypatch.setattr(population, "platform", lambda devices: "tpu")
+  assert "HIGHEST" in lowered()

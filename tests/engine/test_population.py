@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import types
 from unittest import mock
 
 import jax
@@ -271,6 +272,34 @@ def test_programs_are_optimized_as_far_as_it_pays(
   options = seen.call_args.kwargs["compiler_options"]
   assert options["xla_backend_optimization_level"] == level
   np.testing.assert_array_equal(program.call(ones), ones + 1)
+
+
+@pytest.mark.parametrize("platform", ["gpu", "tpu"])
+def test_other_compilers_are_given_no_options_of_the_cpu_s(
+  monkeypatch, platform
+):
+  device = types.SimpleNamespace(platform=platform)
+  mapping = population.Mapping((device,), level=1)
+  traced = mock.MagicMock()
+  monkeypatch.setattr(population, "trace", lambda *arguments: traced)
+  for hot in (True, False):
+    population.compile(lambda x: x, ["network"], mapping, [], hot=hot)
+  compile = traced.lower.return_value.compile
+  assert compile.call_args_list == [mock.call(compiler_options=None)] * 2
+
+
+@pytest.mark.parametrize("how", ["shard_map", "pmap"])
+def test_products_are_exact_off_the_cpu_too(monkeypatch, how):
+  mapping = mapping_of(2, how, "seed", "map", "vmap")
+  ones = np.ones((2, 1, 3, 3), np.float32)
+
+  def lowered():
+    traced = population.trace(lambda x: x @ x, ["network"], mapping, [ones])
+    return traced.lower().as_text()
+
+  assert "HIGHEST" not in lowered()
+  monkeypatch.setattr(population, "platform", lambda devices: "gpu")
+  assert "precision = [HIGHEST, HIGHEST]" in lowered()
 
 
 # --- starting JAX ------------------------------------------------------------
