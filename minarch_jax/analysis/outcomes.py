@@ -61,9 +61,13 @@ def known_outcomes(
   return outcomes(tables.one_recipe(records)[0], config)
 
 
-def chance_thresholds(networks: pl.DataFrame, config: Config) -> pl.DataFrame:
-  """Per data set: chance (1 / C) and the least accuracy above it."""
-  sets = networks.select("dataset", "num_classes", "num_validation").unique()
+def with_chance(networks: pl.DataFrame, config: Config) -> pl.DataFrame:
+  """Adds (or replaces) chance, 1 / C, and floor, the least accuracy above it.
+
+  Folds of one data set may differ by an image, and then in their floors.
+  """
+  by = ["dataset", "num_classes", "num_validation"]
+  sets = networks.select(by).unique()
   floors = [
     max(
       statistics.chance_hits(images, classes, config.chance_level) / images,
@@ -71,28 +75,21 @@ def chance_thresholds(networks: pl.DataFrame, config: Config) -> pl.DataFrame:
     )
     for _, classes, images in sets.iter_rows()
   ]
-  return sets.with_columns(
+  sets = sets.with_columns(
     chance=1 / pl.col("num_classes"), floor=pl.Series(floors, dtype=pl.Float64)
+  )
+  return networks.drop("chance", "floor", strict=False).join(
+    sets, on=by, how="left", maintain_order="left"
   )
 
 
 def judged(rows: pl.DataFrame, config: Config) -> pl.DataFrame:
   """Adds (or replaces) chance, floor, stuck, failed and overfits."""
-  sets = chance_thresholds(rows, config)
   at_chance = pl.col("val_accuracy") < pl.col("floor") - tables.TIE
-  return (
-    rows.drop("chance", "floor", strict=False)
-    .join(
-      sets,
-      on=["dataset", "num_classes", "num_validation"],
-      how="left",
-      maintain_order="left",
-    )
-    .with_columns(
-      stuck=~pl.col("diverged") & at_chance,
-      failed=pl.col("diverged") | at_chance,
-      overfits=(pl.col("rise") > config.overfit_rise) & pl.col("falls"),
-    )
+  return with_chance(rows, config).with_columns(
+    stuck=~pl.col("diverged") & at_chance,
+    failed=pl.col("diverged") | at_chance,
+    overfits=(pl.col("rise") > config.overfit_rise) & pl.col("falls"),
   )
 
 
