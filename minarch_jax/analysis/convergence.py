@@ -44,20 +44,20 @@ def convergence_phases(
   lengths = curve_phases(records, config).join(
     described, on=tables.NETWORK, how="inner", maintain_order="left"
   )
-  groups, _, _ = tables.seed_matrix(lengths, tables.ARCHITECTURE, "epochs")
   counts = lengths.group_by(tables.ARCHITECTURE).agg(
     n_seeds=pl.len(),
     n_left=pl.col("rapid").count(),
     epochs=pl.col("epochs").max(),
   )
-  frame = groups.join(
+  pivot = tables.Pivot(
+    lengths.with_columns(pl.col(PHASES).fill_null(np.nan)), tables.ARCHITECTURE
+  )
+  frame = pivot.groups.join(
     counts, on=tables.ARCHITECTURE, how="left", maintain_order="left"
   )
   for phase in PHASES:
-    rows = lengths.with_columns(pl.col(phase).fill_null(np.nan))
-    _, _, matrix = tables.seed_matrix(rows, tables.ARCHITECTURE, phase)
     mean, low, high, _ = statistics.mean_interval(
-      matrix, config.confidence, resolution=RESOLUTION
+      pivot.means(phase), config.confidence, resolution=RESOLUTION
     )
     frame = frame.with_columns(
       pl.Series(phase, mean),

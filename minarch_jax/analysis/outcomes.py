@@ -36,8 +36,9 @@ def outcomes(records: tables.Records, config: Config) -> pl.DataFrame:
 def _with_noise(rows: pl.DataFrame, hits: hits_lib.Hits) -> pl.DataFrame:
   by = tables.ARCHITECTURE
   rows = rows.with_columns(row=pl.Series(hits.rows(rows), dtype=pl.Int64))
-  groups, _, accuracy = tables.seed_matrix(rows, by, "val_accuracy")
-  row, fold = (tables.seed_numbers(rows, by, name) for name in ("row", "fold"))
+  pivot = tables.Pivot(rows, by)
+  groups, accuracy = pivot.groups, pivot.means("val_accuracy")
+  row, fold = map(pivot.numbers, ("row", "fold"))
   images = tables.images_of(groups, rows)
   found = hits.images_of(accuracy, row, None, images, fold)
   n, mean, _ = statistics.moments(accuracy)
