@@ -6,7 +6,12 @@ Reads <out>/records, writes <out>/report; needs no accelerator and no JAX.
 Every threshold of the analysis is a flag.
 """
 
+import os
 import time
+
+# Before numpy is there. Its products are small here, and threads that wait for
+# the next one would keep a core from the processes that draw.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from experiments import common
 from minarch_jax import config

@@ -14,6 +14,7 @@ import hashlib
 import io
 import itertools
 import json
+import operator
 import os
 from typing import Any, NamedTuple
 import uuid
@@ -284,34 +285,49 @@ def read_table(out: str, table: str) -> pl.DataFrame:
   Raises:
     ConfigError: a part is damaged, or was written by another version.
   """
-  keys, schema = KEYS[table], SCHEMAS[table]
-  frames = [_in_order(part, keys) for _, part in parts(out, table)]
-  whole = pl.concat([pl.DataFrame(schema=schema), *frames], rechunk=False)
-  if not len(whole):
-    return whole
-  heads = pl.concat(
-    _heads(f).with_columns(pl.col("_row") + start)
-    for f, start in zip(frames, _starts(frames), strict=True)
-  ).with_columns(_end=pl.col("_row").shift(-1, fill_value=len(whole)))
+  schema = SCHEMAS[table]
+  frames = [pl.DataFrame(schema=schema), *_frames(out, table)]
+  whole = pl.concat(frames, rechunk=False)
   del frames
-  order = heads.sort(NETWORK, maintain_order=True)
-  if order.select(NETWORK).is_duplicated().any():
-    return whole.unique(keys, keep="first", maintain_order=True).sort(keys)
-  if (order["_row"] == heads["_row"]).all():
+  order = _order(whole, KEYS[table]) if len(whole) else None
+  if order is None:
     return whole.rechunk()
-  index = _joined(order["_row"].to_numpy(), order["_end"].to_numpy())
   return pl.DataFrame(
     # Taking a column out of `whole` frees it as soon as it is copied.
-    whole.drop_in_place(name).gather(index)
+    whole.drop_in_place(name).gather(order)
     for name in schema
   )
 
 
+_TOGETHER = 2**24  # bytes read by one call of polars, which takes a millisecond
+
+
+def _frames(out: str, table: str) -> Iterator[pl.DataFrame]:
+  """Reads the parts of a table, many at a time."""
+  paths = _paths(out, table)
+  sizes = itertools.accumulate(map(os.path.getsize, paths))
+  numbers = (size // _TOGETHER for size in sizes)
+  for _, group in itertools.groupby(
+    zip(numbers, paths, strict=True), key=operator.itemgetter(0)
+  ):
+    own = [path for _, path in group]
+    try:
+      rows = pl.read_parquet([_content(table, path) for path in own])
+    except pl.exceptions.PolarsError:  # not all have the same columns
+      rows = pl.DataFrame()
+    if rows.schema == pl.Schema(SCHEMAS[table]):
+      yield rows
+    else:
+      yield from (_read_part(table, path) for path in own)
+
+
+def _content(table: str, path: str) -> bytes:
+  return checksums.read(path, f"{table}/{_id(path)}", SCHEMA_VERSION)
+
+
 def _read_part(table: str, path: str) -> pl.DataFrame:
   """Reads a part; ConfigError where it is damaged or has other columns."""
-  name = f"{table}/{_id(path)}"
-  content = checksums.read(path, name, SCHEMA_VERSION)
-  rows, schema = pl.read_parquet(content), SCHEMAS[table]
+  rows, schema = pl.read_parquet(_content(table, path)), SCHEMAS[table]
   if rows.schema != pl.Schema(schema):
     wrong = sorted(set(rows.columns) ^ set(schema)) or ["types or order"]
     raise ConfigError(
@@ -321,39 +337,34 @@ def _read_part(table: str, path: str) -> pl.DataFrame:
   return rows
 
 
-def _in_order(part: pl.DataFrame, keys: Sequence[str]) -> pl.DataFrame:
-  """Sorts a part, and drops repeated keys, unless each network's rows already
-  stand together and in order."""
-  rest = keys[len(NETWORK) :]
-  if len(rest) == 1:
-    (name,) = rest
-    later = pl.col(name) > pl.col(name).shift()
-    if part.select((_is_new() | later).fill_null(True).all()).item():
-      return part
-  return part.unique(keys, keep="first", maintain_order=True).sort(keys)
+def _order(whole: pl.DataFrame, keys: Sequence[str]) -> pl.Series | None:
+  """The rows of a sorted table with one row per key; None = all as they are."""
+  starts = _networks(whole, keys[len(NETWORK) :])
+  if starts is not None:
+    ends = np.append(starts[1:], len(whole))
+    heads = whole.select(NETWORK)[starts].with_columns(_start=starts, _end=ends)
+    ordered = heads.sort(NETWORK, maintain_order=True)
+    if (ordered["_start"] == heads["_start"]).all():
+      return None
+    if not ordered.select(NETWORK).is_duplicated().any():
+      return _joined(ordered["_start"].to_numpy(), ordered["_end"].to_numpy())
+  rows = whole.select(keys).with_row_index("_row")
+  return rows.unique(keys, keep="first", maintain_order=True).sort(keys)["_row"]
 
 
-def _is_new() -> pl.Expr:
-  """Says whether a row belongs to another network than the row before."""
-  return pl.any_horizontal(
+def _networks(whole: pl.DataFrame, rest: Sequence[str]) -> np.ndarray | None:
+  """The first row of every network; None where the rows of one do not stand
+  together in the order of the one column that tells them apart."""
+  if len(rest) > 1:
+    return None
+  new = pl.any_horizontal(  # is it of another network than the row before?
     pl.col(name).ne_missing(pl.col(name).shift()) for name in NETWORK
   )
-
-
-def _heads(part: pl.DataFrame) -> pl.DataFrame:
-  """The first row of every network and its number."""
-  return (
-    part.lazy()
-    .select(NETWORK)
-    .with_row_index("_row")
-    .filter(_is_new() | (pl.col("_row") == 0))
-    .with_columns(pl.col("_row").cast(pl.Int64))
-    .collect()
+  later = [pl.col(name) > pl.col(name).shift() for name in rest]
+  found = whole.select(
+    new=new, fits=pl.any_horizontal(new, *later).fill_null(True)
   )
-
-
-def _starts(frames: Sequence[pl.DataFrame]) -> list[int]:
-  return [0, *itertools.accumulate(len(frame) for frame in frames)][:-1]
+  return np.flatnonzero(found["new"]) if found["fits"].all() else None
 
 
 def _joined(starts: np.ndarray, ends: np.ndarray) -> pl.Series:

@@ -122,18 +122,48 @@ def test_parts_of_another_version_are_refused(
   out = str(tmp_path)
   path = records.write(out, table, "one", rows(table))
   records.write(out, table, "two", rows(table))
-  buffer = io.BytesIO()
-  change(pl.read_parquet(path)).write_parquet(buffer)
-  content = checksums.marked(
-    buffer.getvalue(), f"{table}/one", records.SCHEMA_VERSION
-  )
-  pathlib.Path(path).write_bytes(content)
+  rewrite(path, f"{table}/one", change)
   with pytest.raises(ConfigError) as found:
     records.read_table(out, table)
   message = str(found.value)
   assert message.startswith(path) and "two.parquet" not in message
   assert f"differs in {difference}" in message
   assert "that version, or choose another --out" in message
+
+
+def rewrite(path, name, change):
+  """Changes the rows of a part, and marks it as whole again."""
+  buffer = io.BytesIO()
+  change(pl.read_parquet(path)).write_parquet(buffer)
+  content = checksums.marked(buffer.getvalue(), name, records.SCHEMA_VERSION)
+  pathlib.Path(path).write_bytes(content)
+
+
+@pytest.mark.parametrize(
+  "change",
+  [
+    lambda part: part.drop("seed"),
+    lambda part: part.with_columns(sed=1),
+    lambda part: part.with_columns(pl.col("seed").cast(pl.Int32)),
+  ],
+  ids=["a column less", "a column more", "a type"],
+)
+def test_parts_read_together_do_not_hide_one_of_another_version(
+  tmp_path, change
+):
+  out = str(tmp_path)
+  records.write(out, "networks", "one", rows("networks"))
+  path = records.write(out, "networks", "two", rows("networks"))
+  rewrite(path, "networks/two", change)
+  with pytest.raises(ConfigError, match=r"two.*written by another version"):
+    records.read_table(out, "networks")
+
+
+def test_how_many_parts_are_read_at_once_does_not_matter(tmp_path, monkeypatch):
+  study(str(tmp_path), [[("b", 0)], [("a", 1)], [("a", 0)]])
+  found = records.read_table(str(tmp_path), "curves")
+  monkeypatch.setattr(records, "_TOGETHER", 1)
+  testing.assert_frame_equal(records.read_table(str(tmp_path), "curves"), found)
 
 
 SETTINGS = {

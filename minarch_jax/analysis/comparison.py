@@ -62,13 +62,14 @@ def compare(
       f"a finite {metric}; compare studies of one grid and one seed range"
     )
   by = ("dataset", "family", "architecture", "params")
-  groups, _, matrix = tables.seed_matrix(pairs, by, "difference")
+  pivot = tables.Pivot(pairs, by)
+  matrix = pivot.means("difference")
   means = pairs.group_by(by).agg(pl.col("a", "b").mean())
   margin = config.equivalence_margin if metric in ACCURACIES else np.nan
   mean, low, high, n = statistics.mean_interval(matrix, config.confidence)
   _, _, deviation = statistics.moments(matrix)
   p = np.where(n > 1, statistics.two_sided_p(mean, deviation, n), np.nan)
-  rows = groups.join(means, on=by, how="left", maintain_order="left")
+  rows = pivot.groups.join(means, on=by, how="left", maintain_order="left")
   single = rows.with_columns(
     difference=pl.Series(mean),
     low=pl.Series(low),

@@ -165,11 +165,11 @@ def _empty(pruned: pl.DataFrame) -> pl.DataFrame:
 
 
 def _compared(group: pl.DataFrame, config: Config) -> dict:
-  _, seeds, matrix = tables.seed_matrix(
+  pivot = tables.Pivot(
     group.with_columns(difference=pl.col("pruned") - pl.col("other")),
     ("architecture",),
-    "difference",
   )
+  seeds, matrix = pivot.seeds, pivot.means("difference")
   filled = np.where(
     np.isnan(matrix), np.nanmean(matrix, 1, keepdims=True), matrix
   )

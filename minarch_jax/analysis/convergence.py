@@ -4,7 +4,7 @@ import numpy as np
 import polars as pl
 
 from minarch_jax.analysis import statistics, tables
-from minarch_jax.analysis.outcomes import chance_thresholds
+from minarch_jax.analysis.outcomes import with_chance
 from minarch_jax.config import Config
 
 RESOLUTION = 1.0  # epochs: what is measured at their ends is known so well
@@ -44,20 +44,20 @@ def convergence_phases(
   lengths = curve_phases(records, config).join(
     described, on=tables.NETWORK, how="inner", maintain_order="left"
   )
-  groups, _, _ = tables.seed_matrix(lengths, tables.ARCHITECTURE, "epochs")
   counts = lengths.group_by(tables.ARCHITECTURE).agg(
     n_seeds=pl.len(),
     n_left=pl.col("rapid").count(),
     epochs=pl.col("epochs").max(),
   )
-  frame = groups.join(
+  pivot = tables.Pivot(
+    lengths.with_columns(pl.col(PHASES).fill_null(np.nan)), tables.ARCHITECTURE
+  )
+  frame = pivot.groups.join(
     counts, on=tables.ARCHITECTURE, how="left", maintain_order="left"
   )
   for phase in PHASES:
-    rows = lengths.with_columns(pl.col(phase).fill_null(np.nan))
-    _, _, matrix = tables.seed_matrix(rows, tables.ARCHITECTURE, phase)
     mean, low, high, _ = statistics.mean_interval(
-      matrix, config.confidence, resolution=RESOLUTION
+      pivot.means(phase), config.confidence, resolution=RESOLUTION
     )
     frame = frame.with_columns(
       pl.Series(phase, mean),
@@ -81,33 +81,19 @@ def curve_phases(records: tables.Records, config: Config) -> pl.DataFrame:
     in epochs as f64; rapid, refinement and saturation are null for a curve
     that never leaves chance.
   """
-  sets = chance_thresholds(records.networks, config)
-  chances = {
-    dataset: (chance, floor)
-    for dataset, chance, floor in sets.select(
-      "dataset", "chance", "floor"
-    ).iter_rows()
-  }
+  known = with_chance(records.networks, config)
   parts = [_empty(records.curves)]
   for keys, curve in tables.curve_matrices(records.curves, ("val_accuracy",)):
-    levels = np.array(
-      [chances.get(name, (np.nan, np.nan)) for name in keys["dataset"].unique()]
-    )
-    index = keys["dataset"].unique()
-    position = (
-      keys.select("dataset")
-      .join(
-        pl.DataFrame({"dataset": index}).with_row_index("_at"),
-        on="dataset",
-        how="left",
-        maintain_order="left",
-      )["_at"]
-      .to_numpy()
+    levels = keys.join(
+      known.select(*tables.NETWORK, "chance", "floor"),
+      on=tables.NETWORK,
+      how="left",
+      maintain_order="left",
     )
     ends = change_points(
       np.nan_to_num(curve["val_accuracy"]),
-      levels[position, 0],
-      levels[position, 1],
+      levels["chance"].fill_null(np.nan).to_numpy(),
+      levels["floor"].fill_null(np.nan).to_numpy(),
       config,
     )
     epochs = curve["val_accuracy"].shape[1]

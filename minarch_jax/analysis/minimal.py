@@ -58,7 +58,8 @@ class Fit(NamedTuple):
 def grid(rows: pl.DataFrame, config: Config) -> Grid:
   """Arranges the outcomes of one (data set, family)."""
   by = ("params", "architecture")
-  groups, _, accuracy = tables.seed_matrix(rows, by, "val_accuracy")
+  pivot = tables.Pivot(rows, by)
+  groups = pivot.groups
   images = groups.join(
     rows.group_by(by).agg(pl.col("image_noise", "image_missing").first()),
     on=by,
@@ -69,9 +70,9 @@ def grid(rows: pl.DataFrame, config: Config) -> Grid:
   return Grid(
     groups["architecture"].to_list(),
     params,
-    accuracy,
+    pivot.means("val_accuracy"),
     tables.size_classes(params, config.match_tolerance),
-    tables.seed_numbers(rows, by, "row"),
+    pivot.numbers("row"),
     images["image_noise"].to_numpy(),
     images["image_missing"].to_numpy(),
     float(rows["floor"].max()) if len(rows) else 1.0,  # pyright: ignore

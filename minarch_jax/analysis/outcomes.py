@@ -36,8 +36,9 @@ def outcomes(records: tables.Records, config: Config) -> pl.DataFrame:
 def _with_noise(rows: pl.DataFrame, hits: hits_lib.Hits) -> pl.DataFrame:
   by = tables.ARCHITECTURE
   rows = rows.with_columns(row=pl.Series(hits.rows(rows), dtype=pl.Int64))
-  groups, _, accuracy = tables.seed_matrix(rows, by, "val_accuracy")
-  row, fold = (tables.seed_numbers(rows, by, name) for name in ("row", "fold"))
+  pivot = tables.Pivot(rows, by)
+  groups, accuracy = pivot.groups, pivot.means("val_accuracy")
+  row, fold = map(pivot.numbers, ("row", "fold"))
   images = tables.images_of(groups, rows)
   found = hits.images_of(accuracy, row, None, images, fold)
   n, mean, _ = statistics.moments(accuracy)
@@ -61,9 +62,13 @@ def known_outcomes(
   return outcomes(tables.one_recipe(records)[0], config)
 
 
-def chance_thresholds(networks: pl.DataFrame, config: Config) -> pl.DataFrame:
-  """Per data set: chance (1 / C) and the least accuracy above it."""
-  sets = networks.select("dataset", "num_classes", "num_validation").unique()
+def with_chance(networks: pl.DataFrame, config: Config) -> pl.DataFrame:
+  """Adds (or replaces) chance, 1 / C, and floor, the least accuracy above it.
+
+  Folds of one data set may differ by an image, and then in their floors.
+  """
+  by = ["dataset", "num_classes", "num_validation"]
+  sets = networks.select(by).unique()
   floors = [
     max(
       statistics.chance_hits(images, classes, config.chance_level) / images,
@@ -71,28 +76,21 @@ def chance_thresholds(networks: pl.DataFrame, config: Config) -> pl.DataFrame:
     )
     for _, classes, images in sets.iter_rows()
   ]
-  return sets.with_columns(
+  sets = sets.with_columns(
     chance=1 / pl.col("num_classes"), floor=pl.Series(floors, dtype=pl.Float64)
+  )
+  return networks.drop("chance", "floor", strict=False).join(
+    sets, on=by, how="left", maintain_order="left"
   )
 
 
 def judged(rows: pl.DataFrame, config: Config) -> pl.DataFrame:
   """Adds (or replaces) chance, floor, stuck, failed and overfits."""
-  sets = chance_thresholds(rows, config)
   at_chance = pl.col("val_accuracy") < pl.col("floor") - tables.TIE
-  return (
-    rows.drop("chance", "floor", strict=False)
-    .join(
-      sets,
-      on=["dataset", "num_classes", "num_validation"],
-      how="left",
-      maintain_order="left",
-    )
-    .with_columns(
-      stuck=~pl.col("diverged") & at_chance,
-      failed=pl.col("diverged") | at_chance,
-      overfits=(pl.col("rise") > config.overfit_rise) & pl.col("falls"),
-    )
+  return with_chance(rows, config).with_columns(
+    stuck=~pl.col("diverged") & at_chance,
+    failed=pl.col("diverged") | at_chance,
+    overfits=(pl.col("rise") > config.overfit_rise) & pl.col("falls"),
   )
 
 

@@ -151,29 +151,19 @@ def pruning_drops(
   sparsities = np.unique(
     np.append(rows["sparsity"].to_numpy(), 0.0) if len(rows) else [0.0]
   )
-  groups, seeds, reference = tables.seed_matrix(rows, GROUP, "dense")
-  cells = rows.with_columns(drop=pl.col("dense") - pl.col("val_accuracy"))
-  index = (
-    cells.select(GROUP)
-    .join(
-      groups.with_row_index("_group"),
-      on=GROUP,
-      how="left",
-      maintain_order="left",
-    )["_group"]
-    .to_numpy()
-  )
+  pivot = tables.Pivot(rows, GROUP)
+  groups, reference = pivot.groups, pivot.means("dense")
   place = (
-    index,
-    np.searchsorted(seeds, cells["seed"].to_numpy()),
-    np.searchsorted(sparsities, cells["sparsity"].to_numpy()),
+    pivot.group,
+    pivot.seed,
+    np.searchsorted(sparsities, rows["sparsity"].to_numpy()),
   )
   drop = np.full((*reference.shape, len(sparsities)), np.nan)
-  drop[place] = cells["drop"].to_numpy()
+  drop[place] = (rows["dense"] - rows["val_accuracy"]).to_numpy()
   drop[..., 0] = np.where(np.isnan(reference), np.nan, 0.0)
   row = np.full(drop.shape, -1)
-  row[place] = cells["row"].to_numpy()
-  base = tables.seed_numbers(rows, GROUP, "base")
+  row[place] = rows["row"].to_numpy()
+  base = pivot.numbers("base")
   row[..., 0] = base
   chance = groups.join(
     rows.group_by(GROUP).agg(pl.col("chance").first()),
@@ -184,9 +174,9 @@ def pruning_drops(
   images = hits.images_of(
     np.swapaxes(drop, 1, 2),
     np.swapaxes(row, 1, 2),
-    np.broadcast_to(base[:, None], (len(drop), len(sparsities), len(seeds))),
+    np.broadcast_to(base[:, None], np.swapaxes(drop, 1, 2).shape),
     tables.images_of(groups, rows),
-    tables.seed_numbers(rows, GROUP, "fold")[:, None],
+    pivot.numbers("fold")[:, None],
   )
   return Drops(groups, sparsities, reference, drop, chance, images)
 

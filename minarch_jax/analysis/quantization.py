@@ -119,10 +119,9 @@ def summarised(
 ) -> pl.DataFrame:
   """Mean, interval and adjusted p-value of `damage` per group."""
   names = (*tables.ARCHITECTURE, *by, *FORMAT)
-  groups, _, matrix = tables.seed_matrix(rows, names, "damage")
-  row, base, fold = (
-    tables.seed_numbers(rows, names, name) for name in ("row", "base", "fold")
-  )
+  pivot = tables.Pivot(rows, names)
+  groups, matrix = pivot.groups, pivot.means("damage")
+  row, base, fold = map(pivot.numbers, ("row", "base", "fold"))
   images = hits_lib.Hits.of(records.hits).images_of(
     matrix, row, base, tables.images_of(groups, rows), fold
   )

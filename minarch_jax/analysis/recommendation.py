@@ -238,7 +238,8 @@ def configurations(
   """Every configuration of the stable architectures with its prediction."""
   who = ["family", "architecture"]
   rows = _rows(records).join(stable.select(who), on=who, how="semi")
-  frame, _, accuracy = tables.seed_matrix(rows, SETTING, "val_accuracy")
+  pivot = tables.Pivot(rows, SETTING)
+  frame, accuracy = pivot.groups, pivot.means("val_accuracy")
   means = rows.group_by(SETTING).agg(
     pl.col("test_accuracy").mean(),
     **{name: pl.col(name).max() for name in COSTS},

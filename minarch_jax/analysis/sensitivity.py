@@ -46,11 +46,11 @@ def layer_sensitivity(
   rows = rows.join(dense, on=keys, how="inner").with_columns(
     lost=pl.col("dense") - pl.col("val_accuracy")
   )
-  groups, _, lost = tables.seed_matrix(rows, LAYER, "lost")
-  _, _, accuracy = tables.seed_matrix(rows, LAYER, "val_accuracy")
-  n, mean, _ = statistics.moments(lost)
   rows = tables.with_folds(rows, records.networks)
-  fold = tables.seed_numbers(rows, LAYER, "fold")
+  pivot = tables.Pivot(rows, LAYER)
+  groups, lost = pivot.groups, pivot.means("lost")
+  n, mean, _ = statistics.moments(lost)
+  fold = pivot.numbers("fold")
   images = hits.from_numbers(mean, tables.images_of(groups, rows), fold, n)
   mean, low, high, n = statistics.mean_interval(
     lost, config.confidence, images=images
@@ -59,7 +59,7 @@ def layer_sensitivity(
     groups,
     config,
     n_seeds=n,
-    accuracy=statistics.moments(accuracy)[1],
+    accuracy=statistics.moments(pivot.means("val_accuracy"))[1],
     lost=mean,
     lost_low=low,
     lost_high=high,

@@ -2,6 +2,7 @@
 several, seeds and curves as matrices."""
 
 from collections.abc import Iterator, Sequence
+import math
 
 import numpy as np
 import polars as pl
@@ -199,53 +200,49 @@ def by_difficulty(networks: pl.DataFrame) -> tuple[str, ...]:
   )
 
 
-def seed_matrix(
-  rows: pl.DataFrame, by: Sequence[str], value: str
-) -> tuple[pl.DataFrame, np.ndarray, np.ndarray]:
-  """Pivots to [groups, seeds]; a missing cell is nan.
+class Pivot:
+  """Rows of seeds arranged as [groups, seeds].
 
-  Args:
-    rows: one row per group and seed (several are averaged).
-    by: columns that name a group.
-    value: the column of the cells.
-
-  Returns:
-    groups (sorted by `by`), seeds [S], matrix [G, S].
+  Attributes:
+    groups: [G] the values of the columns that name a group, sorted.
+    seeds: [S].
+    group, seed: int [N], where each row stands.
   """
-  groups, seeds, cell = _cells(rows, by)
-  size = len(groups) * len(seeds)
-  counts = np.bincount(cell, minlength=size)
-  sums = np.bincount(cell, rows[value].to_numpy(), size)
-  matrix = np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
-  return groups, seeds, matrix.reshape(len(groups), len(seeds))
 
+  def __init__(self, rows: pl.DataFrame, by: Sequence[str]):
+    self._rows = rows
+    found = (  # one query: each costs a third of a millisecond
+      rows.lazy()
+      .select(by)
+      .with_row_index("_row")
+      .group_by(by)
+      .agg("_row")
+      .sort(by)
+      .collect()
+    )
+    members = found["_row"]
+    self.groups = found.drop("_row")
+    self.group = np.empty(len(rows), int)
+    numbers = np.repeat(np.arange(len(found)), members.list.len().to_numpy())
+    self.group[members.explode().to_numpy()] = numbers
+    self.seeds, self.seed = np.unique(
+      rows["seed"].to_numpy(), return_inverse=True
+    )
 
-def seed_numbers(
-  rows: pl.DataFrame, by: Sequence[str], value: str
-) -> np.ndarray:
-  """Pivots whole numbers as `seed_matrix` does: int [groups, seeds].
+  def means(self, value: str) -> np.ndarray:
+    """Pivots a column: [G, S], of several rows the mean, nan = none."""
+    shape = len(self.groups), len(self.seeds)
+    cell = self.group * len(self.seeds) + self.seed
+    counts = np.bincount(cell, minlength=math.prod(shape))
+    sums = np.bincount(cell, self._rows[value].to_numpy(), math.prod(shape))
+    means = np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
+    return means.reshape(shape)
 
-  Of several rows of a cell the last counts; -1 where there is none.
-  """
-  groups, seeds, cell = _cells(rows, by)
-  matrix = np.full(len(groups) * len(seeds), -1)
-  matrix[cell] = rows[value].to_numpy()
-  return matrix.reshape(len(groups), len(seeds))
-
-
-def _cells(
-  rows: pl.DataFrame, by: Sequence[str]
-) -> tuple[pl.DataFrame, np.ndarray, np.ndarray]:
-  """Sorted groups and seeds, and the flat cell of every row."""
-  groups = rows.select(by).unique().sort(by).with_row_index("_group")
-  seeds = np.unique(rows["seed"].to_numpy())
-  group = rows.select(by).join(
-    groups, on=by, how="left", nulls_equal=True, maintain_order="left"
-  )["_group"]
-  cell = group.to_numpy().astype(np.int64) * len(seeds) + np.searchsorted(
-    seeds, rows["seed"].to_numpy()
-  )
-  return groups.drop("_group"), seeds, cell
+  def numbers(self, value: str) -> np.ndarray:
+    """Pivots whole numbers: int [G, S], of several the last, -1 = none."""
+    matrix = np.full((len(self.groups), len(self.seeds)), -1)
+    matrix[self.group, self.seed] = self._rows[value].to_numpy()
+    return matrix
 
 
 def mean_interval(

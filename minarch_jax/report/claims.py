@@ -31,23 +31,32 @@ def claims(reading: Reading) -> Drawing | None:
   colour = theme.colour("verdict", theme.VERDICTS).legend(None)
   base = alt.Chart()
   layers = [
-    base.mark_rule(strokeDash=[3, 3], color=theme.GREY).encode(x="limit:Q"),
-    base.mark_rule(strokeWidth=2).encode(x="low:Q", x2="high:Q", color=colour),
+    base.mark_rule(strokeDash=[3, 3], color=theme.GREY).encode(
+      x=alt.X("limit:Q")
+    ),
+    base.mark_rule(strokeWidth=2).encode(
+      x=alt.X("low:Q"), x2=alt.X2("high:Q"), color=colour
+    ),
     base.mark_point(size=70).encode(
       x=x,
       color=colour,
       shape=theme.shape("verdict", theme.VERDICTS).legend(None),
     ),
     base.mark_text(align="left", fontSize=12).encode(
-      x=alt.value(_WIDTH + 14), text="verdict:N", color=colour
+      x=alt.XValue(_WIDTH + 14), text=alt.Text("verdict:N"), color=colour
     ),
     base.mark_text(
       align="left", lineBreak="|", lineHeight=13, fontSize=11
-    ).encode(x=alt.value(-_MARGIN), text="words:N"),
+    ).encode(x=alt.XValue(-_MARGIN), text=alt.Text("words:N")),
   ]
   chart = (
-    alt.layer(*layers, data=theme.ROWS)
-    .properties(width=_WIDTH, height=_HEIGHT, view=alt.ViewConfig(stroke=None))
+    alt.layer(
+      *layers,
+      data=theme.ROWS,
+      width=_WIDTH,
+      height=_HEIGHT,
+      view=alt.ViewConfig(stroke=None),
+    )
     .facet(
       row=alt.Row("words:N", sort=words, header=None),
       spacing=6,

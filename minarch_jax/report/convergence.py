@@ -62,13 +62,13 @@ def accuracy(reading: Reading) -> Drawing | None:
   layers = [
     theme.only("minimal")
     .mark_rect(color=theme.PALE, opacity=0.5, clip=True)
-    .encode(x="p_min_low:Q", x2="p_min_high:Q"),
+    .encode(x=alt.X("p_min_low:Q"), x2=alt.X2("p_min_high:Q")),
     theme.only("minimal")
     .mark_rule(color=theme.BLACK, strokeWidth=1.2)
-    .encode(x="p_min:Q"),
+    .encode(x=alt.X("p_min:Q")),
     theme.only("minimal")
     .mark_rule(color=theme.GREY, strokeDash=[4, 3])
-    .encode(y="plateau:Q"),
+    .encode(y=alt.Y("plateau:Q")),
     theme.only("seed")
     .mark_point(color=theme.GREY, size=10, opacity=0.45)
     .encode(x=x, y=y),
@@ -76,8 +76,8 @@ def accuracy(reading: Reading) -> Drawing | None:
     .mark_rule(strokeWidth=1.4, clip=True, opacity=light)
     .encode(
       x=x,
-      y="low:Q",
-      y2="high:Q",
+      y=alt.Y("low:Q"),
+      y2=alt.Y2("high:Q"),
       color=theme.colour("label", theme.REGIMES, "regime"),
     ),
     theme.only("mean")
@@ -87,7 +87,7 @@ def accuracy(reading: Reading) -> Drawing | None:
       y=y,
       color=theme.colour("label", theme.REGIMES, "regime"),
       shape=theme.shape("label", theme.REGIMES, "regime"),
-      description="note:N",
+      description=alt.Description("note:N"),
     ),
   ]
   chart, drawn = theme.panels(
@@ -156,10 +156,10 @@ def _learning_curves(
   layers = [
     theme.only("curve")
     .mark_area(opacity=0.18)
-    .encode(x=x, y=y, y2="high:Q", color=split),
+    .encode(x=x, y=y, y2=alt.Y2("high:Q"), color=split),
     theme.only("curve")
     .mark_line(strokeWidth=1.8)
-    .encode(x=x, y="middle:Q", color=split),
+    .encode(x=x, y=alt.Y("middle:Q"), color=split),
   ]
   labels = [label for label in theme.REGIMES if label in set(spread["label"])]
   lines = reading.families if row == "family" else reading.datasets
@@ -302,7 +302,9 @@ def _bars(dataset: str, family: str, several: bool) -> alt.Chart:
   """One panel of stacked bars; names the data set where there are several."""
   title = f"{dataset}, {family}" if several else family
   return (
-    alt.Chart(title=alt.Title(title, anchor="middle"))
+    alt.Chart(
+      title=alt.Title(title, anchor="middle"), width=170, height=alt.Step(14)
+    )
     .transform_filter(
       (alt.datum.dataset == dataset) & (alt.datum.family == family)
     )
@@ -318,10 +320,9 @@ def _bars(dataset: str, family: str, several: bool) -> alt.Chart:
         axis=alt.Axis(labelFontSize=10, labelLimit=110),
       ),
       color=theme.colour("phase", theme.PHASES),
-      order="order:Q",
-      description="note:N",
+      order=alt.Order("order:Q"),
+      description=alt.Description("note:N"),
     )
-    .properties(width=170, height=alt.Step(14))
   )
 
 

@@ -44,7 +44,7 @@ def sparsity(reading: Reading) -> Drawing | None:
   layers = [
     theme.only("criterion")
     .mark_area(opacity=0.15, clip=True)
-    .encode(x=x, y="low:Q", y2="high:Q", color=depth),
+    .encode(x=x, y=alt.Y("low:Q"), y2=alt.Y2("high:Q"), color=depth),
     theme.only(tables.RANDOM)
     .mark_line(strokeWidth=1, strokeDash=[3, 3])
     .encode(x=x, y=y, color=depth),
@@ -53,7 +53,13 @@ def sparsity(reading: Reading) -> Drawing | None:
     .encode(x=x, y=y, color=depth),
     theme.only("criterion")
     .mark_point(aria=True, size=28)
-    .encode(x=x, y=y, color=depth, shape=depth_shape, description="note:N"),
+    .encode(
+      x=x,
+      y=y,
+      color=depth,
+      shape=depth_shape,
+      description=alt.Description("note:N"),
+    ),
   ]
   chart, drawn = theme.panels(
     [means],
@@ -107,7 +113,12 @@ def redundancy(reading: Reading) -> Drawing | None:
   layers = [
     theme.only("redundancy")
     .mark_rule(strokeWidth=1.2, opacity=0.6 * light)
-    .encode(x=x, y="redundancy_low:Q", y2="redundancy_high:Q", color=depth),
+    .encode(
+      x=x,
+      y=alt.Y("redundancy_low:Q"),
+      y2=alt.Y2("redundancy_high:Q"),
+      color=depth,
+    ),
     theme.only("redundancy")
     .mark_point(aria=True, size=45 * light)
     .encode(
@@ -115,7 +126,7 @@ def redundancy(reading: Reading) -> Drawing | None:
       y=y,
       color=depth,
       shape=theme.shape("depth", named),
-      description="note:N",
+      description=alt.Description("note:N"),
     ),
   ]
   chart, drawn = theme.panels(

@@ -41,7 +41,9 @@ def damage(reading: Reading) -> Drawing | None:
     theme.only("zero").mark_rule(color=theme.GREY).encode(y=y),
     theme.only("damage")
     .mark_rule(strokeWidth=1.2, opacity=0.6 * light)
-    .encode(x=x, y="damage_low:Q", y2="damage_high:Q", color=bits),
+    .encode(
+      x=x, y=alt.Y("damage_low:Q"), y2=alt.Y2("damage_high:Q"), color=bits
+    ),
     theme.only("damage")
     .mark_point(aria=True, size=45 * light)
     .encode(
@@ -49,7 +51,7 @@ def damage(reading: Reading) -> Drawing | None:
       y=y,
       color=bits,
       shape=theme.shape("bits", known),
-      description="note:N",
+      description=alt.Description("note:N"),
     ),
   ]
   chart, drawn = theme.panels(
@@ -165,7 +167,7 @@ def pareto(reading: Reading) -> Drawing | None:
       y=y,
       color=theme.colour("bits", known),
       shape=theme.shape("bits", known),
-      description="note:N",
+      description=alt.Description("note:N"),
     ),
   ]
   chart, drawn = theme.panels(

@@ -1,7 +1,9 @@
 """What a report reports: records, every table made of them, provenance."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+import dataclasses
+import functools
+from typing import Any
 
 import polars as pl
 
@@ -11,21 +13,74 @@ from minarch_jax import records as records_lib
 from minarch_jax.analysis import summaries, tables
 
 
-class Reading(NamedTuple):
-  """Records, the tables made of them, and where they come from.
+class Tables(Mapping[str, pl.DataFrame]):
+  """The tables of `registries.TABLES`, each computed when first asked for.
 
-  `tables` maps the name of each file in report/tables to its frame; `study` is
-  study.json; `datasets` is ordered by falling best accuracy, that is by
-  growing difficulty, and `families` as they are registered.
+  Those whose subject was not measured are not there.
   """
 
-  records: records_lib.Records
-  config: config_lib.Config
-  study: Mapping[str, Any]
-  tables: dict[str, pl.DataFrame]
-  summary: Sequence[summaries.Line]
+  def __init__(self, found: analysis.Analyses):
+    self._found = found
+    self._frames: dict[str, pl.DataFrame | None] = {}
+
+  def _frame(self, name: str) -> pl.DataFrame | None:
+    if name not in self._frames:
+      self._frames[name] = registries.TABLES[name].compute(self._found)
+    return self._frames[name]
+
+  def __getitem__(self, name: str) -> pl.DataFrame:
+    if name not in self:
+      raise KeyError(name)
+    return self._frames[name]  # pyright: ignore
+
+  def __contains__(self, name: object) -> bool:
+    return name in registries.TABLES and self._frame(str(name)) is not None
+
+  def get(self, name: str, default: Any = None) -> Any:
+    return self[name] if name in self else default  # lets errors through
+
+  def __iter__(self) -> Iterator[str]:
+    return (name for name in registries.TABLES if name in self)
+
+  def __len__(self) -> int:
+    return sum(1 for _ in self)
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+  """Records, the tables made of them, and where they come from.
+
+  Attributes:
+    found: every analysis.
+    tables: the frame of each file in report/tables, by its name.
+    datasets: ordered by falling best accuracy, that is by growing difficulty.
+    families: as they are registered.
+  """
+
+  found: analysis.Analyses
+  tables: Mapping[str, pl.DataFrame]
   datasets: tuple[str, ...]
   families: tuple[str, ...]
+
+  @property
+  def records(self) -> records_lib.Records:
+    """The tables of the main arm."""
+    return self.found.records
+
+  @property
+  def config(self) -> config_lib.Config:
+    """Thresholds."""
+    return self.found.config
+
+  @property
+  def study(self) -> Mapping[str, Any]:
+    """What study.json holds."""
+    return self.found.study
+
+  @functools.cached_property
+  def summary(self) -> Sequence[summaries.Line]:
+    """What the study found."""
+    return analysis.summarise(self.found)
 
 
 def analyse(
@@ -34,7 +89,7 @@ def analyse(
   study: Mapping[str, Any],
   others: Mapping[str, pl.DataFrame] | None = None,
 ) -> Reading:
-  """Computes every table of `registries.TABLES` from the records.
+  """Arranges records to be reported; what is asked of them is computed then.
 
   Args:
     records: the tables that every study leaves.
@@ -51,16 +106,10 @@ def analyse(
       "`python -m experiments.study` with the same --out first"
     )
   found = analysis.Analyses(records, config, others=others, study=study)
-  frames = {
-    name: table.compute(found) for name, table in registries.TABLES.items()
-  }
   networks = found.records.networks
   return Reading(
-    found.records,
-    config,
-    study,
-    {name: frame for name, frame in frames.items() if frame is not None},
-    analysis.summarise(found),
+    found,
+    Tables(found),
     tables.by_difficulty(networks),
     in_order(networks["family"].unique().to_list()),
   )

@@ -116,7 +116,8 @@ def _map(panel: str, names: list[str], width: int, axis: bool) -> Any:
   # A tick before a number would read as a minus.
   y = alt.Y("name:N", title=None, sort=names).axis(ticks=False, labelPadding=4)
   layers = theme.heat_map(chart, y, theme.SPARSITY if axis else None)
-  return alt.layer(*layers).properties(
+  return alt.layer(
+    *layers,
     title=alt.Title(panel, frame="group"),
     width=width,
     height=_CELL[1] * len(names),
@@ -171,19 +172,19 @@ def overlap(reading: Reading) -> Drawing | None:
       x=x,
       y=alt.Y("shuffled:Q", scale=y_scale),
       color=colour,
-      detail="architecture:N",
+      detail=alt.Detail("architecture:N"),
     ),
     theme.only("found")
     .mark_rule(strokeWidth=1.2, opacity=0.6, clip=True)
     .encode(
       x=x,
       y=alt.Y("overlap_low:Q", scale=y_scale),
-      y2="overlap_high:Q",
+      y2=alt.Y2("overlap_high:Q"),
       color=colour,
     ),
     theme.only("found")
     .mark_line(strokeWidth=1.4)
-    .encode(x=x, y=y, color=colour, detail="architecture:N"),
+    .encode(x=x, y=y, color=colour, detail=alt.Detail("architecture:N")),
     theme.only("found")
     .mark_point(aria=True, size=28)
     .encode(
@@ -191,7 +192,7 @@ def overlap(reading: Reading) -> Drawing | None:
       y=y,
       color=colour,
       shape=theme.shape("depth", depths),
-      description="note:N",
+      description=alt.Description("note:N"),
     ),
   ]
   chart, drawn = theme.panels(

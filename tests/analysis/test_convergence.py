@@ -5,6 +5,7 @@ import polars as pl
 
 from minarch_jax import analysis
 from minarch_jax.analysis import convergence
+from minarch_jax.analysis.outcomes import with_chance
 from minarch_jax.config import Config
 from tests.analysis import simulated
 
@@ -44,3 +45,20 @@ def test_convergence_phases_of_known_curves():
   assert (total.filter(frame["n_left"] == 8) - 40).abs().max() < 1e-9
   never = frame.filter(pl.col("n_left") == 0)
   assert (never["chance"] == 40).all() and never["rapid"].is_null().all()
+
+
+def test_a_curve_leaves_chance_at_the_floor_of_its_own_fold():
+  """Folds of a data set may differ by an image, and so may their floors."""
+  images = pl.Series([288, 287] * 5)
+  # Without a margin the test against guessing decides.
+  config = Config(num_bootstrap=300, chance_margin=1e-6)
+  records = simulated.handmade({1000: [0.1] * 10}, losses=[1.0, 0.9])
+  networks = records.networks.with_columns(num_validation=images)
+  floors = with_chance(networks, config)["floor"]
+  between = (floors.min() + floors.max()) / 2  # pyright: ignore
+  assert floors.n_unique() == 2
+  curves = records.curves.with_columns(val_accuracy=pl.lit(between))
+  records = records._replace(networks=networks, curves=curves)
+  for _ in range(20):  # whatever the order in which polars finds the folds
+    chance = convergence.curve_phases(records, config).sort("seed")["chance"]
+    assert chance.to_list() == [2.0 if f > between else 0.0 for f in floors]

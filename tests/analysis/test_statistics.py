@@ -156,6 +156,20 @@ def test_theil_sen_needs_distinct_sizes():
   assert short[0] == 1 and np.isnan(short[1:]).all()
 
 
+@pytest.mark.parametrize("digits", [1, 2, 16])  # few digits make ties
+def test_theil_sen_and_adjusted_are_scipys(digits):
+  rng = np.random.default_rng(digits)
+  for _ in range(50):
+    x = np.round(rng.normal(size=rng.integers(4, 40)), digits)
+    y = np.round(x + rng.normal(size=len(x)), digits)
+    slope, _, low, high = stats.theilslopes(y, x, alpha=0.9)
+    found = statistics.theil_sen(x, y, 0.9)
+    assert found == (slope, low, high)
+    p = np.round(rng.random(len(x)) ** 3, digits)
+    expected = stats.false_discovery_control(p)
+    np.testing.assert_array_equal(statistics.adjusted(p), expected)
+
+
 def test_adjusted_keeps_missing_values():
   p = np.array([0.01, np.nan, 0.04])
   np.testing.assert_allclose(

@@ -1,5 +1,7 @@
 """Values as readers see them."""
 
+import dataclasses
+
 import polars as pl
 import polars.testing
 import pytest
@@ -28,6 +30,6 @@ def test_values_are_written_for_readers(value, form, text):
 def test_a_long_table_is_cut_and_says_so(found):
   regimes = found.tables["regimes"]
   many = pl.concat([regimes] * (cells.MOST_ROWS // len(regimes) + 1))
-  long = found._replace(tables=found.tables | {"regimes": many})
+  long = dataclasses.replace(found, tables={**found.tables, "regimes": many})
   assert len(studies.shown(long, "regimes").rows) == cells.MOST_ROWS
   assert f"of {len(many)} rows; all are in the CSV" in page.render(long, {}, {})

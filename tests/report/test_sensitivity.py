@@ -1,5 +1,7 @@
 """Figures of single layers."""
 
+import dataclasses
+
 import polars as pl
 import polars.testing
 import pytest
@@ -55,7 +57,7 @@ def test_a_map_of_many_architectures_shows_some_of_all_sizes():
   )
   full = reading.analyse(studies.small(), studies.CONFIG, {})
   figure = registries.FIGURES["sensitivity"].draw(
-    full._replace(tables=full.tables | {"sensitivity": many})
+    dataclasses.replace(full, tables={**full.tables, "sensitivity": many})
   )
   shown = {row["panel"] for row in figure.rows}
   assert len(shown) == layers.MOST_PANELS and {"dnn:1", "dnn:29"} <= shown

@@ -113,9 +113,10 @@ def matrix(
   """
   seeds = rows.join(of_networks(networks), on=["dataset", "seed"], how="inner")
   seeds = seeds.drop("seed").rename({"block": "seed"})
-  groups, _, values = tables.seed_matrix(seeds.drop_nulls(value), by, value)
+  pivot = tables.Pivot(seeds.drop_nulls(value), by)
+  values = pivot.means(value)
   whole = ~np.asarray(np.isnan(values).any(1))
-  return groups.filter(whole), values[whole]
+  return pivot.groups.filter(whole), values[whole]
 
 
 def leave_one_out(whole: Array, without: Array) -> Array:

@@ -137,8 +137,11 @@ def _sizes(dataset: str, rows: pl.DataFrame, config: Config) -> Iterator[Size]:
     place=pl.when("failed").then(-1).otherwise("row"),
     over=pl.col("overfits").fill_null(False) & ~pl.col("failed"),
   )
-  names, _, values = tables.seed_matrix(known, by, "living")
-  places = tables.seed_numbers(known, by, "place")
+  pivot = tables.Pivot(known, by)
+  names, values, places = (
+    *(pivot.groups, pivot.means("living")),
+    pivot.numbers("place"),
+  )
   numbers = tables.size_classes(
     names["params"].to_numpy(), config.match_tolerance
   )
