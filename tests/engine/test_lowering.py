@@ -67,6 +67,11 @@ class Case(NamedTuple):
     return self.architectures[0].partition(":")[0]
 
   @property
+  def alone(self) -> bool:
+    """Whether there is one network, whose minibatches devices share."""
+    return len(self.architectures) == self.changes.get("num_seeds") == 1
+
+  @property
   def dtype(self) -> str:
     return self.changes.get("compute_dtype", "float32")
 
@@ -75,7 +80,7 @@ class Case(NamedTuple):
 CASES = {
   "dnn": Case(
     ("dnn:4", "dnn:6"),
-    8,
+    2,
     {
       "scopes": ("global",),
       "granularities": ("element", "unit", "nm:2", "block:2x1"),
@@ -98,16 +103,12 @@ CASES = {
   "dnn in bfloat16": Case(
     ("dnn:4-2", "dnn:6"), 1, {"compute_dtype": "bfloat16"}, whole=False
   ),
-  "cnn in bfloat16, pmap": Case(
-    ("cnn:8-8", "cnn:9-3"),
-    2,
-    {"compute_dtype": "bfloat16", "device_map": "pmap"},
-    whole=False,
+  "cnn in bfloat16": Case(
+    ("cnn:8-8",), 2, {"compute_dtype": "bfloat16", "num_seeds": 1}, whole=False
   ),
   "vit in float32": Case(
     ("vit:p1-d4-l1-h2", "vit:p1-d6-l1-h2"), 1, whole=False
   ),
-  "one large network": Case(("dnn:5",), 2, {"num_seeds": 1}, whole=False),
 }
 
 
@@ -391,11 +392,9 @@ def test_float32_is_multiplied_as_float32(name):
 @everywhere
 def test_devices_talk_about_a_shared_minibatch_only(name):
   for lowered in lowerings(name):
-    shared = lowered.layout.split == "batch" and lowered.program is packs.RUN
+    shared = CASES[name].alone and lowered.program is packs.RUN
     expected = {"stablehlo.all_reduce"} if shared else set()
     assert lowered.operations & COLLECTIVE == expected, lowered.program.make
-  if name == "one large network":
-    assert any(lowered.layout.split == "batch" for lowered in lowerings(name))
 
 
 @everywhere
