@@ -4,6 +4,7 @@ import csv
 import itertools
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -112,6 +113,19 @@ def test_figures_with_nothing_to_show_do_not_stay_behind(tmp_path):
   assert not list(folder.glob("redundancy.*"))
   assert (folder / "mine.svg").exists()
   assert not list((tmp_path / "report").rglob("*.tmp"))
+
+
+def test_files_of_figures_are_those_that_are_asked_for(tmp_path):
+  folder = tmp_path / "report" / "figures"
+  records = studies.without_curves(studies.small(families=("dnn",)))
+  for formats in (("svg", "png"), ("png",), ()):
+    config = studies.CONFIG.replace(figures=formats)
+    page = report.write(str(tmp_path), reading.analyse(records, config, {}))
+    assert {path.suffix[1:] for path in folder.glob("*")} == set(formats)
+    text = pathlib.Path(page).read_text()
+    assert text.count("<svg") > 3
+    links = set(re.findall(r'href="figures/[^"]*\.(\w+)"', text))
+    assert links == set(formats)
 
 
 def test_csv_holds_every_column_at_full_precision(built, found):
