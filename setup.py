@@ -74,7 +74,7 @@ setuptools.setup(
   packages=setuptools.find_packages(include=["minarch_jax", "minarch_jax.*"]),
   package_data={
     "minarch_jax": ["py.typed"],
-    "minarch_jax.report": ["*.html", "*.md", "*.css", "*.js"],
+    "minarch_jax.report": ["*.html", "*.md", "*.css", "*.js", "*.conf"],
   },
   install_requires=REQUIRED,
   extras_require=EXTRAS,

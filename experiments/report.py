@@ -3,7 +3,7 @@
   python -m experiments.report --out=results/digits
 
 Reads <out>/records, writes <out>/report; needs no accelerator and no JAX.
-Every threshold of the analysis is a flag.
+Every threshold of the analysis is a flag, and so are the files of figures.
 """
 
 import os
@@ -19,7 +19,7 @@ from minarch_jax import flags as config_flags
 
 START = time.monotonic()
 
-config_flags.define("out", *config.THRESHOLDS)
+config_flags.define("out", "figures", *config.THRESHOLDS)
 
 
 def stage(settings: config.Config) -> None:
@@ -27,7 +27,9 @@ def stage(settings: config.Config) -> None:
   try:
     from minarch_jax import report  # not before flags are checked
 
-    built = report.build(settings.out, settings)
+    same = report.find(settings.out, settings)
+    # What a study found to be its report stays that when it is made anew.
+    built = report.build(settings.out, settings, same.run if same else "")
   except (FileNotFoundError, config.ConfigError) as error:
     raise config.ConfigError(f"--out={settings.out}: {error}") from None
   common.show_report(settings, built, START)

@@ -42,6 +42,9 @@ def _field(default: Any, help: str, role: str = "", **rules: Any) -> Any:
 _SIZES = r"[1-9]\d*(x[1-9]\d*)*"
 
 
+FORMATS = ("svg", "png", "pdf")  # of figures
+
+
 @dataclasses.dataclass(frozen=True)
 class Config:
   """Every choice of a study. Fields are flags of the same name."""
@@ -397,6 +400,12 @@ class Config:
   compilation_cache_dir: str = _field(
     "default",
     "Where compiled programs are kept between runs ('' = nowhere).",
+  )
+  figures: tuple[str, ...] = _field(
+    FORMATS,
+    "Files of every figure: svg (to edit, for the web), png (for slides), pdf "
+    "(for papers). The page shows the figures without any of them.",
+    choices=FORMATS,
   )
   repair: bool = _field(
     False, "Set damaged files of --out aside and compute anew what they held."

@@ -1,12 +1,12 @@
-"""Turns Vega-Lite into SVG, PNG and PDF, without a browser.
+"""Turns Vega-Lite into SVG, and SVG into PNG and PDF, without a browser.
 
 Run as a program it does so for whoever writes to its standard input: the
-converter is one engine of JavaScript, and holds Python's lock meanwhile, so
-that figures are drawn side by side by processes, not by threads. It imports
-nothing of this package, to start at once.
+converter holds Python's lock, so that figures are drawn side by side by
+processes, not by threads. It imports nothing of this package, to start at once.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+import functools
 import itertools
 import os
 import pickle
@@ -17,8 +17,26 @@ from typing import Any, BinaryIO
 
 import vl_convert
 
-FORMATS = ("svg", "png", "pdf")
 _PNG_SCALE = 2.0
+
+
+@functools.cache
+def start() -> None:
+  """Starts the engine, which takes most of a second, with its own fonts alone.
+
+  Liberation Sans is one of them. A file of it that the system has would be
+  opened anew for every word that is measured, which takes as long as all else.
+  Other versions of the font are as wide: the same SVG.
+  """
+  name, before = "FONTCONFIG_FILE", os.environ.get("FONTCONFIG_FILE")
+  os.environ[name] = os.path.join(os.path.dirname(__file__), "fonts.conf")
+  try:  # fonts are looked for when the first word is measured
+    word = {"mark": "text", "encoding": {"text": {"value": "word"}}}
+    vl_convert.vegalite_to_svg(word)
+  finally:
+    del os.environ[name]
+    if before is not None:
+      os.environ[name] = before
 
 
 def svg(name: str, spec: dict[str, Any]) -> str:
@@ -27,6 +45,7 @@ def svg(name: str, spec: dict[str, Any]) -> str:
   The renderer numbers clip paths through the life of the process, so they are
   renumbered here, under `name`: several figures can then share one page.
   """
+  start()
   text = vl_convert.vegalite_to_svg(spec)
   numbers: dict[str, int] = {}
   counter = itertools.count()
@@ -40,6 +59,11 @@ def svg(name: str, spec: dict[str, Any]) -> str:
   return re.sub(r'((?:id="|url\(#))((?:clip|gradient_?)\d+)', renumbered, text)
 
 
+def png(text: str) -> bytes:
+  """Converts an SVG, always to equal bytes."""
+  return vl_convert.svg_to_png(text, scale=_PNG_SCALE)
+
+
 # Resources of a PDF page, one a line, which the converter writes in an order
 # that changes from run to run. Sorting keeps every byte offset.
 _RESOURCES = re.compile(rb"(?:^ +/[a-z]+\d+ \d+ 0 R\n){2,}", re.MULTILINE)
@@ -49,40 +73,29 @@ def _sorted_lines(match: re.Match[bytes]) -> bytes:
   return b"".join(sorted(match.group().splitlines(keepends=True)))
 
 
-def _pdf(text: str) -> bytes:
+def pdf(text: str) -> bytes:
+  """Converts an SVG, always to equal bytes."""
   return _RESOURCES.sub(_sorted_lines, vl_convert.svg_to_pdf(text))
 
 
-def _png(text: str) -> bytes:
-  return vl_convert.svg_to_png(text, scale=_PNG_SCALE)
-
-
-_FROM_SVG: dict[str, Callable[[str], bytes]] = {
-  "svg": str.encode,
-  "png": _png,
-  "pdf": _pdf,
+TASKS: dict[str, Callable[..., Any]] = {
+  "start": start,
+  "svg": svg,
+  "png": png,
+  "pdf": pdf,
 }
 
 
-def draw(
-  name: str, spec: dict[str, Any], formats: Sequence[str] = FORMATS
-) -> dict[str, bytes]:
-  """Draws a figure in some of `FORMATS`, always to equal bytes."""
-  text = svg(name, spec)
-  return {format: _FROM_SVG[format](text) for format in formats}
-
-
 def serve(asked: BinaryIO, answers: BinaryIO) -> None:
-  """Calls `draw` with what is asked and pickles results or exceptions."""
+  """Does tasks that are asked for, and pickles what they return or raise."""
   signal.signal(signal.SIGINT, signal.SIG_IGN)  # who asks decides when to end
-  svg("", {"mark": "point"})  # starts the engine, which takes most of a second
   while True:
     try:
-      arguments = pickle.load(asked)
+      task, *arguments = pickle.load(asked)
     except EOFError:
       return
     try:
-      answer = draw(*arguments)
+      answer = TASKS[task](*arguments)
     except Exception as error:
       answer = error
     pickle.dump(answer, answers)

@@ -1,11 +1,9 @@
-"""Turns charts into Vega-Lite, and Vega-Lite into files."""
+"""Turns charts into Vega-Lite, and into SVG in this process."""
 
 from typing import Any
 
 from minarch_jax.report import drawing, theme
 from minarch_jax.report.entries import Drawing
-
-FORMATS = drawing.FORMATS
 
 
 def spec(figure: Drawing) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 from minarch_jax import config as config_lib
 from minarch_jax import registries
 from minarch_jax.analysis import summaries
-from minarch_jax.report import cells, export, method, sections
+from minarch_jax.report import cells, method, sections
 from minarch_jax.report.entries import Drawing
 from minarch_jax.report.reading import Reading
 
@@ -34,7 +34,7 @@ def render(
     ],
     notes=notes(reading),
     sections=parts,
-    formats=export.FORMATS,
+    formats=reading.config.figures,
     method=method,
     provenance=provenance(reading),
     style=method.resource("page.css"),

@@ -35,11 +35,11 @@ def find(out: str, config: config_lib.Config) -> Built | None:
 
   Args:
     out: the results directory.
-    config: thresholds of the analyses.
+    config: thresholds of the analyses, formats of the figures.
 
   Returns:
-    None where there is none, or where records, study.json, thresholds or code
-    are not those that the report was made from.
+    None where there is none, or where records, study.json, choices or code are
+    not those that the report was made from.
   """
   folder = os.path.join(out, "report")
   page = os.path.join(folder, "index.html")
@@ -71,16 +71,17 @@ def run_of(
 def sources_of(out: str, config: config_lib.Config) -> str:
   """Identifies everything that a report's bytes depend on.
 
-  The contents of the records and of study.json, the thresholds, and the code:
+  The contents of the records and of study.json, the choices, and the code:
   the same report comes from the same sources, wherever they lie.
   """
-  thresholds = {name: getattr(config, name) for name in config_lib.THRESHOLDS}
-  digest = hashlib.sha256(json.dumps(thresholds, sort_keys=True).encode())
+  names = (*config_lib.THRESHOLDS, "figures")
+  choices = {name: getattr(config, name) for name in names}
+  digest = hashlib.sha256(json.dumps(choices, sort_keys=True).encode())
   package = os.path.dirname(os.path.abspath(records.__file__))
   study = os.path.join(out, "study.json")
   paths = [study] * os.path.exists(study)
   paths += _files(os.path.join(out, "records"), (".parquet",))
-  paths += _files(package, (".py", ".md", ".html", ".css", ".js"))
+  paths += _files(package, (".py", ".md", ".html", ".css", ".js", ".conf"))
   for path in paths:
     with open(path, "rb") as file:
       content = hashlib.file_digest(file, "sha256")

@@ -1,6 +1,6 @@
 """Processes that draw figures beside the one that analyses."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 import concurrent.futures
 import contextlib
 import importlib.util
@@ -9,63 +9,64 @@ import pickle
 import queue
 import subprocess
 import sys
-from typing import Any
+from typing import Any, NamedTuple
 
-Files = dict[str, bytes]  # a figure in each format
-Promise = concurrent.futures.Future[Files]
+
+class Drawn(NamedTuple):
+  """A figure.
+
+  Attributes:
+    svg: for the page.
+    files: the formats that were wanted.
+  """
+
+  svg: str
+  files: dict[str, bytes]
+
+
+Promise = concurrent.futures.Future[Drawn]
 # Asks for a figure: its name, what it is in Vega-Lite, the formats wanted.
-Ask = Callable[[str, dict[str, Any], tuple[str, ...]], Promise]
+Ask = Callable[[str, dict[str, Any], Sequence[str]], Promise]
+Idle = queue.SimpleQueue[subprocess.Popen]
 
-_MOST = 4  # a report has a dozen figures, and a process takes a second to start
-
-
-def now(*arguments: Any) -> Promise:
-  """Draws a figure in this process."""
-  from minarch_jax.report import drawing  # brings the converter
-
-  promise = Promise()
-  promise.set_result(drawing.draw(*arguments))
-  return promise
-
-
-def number() -> int:
-  """How many processes pay on this machine; 0 = figures are drawn in this."""
-  cores = len(os.sched_getaffinity(0))
-  return min(cores, _MOST) if cores > 1 else 0
+_MOST = 3  # processes that convert: a report has a dozen figures
 
 
 @contextlib.contextmanager
-def started(count: int | None = None) -> Iterator[Ask]:
+def started(converters: int | None = None) -> Iterator[Ask]:
   """Starts processes that draw, and ends them with the block.
 
-  They get ready while the caller imports and analyses. How many there are
-  changes no byte.
+  One draws, for its engine grows fast as it goes; others convert what it drew.
+  They get ready while the caller imports and analyses.
 
   Args:
-    count: of processes, 0 = draw in this one; None = as many as pay.
+    converters: how many others, which changes no byte; None = as many as pay.
 
   Yields:
-    What asks them; it returns at once.
+    What asks them for a figure; it returns at once.
   """
-  count = number() if count is None else count
-  if not count:
-    yield now
-    return
-  idle: queue.SimpleQueue[subprocess.Popen] = queue.SimpleQueue()
+  if converters is None:
+    cores = len(os.sched_getaffinity(0))
+    converters = min(max(cores - 1, 1), _MOST)
+  draws: Idle = queue.SimpleQueue()
+  converts: Idle = queue.SimpleQueue()
 
-  def drawn(*arguments: Any) -> Files:
-    process = idle.get()
-    try:
-      return _answer(process, arguments)
-    finally:
-      idle.put(process)
+  def figure(name: str, spec: Any, formats: Sequence[str]) -> Drawn:
+    text = _asked(draws, "svg", name, spec)
+    files = {"svg": text.encode()} if "svg" in formats else {}
+    for format in formats:
+      if format != "svg":
+        files[format] = _asked(converts, format, text)
+    return Drawn(text, files)
 
   with contextlib.ExitStack() as stack:
-    threads = concurrent.futures.ThreadPoolExecutor(count)
+    threads = concurrent.futures.ThreadPoolExecutor(1 + converters)
     stack.callback(threads.shutdown, cancel_futures=True)
-    for _ in range(count):
-      idle.put(stack.enter_context(_process()))
-    yield lambda *arguments: threads.submit(drawn, *arguments)
+    draws.put(stack.enter_context(_process()))
+    threads.submit(_asked, draws, "start")
+    for _ in range(converters):
+      converts.put(stack.enter_context(_process()))
+    yield lambda *arguments: threads.submit(figure, *arguments)
 
 
 @contextlib.contextmanager
@@ -88,16 +89,21 @@ def _process() -> Iterator[subprocess.Popen]:
         pipe.close()
 
 
-def _answer(process: subprocess.Popen, arguments: Any) -> Files:
+def _asked(idle: Idle, *task: Any) -> Any:
+  """Has a process do a task of `drawing.TASKS`."""
+  process = idle.get()
   assert process.stdin and process.stdout
   try:
-    pickle.dump(arguments, process.stdin)
+    pickle.dump(task, process.stdin)
     process.stdin.flush()
     answer = pickle.load(process.stdout)
   except (EOFError, OSError, pickle.UnpicklingError) as error:
+    process.kill()
     raise ChildProcessError(
       f"a process that draws figures ended with status {process.wait()}"
     ) from error
+  finally:
+    idle.put(process)
   if isinstance(answer, Exception):
     raise answer
   return answer

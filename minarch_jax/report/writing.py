@@ -33,39 +33,45 @@ def analyse(
 
 
 def write(
-  out: str, reading: reading_lib.Reading, ask: workers.Ask = workers.now
+  out: str, reading: reading_lib.Reading, ask: workers.Ask | None = None
 ) -> str:
   """Writes the report to <out>/report, returns the page's path.
 
-  Every figure is asked for as soon as the tables that it shows are there.
-  Figures of an earlier report that have nothing to show any more are removed.
+  Figures of an earlier report that have nothing to show any more are removed,
+  and so are formats that are not asked for.
 
   Args:
     out: the results directory.
     reading: what is reported.
-    ask: draws figures, as `workers.started` yields it.
+    ask: draws figures, as `workers.started` yields it; None = starts that.
   """
+  if ask is None:
+    with workers.started() as ask:
+      return write(out, reading, ask)
   folder = os.path.join(out, "report")
-  drawings, promises = {}, {}
+  drawings = {}
+  promises = {}
   for name, figure in registries.FIGURES.items():
+    # A figure computes the tables that it shows: it is drawn while others are.
     if drawing := figure.draw(reading):
       drawings[name] = drawing
-      promises[name] = ask(name, export.spec(drawing), export.FORMATS)
+      promises[name] = ask(name, export.spec(drawing), reading.config.figures)
   for name, table in reading.tables.items():
     path = os.path.join(folder, "tables", f"{name}.csv")
     with records_lib.atomic(path) as temporary:
       table.write_csv(temporary)
   _write(os.path.join(folder, method.FILE), method.render().encode())
-  files = {name: promise.result() for name, promise in promises.items()}
-  for name, format in itertools.product(registries.FIGURES, export.FORMATS):
+  drawn = {name: promise.result() for name, promise in promises.items()}
+  for name, format in itertools.product(registries.FIGURES, config_lib.FORMATS):
     path = os.path.join(folder, "figures", f"{name}.{format}")
-    if name in files:
-      _write(path, files[name][format])
-    else:
+    data = drawn[name].files.get(format) if name in drawn else None
+    if data is None:
       with contextlib.suppress(FileNotFoundError):
         os.remove(path)
-  svgs = {name: formats["svg"].decode() for name, formats in files.items()}
+    else:
+      _write(path, data)
   index = os.path.join(folder, "index.html")
+  svgs = {name: figure.svg for name, figure in drawn.items()}
   _write(index, page.render(reading, drawings, svgs).encode())
   return index
 

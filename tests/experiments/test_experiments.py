@@ -14,7 +14,7 @@ import pytest
 
 import minarch_jax as ma
 from minarch_jax import records
-from minarch_jax.config import Config
+from minarch_jax.config import Config, THRESHOLDS
 
 ROOT = pathlib.Path(__file__).parents[2]
 FILES = sorted(path.stem for path in (ROOT / "experiments").glob("*.py"))
@@ -330,6 +330,19 @@ def answer(stdout):
 
 def test_the_same_again_answers_and_writes_nothing(finished, command):
   folder, stdout = finished
+  before = everything(folder)
+  assert answer(command(folder, "study")) == answer(stdout)
+  assert everything(folder) == before
+
+
+def test_a_report_made_anew_stays_that_of_its_study(finished, command):
+  """The study answers from it; it does not look whether all is there."""
+  folder, stdout = finished
+  page = folder / "out" / "report" / "index.html"
+  before = page.stat().st_mtime_ns
+  thresholds = [f for f in FLAGS if f.split("=")[0][2:] in THRESHOLDS]
+  command(folder, "report", *thresholds)
+  assert page.stat().st_mtime_ns > before
   before = everything(folder)
   assert answer(command(folder, "study")) == answer(stdout)
   assert everything(folder) == before

@@ -4,6 +4,7 @@ import csv
 import itertools
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -14,7 +15,6 @@ import pytest
 from minarch_jax import config as config_lib
 from minarch_jax import registries, report
 from minarch_jax.report import (
-  export,
   reading,
 )
 from tests.report import studies
@@ -24,7 +24,9 @@ def test_all_files_exist_and_nothing_else(built):
   expected = {"index.html", "method.html", "summary.json"}
   expected |= {
     f"figures/{name}.{format}"
-    for name, format in itertools.product(registries.FIGURES, export.FORMATS)
+    for name, format in itertools.product(
+      registries.FIGURES, config_lib.FORMATS
+    )
   }
   expected |= {
     f"tables/{name}.csv"
@@ -51,7 +53,7 @@ def test_same_records_give_the_same_bytes_without_jax(built, tmp_path):
     "import sys, runpy\n"
     "try: runpy.run_module('experiments.report', run_name='__main__')\n"
     "except SystemExit as end: assert not end.code, end.code\n"
-    "heavy = {'jax', 'flax', 'tensorflow'} & set(sys.modules)\n"
+    "heavy = {'jax', 'flax', 'tensorflow', 'scipy.stats'} & set(sys.modules)\n"
     "assert not heavy, heavy"
   )
   done = subprocess.run(
@@ -111,6 +113,19 @@ def test_figures_with_nothing_to_show_do_not_stay_behind(tmp_path):
   assert not list(folder.glob("redundancy.*"))
   assert (folder / "mine.svg").exists()
   assert not list((tmp_path / "report").rglob("*.tmp"))
+
+
+def test_files_of_figures_are_those_that_are_asked_for(tmp_path):
+  folder = tmp_path / "report" / "figures"
+  records = studies.without_curves(studies.small(families=("dnn",)))
+  for formats in (("svg", "png"), ("png",), ()):
+    config = studies.CONFIG.replace(figures=formats)
+    page = report.write(str(tmp_path), reading.analyse(records, config, {}))
+    assert {path.suffix[1:] for path in folder.glob("*")} == set(formats)
+    text = pathlib.Path(page).read_text()
+    assert text.count("<svg") > 3
+    links = set(re.findall(r'href="figures/[^"]*\.(\w+)"', text))
+    assert links == set(formats)
 
 
 def test_csv_holds_every_column_at_full_precision(built, found):
