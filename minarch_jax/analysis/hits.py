@@ -149,9 +149,12 @@ class Hits:
     for number in np.unique(fold[fold >= 0]):
       own = fold == number
       size = int(self.images[rows[own][0]])
-      bits = np.unpackbits(self.bits[rows], axis=-1, count=size)
       share = own / (rows >= 0).sum(-1, keepdims=True)
-      mean = np.einsum("as,asi->ai", share, bits)
+      mean = np.empty((len(rows), size))
+      step = max(1, CHUNK // (size * rows.shape[1]))
+      for part in np.split(np.arange(len(rows)), range(step, len(rows), step)):
+        bits = np.unpackbits(self.bits[rows[part]], axis=-1, count=size)
+        mean[part] = np.einsum("as,asi->ai", share[part], bits)
       counts = rng.multinomial(size, np.full(size, 1 / size), size=num)
       total += (counts / size - 1 / size) @ mean.T
       variance += mean.var(-1) / size

@@ -1,5 +1,7 @@
 """The smallest network that reliably learns: P_min, P_learn and P_at."""
 
+from collections.abc import Sequence
+import concurrent.futures
 from typing import NamedTuple
 
 import numpy as np
@@ -118,17 +120,18 @@ def minimal_parameters(
   """
   outcomes = known_outcomes(records, config, outcomes)
   hits = Hits.of(records.hits)
-  rows = [
-    {
-      "dataset": dataset,
-      "family": family,
-      **p_min(grid(group, config), hits, config),
-      **p_learn(group, config),
-    }
-    for (dataset, family), group in outcomes.sort("dataset", "family").group_by(
-      "dataset", "family", maintain_order=True
-    )
-  ]
+
+  def row(part: tuple[Sequence[object], pl.DataFrame]) -> dict:
+    (dataset, family), group = part
+    own = p_min(grid(group, config), hits, config) | p_learn(group, config)
+    return {"dataset": dataset, "family": family} | own
+
+  groups = outcomes.sort("dataset", "family").group_by(
+    "dataset", "family", maintain_order=True
+  )
+  # Drawing resamples lets other threads go on.
+  with concurrent.futures.ThreadPoolExecutor(2) as threads:
+    rows = list(threads.map(row, groups))
   return tables.with_thresholds(
     pl.DataFrame(rows, schema=_SCHEMA),
     config,
