@@ -56,7 +56,8 @@ def test_every_weight_is_of_one_row(text, granularity):
 def test_rows_are_rounded_as_trees_are(rounding):
   round = jax.jit(rows.make_round(rounding))
   format = 4 if rounding.format == "int" else rounding.format
-  for text in TEXTS:
+  # The search takes long for every row.
+  for text in TEXTS[:1] if rounding.calibration == "kl" else TEXTS:
     vector, values = network(text)
     for granularity in ("channel", "tensor", "group:2"):
       expected = jax.jit(
