@@ -70,9 +70,7 @@ def line(**stages: bool) -> Stage:
 
   def stage(config: config_lib.Config) -> None:
     if config.dry_run and stages.get("train", True):
-      dry_run(config)
-      if not stages:
-        print_arms(config)
+      dry_run(config, whole=not stages)
       return
     show_report(config, _ended(config, stages), start)
 
@@ -97,19 +95,16 @@ def _ended(
   return report.build(config.out, config, run)
 
 
-def dry_run(config: config_lib.Config) -> None:
-  """Prints the plan: programs, members, padding, predicted time and memory."""
-  from minarch_jax.stages import train  # imports JAX
+def dry_run(config: config_lib.Config, *, whole: bool = False) -> None:
+  """Prints the plan: packs, padding, predicted memory and time.
 
-  print(train.describe_plan(config))
+  Args:
+    config: every choice.
+    whole: whether a study is planned, or a sweep.
+  """
+  from minarch_jax.stages import forecast  # imports JAX
 
-
-def print_arms(config: config_lib.Config) -> None:
-  """Prints what a study trains beside its sweep."""
-  from minarch_jax.stages import arms  # imports JAX
-
-  if text := arms.describe(config):
-    print(text)
+  print(forecast.describe(config, whole=whole))
 
 
 def show_report(

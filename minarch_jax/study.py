@@ -14,13 +14,14 @@ from typing import NamedTuple
 
 from minarch_jax.architectures import Architecture
 from minarch_jax.config import Config
+from minarch_jax.engine import machine as machines
 from minarch_jax.engine import packs
 from minarch_jax.engine import session as sessions
 from minarch_jax.engine.packs import Trained
 from minarch_jax.engine.planning import Pack
 from minarch_jax.engine.programs import Table
 from minarch_jax.engine.session import Session
-from minarch_jax.stages import arms, provenance, setup
+from minarch_jax.stages import arms, forecast, provenance, setup
 from minarch_jax.stages import compress as compression
 from minarch_jax.stages import train as training
 from minarch_jax.stages.progress import heading, Progress
@@ -114,11 +115,13 @@ def opened(
   session = setup.open_session(config)
   if programs is not None:
     session = dataclasses.replace(session, programs=programs)
+  provenance.note_machine(session, config.out)
   statistics: list[Statistics] = []
   try:
     yield session, statistics
   finally:
     provenance.write(session, config.out, statistics, whole)
+    machines.learn(forecast.seen(session, statistics))
 
 
 def train_in_memory(
@@ -135,11 +138,13 @@ def train_in_memory(
 
 def train_packs(session: Session, todo: Sequence[Pack]) -> list[Trained]:
   """Trains planned packs, largest first, and shows how far it is."""
-  costs = {pack: training.predicted_seconds(session, pack) for pack in todo}
-  with Progress("train", sum(costs.values())) as progress:
+  facts = setup.Facts.of(session)
+  costs = {pack: training.seconds_of(facts, pack) for pack in todo}
+  shares = training.shares_of(facts, costs)
+  with Progress("train", sum(shares.values())) as progress:
 
     def run(pack: Pack) -> list[Trained]:
-      share = costs[pack] / session.work.num_epochs
+      share = shares[pack] / session.work.num_epochs
       return packs.train_or_split(
         session, pack, lambda epochs: progress.advance(epochs * share)
       )

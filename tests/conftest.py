@@ -24,7 +24,7 @@ import jax
 import pytest
 
 from minarch_jax import data
-from minarch_jax.engine import population
+from minarch_jax.engine import costs, machine, population
 
 HERE = pathlib.Path(__file__).parent
 # Where numbers are judged, so that it matters how they are compiled.
@@ -87,6 +87,13 @@ def pytest_collection_modifyitems(items):
   """Puts the longest files first; the others stay in their order."""
   place = {HERE / name: i for i, name in enumerate(LONGEST)}
   items.sort(key=lambda item: place.get(item.path, len(place)))
+
+
+@pytest.fixture(autouse=True)
+def same_machine(request, monkeypatch):
+  """Plans as for the machine of the costs: what is tested is no machine."""
+  if request.path.name != "test_machine.py":
+    monkeypatch.setattr(machine, "here", lambda: costs.REFERENCE)
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -62,7 +62,7 @@ FAMILY = families.Family(
   grids={"tiny": lambda shape: [((3,), ()), ((8,), ())]},
   module=Squares,
   compact=None,
-  costs=families.Costs(1.0, 1e-5, 1e11, 1e10),
+  costs=families.Costs(1.0, 1e-5, 1e11, 1e10, 1e10),
   layouts={
     "cpu": families.Layout("map", "map"),
     "other": families.Layout("vmap", "vmap"),

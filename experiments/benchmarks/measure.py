@@ -317,35 +317,18 @@ def finish(title: str, out: str, name: str, rows: Sequence[Row]) -> None:
 
 def describe_machine() -> str:
   """Names what decides the figures, as a row of README.md wants it."""
-  from minarch_jax.stages import provenance  # imports JAX
+  from minarch_jax.engine import machine  # imports JAX
+  from minarch_jax.stages import provenance
 
   versions = ", ".join(
     f"{name} {importlib.metadata.version(name)}" for name in ("jax", "flax")
   )
   return (
     f"{datetime.date.today()}, commit {provenance.revision()[:7] or 'unknown'}"
-    f", {num_cores()} cores of {processor()}, Python "
+    f", {num_cores()} cores of {machine.processor()}, Python "
     f"{platform.python_version()}, {versions}, load of the last minute "
     f"{os.getloadavg()[0]:.1f}"
   )
-
-
-def processor() -> str:
-  """Names the processor and its widest vectors, as far as Linux tells."""
-  try:
-    with open("/proc/cpuinfo") as file:
-      facts = dict(
-        [part.strip() for part in line.split(":", 1)]
-        for line in file
-        if ":" in line
-      )
-  except OSError:
-    facts = {}
-  vectors = {"avx512f": "AVX-512", "avx2": "AVX2"}
-  known = facts.get("flags", "").split()
-  widest = next((name for flag, name in vectors.items() if flag in known), "")
-  name = facts.get("model name") or platform.machine()
-  return f"{name} ({widest})" if widest else name
 
 
 def write(out: str, name: str, rows: Sequence[Row]) -> str:

@@ -15,6 +15,7 @@ pack corrected by the sample's run / predicted.
 
 from collections.abc import Iterator, Sequence
 import dataclasses
+import math
 import statistics
 
 from absl import flags
@@ -22,6 +23,7 @@ from absl import flags
 from experiments import common
 from experiments.benchmarks import measure
 from minarch_jax import architectures, config, data
+from minarch_jax.engine import machine as machines
 from minarch_jax.engine import memory, packs, planning, population
 from minarch_jax.engine import session as sessions
 from minarch_jax.engine.planning import Pack
@@ -87,11 +89,14 @@ def stage(settings: config.Config) -> None:
   )
   shapes = shapes[: QUICK_SHAPES if flags.FLAGS.quick else None]
   work = sessions.work_of(chosen, dataset)
+  machine = machines.here()
   plan = planning.plan(
     shapes,
     chosen.seeds,
     work,
+    machine=machine,
     devices=devices,
+    at_once=1,
     memory_limit=memory.limit(chosen),
   )
   programs: dict[tuple, list[Pack]] = {}
@@ -99,12 +104,11 @@ def stage(settings: config.Config) -> None:
     programs.setdefault(pack.program, []).append(pack)
 
   def predicted(pack) -> float:
-    run = planning.seconds(pack.parent, pack.slots, work)
-    return run * len(pack.seeds) / devices
+    return planning.core_seconds(pack, work, machine) / devices
 
   groups = sorted(programs.values(), key=lambda each: predicted(each[0]))
   steps = 2 if flags.FLAGS.quick else _STEPS.value
-  sessions.COLD_SECONDS = 0.0  # a sample compiles as its whole training would
+  sessions.COLD = math.inf  # a sample compiles as its whole training would
   brief = sessions.open_session(
     chosen.replace(num_epochs=1),
     part(dataset, steps * chosen.batch_size / len(dataset.train.y)),

@@ -111,7 +111,7 @@ def train(job: measure.Job) -> dict[str, Any]:
   """
   chosen = settings(job)
   if job["steady"]:  # an epoch stands for many, so compile as for those
-    sessions.COLD_SECONDS = 0.0
+    sessions.COLD = math.inf
   dataset = load(job["data"], job["share"], job["batch_size"])
   session = sessions.open_session(chosen, dataset)
   planned = plan(session, job)

@@ -1,9 +1,11 @@
 """Trains a job's networks with PyTorch; `sweep_vs_pytorch` starts it.
 
 The script a competent researcher would write: the data in memory as tensors,
-no DataLoader, one network after another (`eager`), or all seeds of an
-architecture stacked by torch.func (`vmap`). Needs torch and numpy only. Reads
-a job (see `measure`) from standard input and prints one line of JSON.
+no DataLoader, one network after another (`eager`), the same with every
+architecture compiled once (`compile`), or all seeds of an architecture stacked
+by torch.func (`vmap`). Needs torch and numpy only, and a C++ compiler for
+`compile`. Reads a job (see `measure`) from standard input and prints one line
+of JSON.
 """
 
 # pyright: reportMissingImports=false
@@ -213,9 +215,14 @@ def adam(params, learning_rate):
   return torch.optim.Adam(params, learning_rate, fused=True)
 
 
-def train_eager(model, job, splits, orders=None):
-  """Trains one network; returns its epochs' clocks and mean losses."""
+def train_eager(model, job, splits, orders=None, forward=None):
+  """Trains one network; returns its epochs' clocks and mean losses.
+
+  `forward` is the compiled model. Validation runs uncompiled: its last batch
+  is shorter, for which PyTorch would compile again.
+  """
   (x, y), validation, _ = splits
+  forward = forward or model
   optimizer = adam(model.parameters(), job["learning_rate"])
   seconds, losses, accuracy = [], [], 0.0
   for _ in range(job["epochs"]):
@@ -223,7 +230,7 @@ def train_eager(model, job, splits, orders=None):
     order = orders or minibatches(len(y), job["batch_size"])
     total = torch.zeros(())
     for indices in order:
-      loss = F.cross_entropy(model(x[indices]), y[indices])
+      loss = F.cross_entropy(forward(x[indices]), y[indices])
       optimizer.zero_grad()
       loss.backward()
       optimizer.step()
@@ -232,6 +239,25 @@ def train_eager(model, job, splits, orders=None):
     seconds.append(clocks() - start)
     losses.append(float(total) / len(order))
   return seconds, losses, accuracy
+
+
+def train_compiled(models, job, splits):
+  """Trains the seeds of an architecture in turn, by one compiled module."""
+  (x, y), _, test = splits
+  states = [
+    {name: value.clone() for name, value in model.state_dict().items()}
+    for model in models
+  ]
+  model = models[0]
+  forward = torch.compile(model)
+  size = job["batch_size"]
+  F.cross_entropy(forward(x[:size]), y[:size]).backward()  # compiles both ways
+  model.zero_grad()
+  for state in states:
+    model.load_state_dict(state)
+    seconds, _, accuracy = train_eager(model, job, splits, forward=forward)
+    evaluate(model, *test)
+    yield seconds, accuracy
 
 
 def train_vmap(models, job, splits):
@@ -289,6 +315,8 @@ def train(job):
     if job["method"] == "vmap":
       seconds, _, accuracy = train_vmap(models, job, splits)
       runs = [(seconds, accuracy)]
+    elif job["method"] == "compile":
+      runs = list(train_compiled(models, job, splits))
     else:
       runs = []
       for model in models:

@@ -7,9 +7,10 @@ Trains the same networks on the same images by the same recipe (batch 128,
 Adam at 1e-3, validation after every epoch), alternately, each contestant in a
 process of its own with the same number of threads:
 
-  engine  packs of many architectures and seeds
-  eager   PyTorch, one network after another
-  vmap    PyTorch, the seeds of an architecture stacked by torch.func
+  engine   packs of many architectures and seeds
+  eager    PyTorch, one network after another
+  compile  the same, every architecture compiled once by torch.compile
+  vmap     PyTorch, the seeds of an architecture stacked by torch.func
 
 `step` is milliseconds per network and minibatch once everything is compiled,
 validation included; `busy` the same in time of all processors together, which
@@ -41,7 +42,7 @@ _PYTHON = flags.DEFINE_string(
   "torch_python", sys.executable, "Interpreter of an environment with torch."
 )
 
-METHODS = ("eager", "vmap")
+METHODS = ("eager", "compile", "vmap")
 OPENMP = {
   "default": {},
   "passive": {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0"},

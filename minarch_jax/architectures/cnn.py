@@ -106,10 +106,12 @@ FAMILY = families.Family(
   module="minarch_jax.models.cnn:CNN",
   compact="minarch_jax.pruning.compaction:chain",
   costs=families.Costs(
-    compile_seconds=1.5,
+    compile_seconds=2.5,
     step_seconds=60e-6,
-    flops=400e9,
+    flops=50e9,
+    state_bytes_per_second=7e9,
     layer_bytes_per_second=4e9,
+    probe=families.Probe("8-8", 1.3, 0.7e-3),
   ),
   layouts={
     "cpu": families.Layout("map", "map", "hybrid"),

@@ -101,10 +101,12 @@ FAMILY = families.Family(
   module="minarch_jax.models.dnn:DNN",
   compact="minarch_jax.pruning.compaction:chain",
   costs=families.Costs(
-    compile_seconds=1.5,
-    step_seconds=15e-6,
-    flops=350e9,
-    layer_bytes_per_second=100e9,  # packed networks share their images
+    compile_seconds=2.0,
+    step_seconds=24e-6,
+    flops=290e9,
+    state_bytes_per_second=7e9,
+    layer_bytes_per_second=17e9,
+    probe=families.Probe("32-32", 0.55, 0.09e-3),
   ),
   layouts={
     "cpu": families.Layout("map", "vmap"),

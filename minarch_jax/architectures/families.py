@@ -20,20 +20,42 @@ Shapes = Mapping[Path, tuple[int, ...]]  # of a network's leaves
 Grid = Callable[[Problem], Sequence[Body]]
 
 
+class Probe(NamedTuple):
+  """A network that tells how fast a machine is; see `engine.machine`.
+
+  Attributes:
+    body: what follows the colon of its name.
+    compile_seconds, step_seconds: what a step of it took on the machine that
+      the costs describe.
+  """
+
+  body: str
+  compile_seconds: float
+  step_seconds: float
+
+
 class Costs(NamedTuple):
   """Rough costs on one of two busy cores; they decide plans and forecasts only.
 
+  They are those of one machine (Intel Xeon with AVX-512, jax 0.12), fitted to
+  steps of 30 packs on 8x8 and 28x28 images to within a third; `engine.costs`
+  multiplies them by what was measured on another.
+
   Attributes:
-    compile_seconds: of one program; half of it where cores share the work.
+    compile_seconds: of the program of one layer.
     step_seconds: overhead of a step, per hidden layer and one more.
     flops: floating-point operations per second of its products.
+    state_bytes_per_second: of parameters and moments.
     layer_bytes_per_second: of what layers read and write forward.
+    probe: None = the family is taken to be like the others.
   """
 
   compile_seconds: float
   step_seconds: float
   flops: float
+  state_bytes_per_second: float
   layer_bytes_per_second: float
+  probe: Probe | None = None
 
 
 class Layout(NamedTuple):

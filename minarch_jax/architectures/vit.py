@@ -295,10 +295,12 @@ FAMILY = families.Family(
   module="minarch_jax.models.vit:ViT",
   compact="minarch_jax.pruning.compaction:transformer",
   costs=families.Costs(
-    compile_seconds=2.5,
+    compile_seconds=5.0,
     step_seconds=100e-6,
-    flops=80e9,
-    layer_bytes_per_second=4e9,
+    flops=450e9,
+    state_bytes_per_second=7e9,
+    layer_bytes_per_second=0.85e9,
+    probe=families.Probe("p2-d16-l1-h2", 1.25, 1.42e-3),
   ),
   layouts={
     "cpu": families.Layout("map", "map"),

@@ -236,7 +236,9 @@ def plan(
     members,
     seeds,
     session.work,
+    machine=session.machine,
     devices=jax.local_device_count(),
+    at_once=session.config.packs_at_once,
     memory_limit=memory.limit(session.config),
   )
 
@@ -307,8 +309,8 @@ def width_masks(placed: Placed) -> Any:
 
 def start_state(placed: Placed, params: Params) -> TrainState:
   """Places host parameters [S, A, ...] with a fresh optimizer state."""
-  tx = training.make_tx(placed.session.config)
-  return placed.put(training.start_state(tx, params), "network")
+  optimizer = Optimizer.of(placed.session.config)
+  return placed.put(training.start_state(optimizer, params), "network")
 
 
 def split_members(params: Params, pack: Pack, session: Session) -> list[Params]:

@@ -1,55 +1,28 @@
 """Plans packs: which networks share a parent and a compiled program.
 
 A pure function of the architectures, the seeds, the work and the machine's
-description; no JAX. Networks with one skeleton may share a parent. A group
-saves compilations and costs padded work: all networks of a skeleton are cut
-along widths and depth, as a decision tree cuts, until no cut lowers the
-predicted time and padding is below `MAX_PADDING`; then pairs that gain by it
-are joined again.
+description (`costs`); no JAX. Networks with one skeleton may share a parent. A
+group saves compilations and costs padded work, however much pays: all networks
+of a skeleton are cut along widths and depth, as a decision tree cuts, until no
+cut lowers the predicted time; then pairs that gain by it are joined again.
 """
 
 from collections.abc import Sequence
 import dataclasses
-import math
 
 import numpy as np
 
 from minarch_jax import architectures
-from minarch_jax.architectures import Architecture, Problem
+from minarch_jax.architectures import Architecture
+from minarch_jax.engine import costs
+from minarch_jax.engine.costs import Machine, REFERENCE, Work
 
-MAX_PADDING = 2.0
-MICROBATCH_BYTES = 2.6e6  # read and written; the best on cores of 1 MiB L2
-MAX_GROUPS = 50  # of one skeleton, as far as padding allows
+# A study runs a pack's program so many times as long as its training takes:
+# the default study compresses and trains its arms for three times as long.
+REUSE = 4
 MAX_SPREAD = 4  # members of a group that may go to other groups
 MAX_MEMBERS = 32  # more gain nothing: the first product is wide enough by then
 CACHE_BYTES = 48e6  # optimizer traffic of one seed's members stays near cache
-
-# Rough cost of one of two busy cores (AVX-512, jax 0.12); those of families are
-# `Family.costs`, fitted to steps of 30 packs on 8x8 and 28x28 images. They
-# decide the plan and the forecast, and cannot change a result.
-STATE_BYTES_PER_SECOND = 24e9  # of parameters and moments
-
-
-@dataclasses.dataclass(frozen=True)
-class Work:
-  """What every network of the sweep goes through.
-
-  Attributes:
-    problem: the images and classes.
-    num_train, num_eval: images trained on, and validated on after each epoch.
-    batch_size: images per step; what is left of an epoch is not trained on.
-    num_epochs: of training.
-  """
-
-  problem: Problem
-  num_train: int
-  num_eval: int
-  batch_size: int
-  num_epochs: int
-
-  @property
-  def num_steps(self) -> int:
-    return self.num_train // self.batch_size * self.num_epochs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,74 +60,6 @@ def _num_params(architecture: Architecture, work: Work) -> int:
   return architecture.spec(work.problem).num_params
 
 
-def _layer_bytes(parent: Architecture, work: Work) -> float:
-  """Counts what the layers read and write for one image, windows unfolded."""
-  spec = parent.spec(work.problem)
-  floats = sum(
-    leaf.positions
-    * (
-      math.prod(spec.sizes[a] for a in leaf.axes[: -leaf.outputs])
-      + math.prod(spec.sizes[a] for a in leaf.axes[-leaf.outputs :])
-    )
-    for leaf in spec.leaves
-    if leaf.is_kernel
-  )
-  return 4.0 * floats
-
-
-def seconds(parent: Architecture, slots: int, work: Work) -> float:
-  """Predicts the training time of one seed of a pack on one device."""
-  spec, costs = parent.spec(work.problem), parent.traits.costs
-  # Forward, gradient of weights, gradient of inputs: two flops per MAC each.
-  images = work.batch_size + work.num_eval / 3 / max(
-    1, work.num_train // work.batch_size
-  )
-  flops = 6 * spec.macs * images
-  state = 28 * spec.num_params  # Adam reads 4, writes 3 floats
-  layers = images * _layer_bytes(parent, work)
-  per_member = (
-    flops / costs.flops
-    + state / STATE_BYTES_PER_SECOND
-    + layers / costs.layer_bytes_per_second
-  )
-  overhead = costs.step_seconds * (parent.depth + 1)
-  return work.num_steps * (overhead + slots * per_member)
-
-
-def memory(
-  parent: Architecture, slots: int, num_seeds: int, work: Work, devices: int
-) -> float:
-  """Predicts the bytes a pack needs on all devices, data included."""
-  spec = parent.spec(work.problem)
-  params = spec.num_params
-  state = 4 * 4 * params + params  # parameters, two moments, gradient; mask
-  outputs = sum(
-    leaf.positions
-    * math.prod(spec.sizes[a] for a in leaf.axes[-leaf.outputs :])
-    for leaf in spec.leaves
-    if leaf.is_kernel
-  )
-  activations = 4 * 4 * work.batch_size * outputs * slots * devices
-  images = work.num_train + work.num_eval
-  data = 4 * images * math.prod(work.problem.input_shape) * devices
-  return slots * num_seeds * state + activations + data
-
-
-def microbatch(parent: Architecture, batch_size: int, work: Work) -> int:
-  """Chooses how many images a core takes through a network at a time.
-
-  What the layers read and write for them should stay in its second-level
-  cache; a CNN 16-32-32 on 28x28 images then takes 0.6 of the time.
-
-  Returns:
-    The divisor of `batch_size` nearest to that, by ratio; 4 at least.
-  """
-  wanted = MICROBATCH_BYTES / _layer_bytes(parent, work)
-  least = min(4, batch_size)
-  divisors = [n for n in range(least, batch_size + 1) if batch_size % n == 0]
-  return min(divisors, key=lambda n: abs(math.log(n / wanted)))
-
-
 def _pad(count: int, devices: int) -> int:
   return -(-count // devices) * devices
 
@@ -189,9 +94,9 @@ def _slots(num_members: int, most: int) -> tuple[int, int]:
 class _Groups:
   """Costs of sets of networks of one skeleton, given by their indices."""
 
-  def __init__(self, members, work: Work, num_seeds: int, devices: int):
-    self.members, self.work = members, work
-    self.per_device = num_seeds / devices
+  def __init__(self, members, work: Work, machine: Machine, weight: float):
+    self.members, self.work, self.machine = members, work, machine
+    self.weight = weight  # of a second of running beside one of compiling
     depth = max(a.depth for a in members)
     self.widths = np.array([a.extended(depth).widths for a in members])
     self.depths = np.array([a.depth for a in members])
@@ -207,17 +112,12 @@ class _Groups:
     widths = self.widths[group, : self.lengths[group].max()].max(axis=0)
     return dataclasses.replace(first, widths=tuple(widths.tolist()))
 
-  def padding(self, group: np.ndarray) -> float:
-    params = self._count(self.parent(group))
-    count, slots = _slots(len(group), _most_members(params))
-    return count * slots * params / int(self.params[group].sum())
-
   def cost(self, group: np.ndarray) -> float:
-    """Predicts the seconds of training and compiling a group."""
+    """Predicts the seconds of compiling and running a group."""
     parent = self.parent(group)
-    run = seconds(parent, len(group), self.work)
-    compiling = parent.traits.costs.compile_seconds * (1 + parent.depth / 4)
-    return run * self.per_device + compiling
+    count, slots = _slots(len(group), _most_members(self._count(parent)))
+    run = count * costs.seconds(parent, slots, self.work, self.machine)
+    return run * self.weight + costs.compile_seconds(parent, self.machine)
 
   def cuts(self, group: np.ndarray):
     """Lists the ways to cut a group at a width or at a depth."""
@@ -226,36 +126,35 @@ class _Groups:
         yield group[column <= value], group[column > value]
 
   def cut(self, group: np.ndarray) -> list[np.ndarray]:
-    """Cuts a group as long as that is needed or pays."""
+    """Cuts a group as long as that pays."""
     ways = [(self.cost(a) + self.cost(b), a, b) for a, b in self.cuts(group)]
     if not ways:
       return [group]
     cost, a, b = min(ways, key=lambda way: way[0])
-    if self.padding(group) < MAX_PADDING and self.cost(group) <= cost:
+    if self.cost(group) <= cost:
       return [group]
     return self.cut(a) + self.cut(b)
 
   def join(self, groups: list[np.ndarray]) -> list[np.ndarray]:
-    """Joins pairs, best first, while it pays or there are too many groups."""
+    """Joins pairs, best first, while it pays."""
     found = dict(enumerate(groups))
-    costs = {i: self.cost(group) for i, group in found.items()}
+    spent = {i: self.cost(group) for i, group in found.items()}
     savings: dict[tuple[int, int], float] = {}
 
     def consider(i, j):
       union = np.concatenate([found[i], found[j]])
-      if self.padding(union) < MAX_PADDING:
-        savings[i, j] = costs[i] + costs[j] - self.cost(union)
+      saved = spent[i] + spent[j] - self.cost(union)
+      if saved > 0:
+        savings[i, j] = saved
 
     for i in found:
       for j in range(i):
         consider(i, j)
     while savings:
       i, j = max(savings, key=savings.__getitem__)
-      if savings[i, j] <= 0 and len(found) <= MAX_GROUPS:
-        break
       new = max(found) + 1
       found[new] = np.concatenate([found.pop(i), found.pop(j)])
-      costs[new] = self.cost(found[new])
+      spent[new] = self.cost(found[new])
       savings = {
         pair: value for pair, value in savings.items() if not {i, j} & set(pair)
       }
@@ -279,8 +178,7 @@ class _Groups:
       ways = []
       for j, other in enumerate(others):
         union = np.append(other, member)
-        if self.padding(union) < MAX_PADDING:
-          ways.append((self.cost(union) - self.cost(other), j, union))
+        ways.append((self.cost(union) - self.cost(other), j, union))
       if not ways:
         return []
       cost, j, union = min(ways, key=lambda way: way[:2])
@@ -289,10 +187,10 @@ class _Groups:
 
 
 def _grouped(
-  members: Sequence[Architecture], work: Work, num_seeds: int, devices: int
+  members: Sequence[Architecture], work: Work, machine: Machine, weight: float
 ) -> list[list[Architecture]]:
   """Groups networks of one skeleton that share a parent."""
-  groups = _Groups(members, work, num_seeds, devices)
+  groups = _Groups(members, work, machine, weight)
   found = groups.join(groups.cut(np.arange(len(members))))
   found = groups.dissolve(found)
   return [[members[i] for i in group] for group in found]
@@ -303,7 +201,9 @@ def plan(
   seeds: Sequence[int],
   work: Work,
   *,
+  machine: Machine = REFERENCE,
   devices: int = 1,
+  at_once: int = 2,
   memory_limit: float = 4e9,
 ) -> list[Pack]:
   """Groups networks into packs, largest predicted time first.
@@ -312,7 +212,9 @@ def plan(
     members: architectures, of any families, without repetition.
     seeds: the seeds every one of them is trained with.
     work: the data's shape and the amount of training.
+    machine: how fast it is.
     devices: number of devices the packs are split over.
+    at_once: how many packs are in progress at a time.
     memory_limit: bytes one pack may use; larger ones are split.
 
   Raises:
@@ -321,13 +223,20 @@ def plan(
   skeletons: dict[tuple, list[Architecture]] = {}
   for a in members:
     skeletons.setdefault(a.skeleton, []).append(a)
+  # All devices run a pack at once, and a thread compiles for one of a few.
+  weight = REUSE * len(seeds) * at_once / devices
   packs = []
   for group in skeletons.values():
-    for part in _grouped(group, work, len(seeds), devices):
+    for part in _grouped(group, work, machine, weight):
       packs += _chunk(part, tuple(seeds), work, devices, memory_limit)
-  return sorted(
-    packs, key=lambda p: -seconds(p.parent, p.slots, work) * len(p.seeds)
-  )
+  return sorted(packs, key=lambda p: -core_seconds(p, work, machine))
+
+
+def core_seconds(pack: Pack, work: Work, machine: Machine = REFERENCE) -> float:
+  """Predicts the training time of a pack, if it had one device."""
+  alone = costs.one_by_one(pack.parent, machine)
+  count = len(pack.architectures) if alone else pack.slots
+  return costs.seconds(pack.parent, count, work, machine) * len(pack.seeds)
 
 
 def _chunk(members, seeds, work, devices, memory_limit) -> list[Pack]:
@@ -337,7 +246,7 @@ def _chunk(members, seeds, work, devices, memory_limit) -> list[Pack]:
   most = _most_members(params)
 
   def need(slots, num_seeds):
-    return memory(parent, slots, num_seeds, work, devices)
+    return costs.memory(parent, slots, num_seeds, work, devices)
 
   while most > 1 and need(most, len(seeds)) > memory_limit:
     most = -(-most // 2)

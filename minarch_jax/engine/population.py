@@ -13,6 +13,7 @@ import dataclasses
 import functools
 import json
 import os
+import threading
 import time
 from typing import Any
 
@@ -281,10 +282,17 @@ def _pmap(function, kinds, mapping):
 
 @dataclasses.dataclass(frozen=True)
 class Compiled:
-  """A compiled program and what compiling it took."""
+  """A compiled program.
+
+  Attributes:
+    call: runs it.
+    compile_seconds: what it took to get.
+    loaded: whether an earlier run had compiled it.
+  """
 
   call: Callable
   compile_seconds: float
+  loaded: bool = False
 
 
 def trace(
@@ -327,8 +335,24 @@ def compile(
     # pmap compiles at its first call
     return Compiled(spread(function, kinds, mapping), 0.0)
   traced = trace(function, kinds, mapping, arguments, donate)
+  before = _loaded.count
   compiled = traced.lower().compile(compiler_options=_options(mapping, hot))
-  return Compiled(compiled, time.perf_counter() - start)
+  seconds = time.perf_counter() - start
+  return Compiled(compiled, seconds, _loaded.count > before)
+
+
+class _Loaded(threading.local):
+  """How many programs this thread took from the cache of an earlier run."""
+
+  count = 0
+
+  def hear(self, event: str, **unused: Any) -> None:
+    if event == "/jax/compilation_cache/cache_hits":
+      self.count += 1
+
+
+_loaded = _Loaded()
+jax.monitoring.register_event_listener(_loaded.hear)
 
 
 def _options(mapping: Mapping, hot: bool) -> Any:

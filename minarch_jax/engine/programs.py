@@ -75,6 +75,17 @@ class Table:
   def __len__(self) -> int:
     return len(self._compiled)
 
+  def compiled(self, program: Program) -> list[tuple[dict, float]]:
+    """Lists the static values of what was compiled, not loaded, and seconds."""
+    with self._lock:
+      found = list(self._compiled.items())
+    return [
+      (dict(key[1]), future.result().compile_seconds)
+      for key, future in found
+      if key[0] is program and future.done() and not future.exception()
+      if not future.result().loaded
+    ]
+
   def find(
     self,
     program: Program,

@@ -15,8 +15,10 @@ import numpy as np
 from minarch_jax import models, records
 from minarch_jax.architectures import Architecture, Problem, Spec
 from minarch_jax.config import Config, ConfigError
-from minarch_jax.engine import evaluation, planning, population
-from minarch_jax.engine.planning import Pack, Work
+from minarch_jax.engine import costs, evaluation, planning, population
+from minarch_jax.engine import machine as machines
+from minarch_jax.engine.costs import Machine, Work
+from minarch_jax.engine.planning import Pack
 from minarch_jax.engine.programs import Program, Table
 from minarch_jax.types import Batch, Dataset, Model
 
@@ -26,7 +28,10 @@ EVAL_BATCH = 128  # twice as many leave the cache: a sixth more time
 CALL_SECONDS = 2.0
 LARGE_STEP_SECONDS = 1e-3  # averaging gradients costs some 0.1 ms
 LOOK_SECONDS = 0.2  # between looks at packs in progress
-COLD_SECONDS = 0.2  # training below this is shorter than optimising its program
+# A program that is hardly optimised runs so many times as long, and saves so
+# much of the time of compiling.
+COLD = 3.0
+SAVED = 0.5
 
 Splits = Mapping[str, tuple[int, int]]  # chunk range of each split
 SPLITS: tuple[str, ...] = ("train", "validation", "test")
@@ -54,10 +59,10 @@ class Session:
   `data` holds all images, replicated on every device: each fold and each split
   padded to whole chunks with images that weigh 0. The `folds` say in which
   order a seed takes the chunks, `splits` which of them, in that order, are
-  whose. The networks belong to an `arm` of a study; one that trains longer than
-  another shares its programs by calls of at most `most_epochs`. Packs that run
-  at the same time share the programs. Once `stop` is set they give up before
-  their next one.
+  whose. `machine` is what plans and forecasts go by. The networks belong to an
+  `arm` of a study; one that trains longer than another shares its programs by
+  calls of at most `most_epochs`. Packs that run at the same time share the
+  programs. Once `stop` is set they give up before their next one.
   """
 
   config: Config
@@ -66,6 +71,7 @@ class Session:
   data: evaluation.Chunks
   folds: tuple[Fold, ...]
   splits: Splits
+  machine: Machine = costs.REFERENCE
   arm: str = records.MAIN
   most_epochs: int | None = None
   programs: Table = dataclasses.field(default_factory=Table)
@@ -104,8 +110,15 @@ def work_of(config: Config, dataset: Dataset) -> Work:
   )
 
 
-def open_session(config: Config, dataset: Dataset) -> Session:
+def open_session(
+  config: Config, dataset: Dataset, machine: Machine | None = None
+) -> Session:
   """Starts the devices and puts the data there.
+
+  Args:
+    config: every choice.
+    dataset: the data.
+    machine: what an earlier session went by; None = measured now or before.
 
   Raises:
     ConfigError: the batch is larger than the training split.
@@ -122,7 +135,8 @@ def open_session(config: Config, dataset: Dataset) -> Session:
     )
   data, folds, splits = _laid_out(dataset, work)
   data = population.place(data, "shared", population.on_devices(config))
-  return Session(config, dataset, work, data, folds, splits)
+  machine = machine or machines.here()
+  return Session(config, dataset, work, data, folds, splits, machine)
 
 
 def _check_folds(dataset: Dataset) -> None:
@@ -359,7 +373,7 @@ def place(session: Session, pack: Pack) -> Placed:
 def layout_of(session: Session, pack: Pack) -> population.Mapping:
   """Says how a pack is laid out on this machine."""
   work = session.work
-  step = planning.seconds(pack.parent, 1, work) / work.num_steps
+  step = costs.step_seconds(pack.parent, 1, work, session.machine)
   layout = population.mapping(
     session.config,
     pack.parent.family,
@@ -370,7 +384,7 @@ def layout_of(session: Session, pack: Pack) -> population.Mapping:
   if layout.devices[0].platform != "cpu" or layout.members == "vmap":
     return layout
   parts = len(layout.devices) if layout.split == "batch" else 1
-  size = planning.microbatch(pack.parent, work.batch_size // parts, work)
+  size = costs.microbatch(pack.parent, work.batch_size // parts, work.problem)
   return dataclasses.replace(layout, microbatch=size)
 
 
@@ -410,14 +424,17 @@ def num_params(pack: Pack, session: Session) -> int:
 
 
 def _predicted(pack: Pack, session: Session) -> float:
-  """Predicts the seconds that one device would take to train a pack."""
-  run = planning.seconds(pack.parent, pack.slots, session.work)
+  """Predicts the seconds that one device would take to train all slots."""
+  run = costs.seconds(pack.parent, pack.slots, session.work, session.machine)
   return run * len(pack.seeds)
 
 
 def is_long(placed: Placed) -> bool:
   """Says whether work on a pack's images outlasts optimising its program."""
-  return _predicted(placed.pack, placed.session) > COLD_SECONDS
+  pack, session = placed.pack, placed.session
+  compiling = costs.compile_seconds(pack.parent, session.machine)
+  longer = planning.REUSE * _predicted(pack, session) * (COLD - 1)
+  return longer > SAVED * compiling
 
 
 def epochs_per_call(pack: Pack, session: Session) -> int:

@@ -6,7 +6,7 @@ maps it over members, seeds and devices.
 
 from collections.abc import Callable
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -101,15 +101,23 @@ def learning_rates(config: Config, num_steps: int) -> np.ndarray:
   return np.asarray(schedule(np.arange(num_steps)), np.float32)
 
 
-def start_state(tx: optax.GradientTransformation, params: Params) -> TrainState:
+def start_state(optimizer: Optimizer, params: Params) -> TrainState:
   """Puts stacked host parameters [S, A, ...] beside a fresh optimizer state.
 
   Every optimizer of `make_tx` starts at zero, so none is run for it.
   """
-  init = jax.vmap(jax.vmap(tx.init))
-  shapes = jax.eval_shape(init, params)
-  zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+  leaves, structure = jax.tree.flatten(params)
+  shapes = tuple(jax.ShapeDtypeStruct(p.shape, p.dtype) for p in leaves)
+  found = _state_shapes(optimizer, structure, shapes)
+  zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), found)
   return TrainState(params, zeros)
+
+
+@functools.lru_cache(maxsize=256)  # asked for at every retraining
+def _state_shapes(optimizer: Optimizer, structure: Any, shapes: Any) -> Any:
+  """The shapes of an optimizer's state, [S, A, ...]."""
+  init = jax.vmap(jax.vmap(make_tx(optimizer).init))
+  return jax.eval_shape(init, jax.tree.unflatten(structure, shapes))
 
 
 def make_step(

@@ -388,6 +388,7 @@ STAGES = Table(
     Column("packs", "packs", "count"),
     Column("compile_seconds", "compilation (s)", "number"),
     Column("run_seconds", "running (s)", "number"),
+    Column("forecast_seconds", "foretold (s)", "number"),
   ),
 )
 
@@ -404,5 +405,6 @@ PACKS = Table(
     Column("padding", "padding (ratio)", "number"),
     Column("compile_seconds", "compilation (s)", "number"),
     Column("run_seconds", "running (s)", "number"),
+    Column("forecast_seconds", "foretold (s)", "number"),
   ),
 )

@@ -24,7 +24,7 @@ from minarch_jax.architectures import Architecture, Problem
 from minarch_jax.compression import grid as grids
 from minarch_jax.config import Config
 from minarch_jax.engine import packs
-from minarch_jax.engine.planning import Pack, Work
+from minarch_jax.engine.planning import Pack
 from minarch_jax.engine.session import Session
 from minarch_jax.stages import compress, provenance, setup, store, train
 from minarch_jax.stages.train import Statistics
@@ -80,50 +80,71 @@ def _is_variant(config: Config) -> bool:
   return data.variant_of(config.dataset)[1] != ""
 
 
-def describe(config: Config) -> str:
-  """Says what the arms of a design will train, and how long that may take.
+class Forecast(NamedTuple):
+  """What the arms of a sweep are going to be.
 
-  What is confirmed is chosen when the sweep is there; at most three
-  architectures of a family are.
+  Attributes:
+    longer, harder: architectures trained longer, and on harder images.
+    fresh: at most so many are trained on fresh seeds.
+    packs: of the two, with how many times as long they train and the design
+      that they are compressed by, if any; and of fresh seeds as many as a
+      family may choose, from the middle of its sizes.
+  """
+
+  longer: list[Architecture]
+  harder: list[Architecture]
+  fresh: int
+  packs: list[tuple[Pack, int, compress.Design | None]]
+
+
+def forecast(
+  config: Config, problem: Problem, base: Sequence[Pack], *, alone: bool
+) -> Forecast:
+  """Foretells the arms of a design for the planned packs of a sweep.
+
+  What is confirmed is chosen when the sweep is there: of every family the
+  architectures at and below the minimal size, and the most redundant one.
   """
   if config.design not in SIZES:
-    return ""
-  sizes, parts = SIZES[config.design], config.each()
-  longer = harder = fresh = seconds = 0
-  for part in parts:
-    work, base = train.planned(part)
-    families = _by_size(work.problem, base)
-    fresh += 3 * len(families)
-    if not _is_variant(part):
-      chosen = _shallow(families, sizes)
-      longer += len(chosen)
-      seconds += LONGER * _seconds(part, work, base, chosen)
-      if len(parts) == 1:
-        chosen = _spread(families, sizes)
-        harder += len(chosen)
-        seconds += _seconds(part, work, base, chosen)
-  return (
-    f"beside it, --design={config.design}: {longer} architectures x "
-    f"{config.num_seeds} seeds on noisy labels, {LONGER} times as long; "
-    f"{harder} x {config.num_seeds} on blurred images; about "
-    f"{seconds:.0f} s of training, no compilation; and at most {fresh} x "
-    f"{sizes.fresh * config.num_seeds} fresh seeds of what the sweep chooses"
+    return Forecast([], [], 0, [])
+  sizes, seeds = SIZES[config.design], list(config.seeds)
+  families = _by_size(problem, base)
+  found = Forecast([], [], 3 * len(families), [])
+  if not _is_variant(config):
+    found.longer.extend(_shallow(families, sizes))
+    if alone:
+      found.harder.extend(_spread(families, sizes))
+  fresh = range(sizes.fresh * config.num_seeds)
+  middle = [
+    a for group in families.values() for a in group[len(group) // 2 :][:3]
+  ]
+  for chosen, own, times, design in (
+    (found.longer, seeds, LONGER, None),
+    (found.harder, seeds, 1, _rounded(config)),
+    (middle, fresh, 1, None),
+    (middle[::3], fresh, 0, _pruned(config)),
+  ):
+    for pack in in_packs(base, chosen, own):
+      found.packs.append((pack, times, design))
+  return found
+
+
+def _rounded(config: Config) -> compress.Design:
+  """What is done to networks on harder images."""
+  return compress.Design(
+    grids.cells_of(config, prune=False, quantize=True),
+    grids.precisions_of(config),
   )
 
 
-def _seconds(
-  config: Config,
-  work: Work,
-  base: Sequence[Pack],
-  chosen: Sequence[Architecture],
-) -> float:
-  """Predicts the seconds of networks that leave slots of their packs empty."""
-  return sum(
-    train.seconds_of(
-      dataclasses.replace(pack, slots=len(pack.architectures)), work
-    )
-    for pack in in_packs(base, chosen, list(config.seeds))
-  )
+def _pruned(config: Config) -> compress.Design:
+  """What is done to the fresh seeds of the most redundant architectures."""
+  (main, *_), (dense, *_) = grids.rules_of(config), grids.precisions_of(config)
+  cells = [
+    grids.Cell(main, sparsity, dense)
+    for sparsity in sorted({0.0, *config.sparsities})
+  ]
+  return compress.Design(cells, [dense])
 
 
 def in_packs(
@@ -218,14 +239,8 @@ def _confirm(
   everything = list(dict.fromkeys([*asked.sizes, *asked.redundant]))
   planned = in_packs(base, everything, seeds)
   lines = train.fill(session, out, _missing(session, out, planned))
-  (main, *_), (dense, *_) = grids.rules_of(config), grids.precisions_of(config)
-  cells = [
-    grids.Cell(main, sparsity, dense)
-    for sparsity in sorted({0.0, *config.sparsities})
-  ]
-  design = compress.Design(cells, [dense])
   planned = in_packs(base, asked.redundant, seeds)
-  return lines + compress.fill(session, out, planned, design)
+  return lines + compress.fill(session, out, planned, _pruned(config))
 
 
 # --- other data --------------------------------------------------------------
@@ -283,11 +298,7 @@ def _harder(
   members = _spread(_by_size(session.problem, base), sizes)
   planned = in_packs(base, members, list(session.config.seeds))
   lines = train.fill(other, out, _missing(other, out, planned))
-  design = compress.Design(
-    grids.cells_of(other.config, prune=False, quantize=True),
-    grids.precisions_of(other.config),
-  )
-  lines += compress.fill(other, out, planned, design)
+  lines += compress.fill(other, out, planned, _rounded(other.config))
   provenance.note_dataset(other, out)
   return lines
 

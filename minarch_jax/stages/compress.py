@@ -14,7 +14,8 @@ from minarch_jax.compression import grid as grids
 from minarch_jax.compression import retraining, running
 from minarch_jax.compression.grid import Cell, Precision
 from minarch_jax.config import Config, ConfigError, RETRAINING
-from minarch_jax.engine import packs
+from minarch_jax.engine import costs as costs_lib
+from minarch_jax.engine import packs, planning
 from minarch_jax.engine import session as sessions
 from minarch_jax.engine.planning import Pack
 from minarch_jax.engine.session import Session
@@ -23,6 +24,8 @@ from minarch_jax.stages import rows as make_rows
 from minarch_jax.stages import setup, store, train
 from minarch_jax.stages.progress import Progress
 from minarch_jax.stages.train import Statistics
+
+CELL_SECONDS = 2e-3  # of what is not computing, for each network and cell
 
 
 class Design(NamedTuple):
@@ -80,16 +83,16 @@ def fill(
     One line of engine statistics per pack that was not there.
   """
   kind = _kind(session, design)
-  todo, costs = [], {}
+  todo, costs, facts = [], {}, setup.Facts.of(session)
   for pack in planned:
     names = [[str(a) for a in part] for part in design.of(pack)]
     id = records.content_id([kind, *train.pack_id(pack), *names])
     if not records.exists(out, "compression", id):
       todo.append((id, pack))
-      costs[id] = _cost(session, pack, design)
+      costs[id] = seconds_of(facts, pack, design)
   todo.sort(key=lambda task: -costs[task[0]])  # the last ones end together
   name = train.label("compress", session)
-  with Progress(name, sum(costs.values())) as progress:
+  with Progress(name, facts.wall(sum(costs.values()))) as progress:
 
     def run(task: tuple[str, Pack]) -> list[Statistics]:
       id, pack = task
@@ -102,8 +105,11 @@ def fill(
       for table in ("hits", "compression"):  # the last says that it is done
         own = rows.select(*records.SCHEMAS[table])
         records.write(out, table, id, own)
-      progress.advance(costs[id])
-      return [line for _, line in parts]
+      progress.advance(facts.wall(costs[id]))
+      lines = [line for _, line in parts]
+      for line in lines:  # halves share the forecast
+        line["forecast_seconds"] = round(costs[id] / len(lines), 3)
+      return lines
 
     return sum(sessions.together(session, todo, run), [])
 
@@ -161,7 +167,7 @@ def _compressed(
   if "small_dense" in config.controls:
     rows += _small_dense(session, recipe, pack, compared)
   seconds = (found.compile_seconds, found.run_seconds)
-  return rows, train.statistics_of("compress", session, pack, seconds)
+  return rows, train.statistics_of("compress", session, pack, seconds, 0.0)
 
 
 def _small_dense(
@@ -209,16 +215,29 @@ def _shrunk(
   return pruning.small_dense(architecture, left, *session.problem)
 
 
-def _cost(session: Session, pack: Pack, design: Design) -> float:
-  """Predicts seconds: forward passes of the grid, then the retraining."""
-  work, config = session.work, session.config
-  images = len(session.dataset.validation.y) + len(session.dataset.test.y)
-  training = train.predicted_seconds(session, pack)
-  forward = training / work.num_epochs * images / work.num_train / 3
-  share = len(design.of(pack)[0]) / pack.slots
-  retrained = share * len(config.sparsities) * len(config.criteria)
-  retraining = training * config.finetune_share * retrained
-  return forward * len(design.cells) + retraining
+def seconds_of(facts: setup.Facts, pack: Pack, design: Design) -> float:
+  """Predicts for how long compressing a pack by a design is in progress."""
+  config, work, machine = facts.config, facts.work, facts.machine
+  alone = dataclasses.replace(pack, architectures=pack.architectures[:1])
+  training = planning.core_seconds(alone, work, machine)
+  images = (work.num_eval + facts.num_test) / 3  # they go forward only
+  forward = training / max(1, work.num_steps) / work.images * images
+  chosen, compared = design.of(pack)
+  retrained = len(grids.retrainings_of(config, chosen))
+  controls = [each.control for each in grids.controls_of(config, compared)]
+  anew = sum(bool(grids.CONTROLS[str(control)]) for control in controls)
+  if "small_dense" in config.controls:
+    small = len(compared) * len(config.compared_sparsities)
+    retrained, anew = retrained + small, anew + small
+  retrained += len(controls)
+  cells = len(pack.architectures) * len(design.cells)
+  cells += retrained * len(design.precisions)
+  family = pack.parent.family
+  factor = machine.factor(costs_lib.COMPRESSING, family)
+  factor /= machine.factor(costs_lib.RUNNING, family)
+  trainings = anew + retrained * config.finetune_share
+  host = cells * CELL_SECONDS * len(pack.seeds)
+  return facts.shared(factor * (trainings * training + cells * forward + host))
 
 
 def _check_retraining(out: str, config: Config) -> None:

@@ -8,6 +8,7 @@ import rich.console
 import rich.progress
 
 QUIET_SECONDS = 10.0  # between lines where there is no terminal
+TRUST_SECONDS = 10.0  # of a forecast: as much as so long a look at the work
 
 
 def heading(text: str) -> None:
@@ -18,8 +19,8 @@ def heading(text: str) -> None:
 class Progress:
   """A bar on a terminal, a line now and then elsewhere; nothing when fast.
 
-  `total` is predicted work in any unit; the remaining time follows from how
-  fast the work really goes.
+  `total` is predicted seconds; the remaining time follows from them at first,
+  and then from how fast the work really goes.
   """
 
   def __init__(self, label: str, total: float):
@@ -33,10 +34,12 @@ class Progress:
         rich.progress.TaskProgressColumn(),
         rich.progress.TimeElapsedColumn(),
         rich.progress.TextColumn("left"),
-        rich.progress.TimeRemainingColumn(elapsed_when_finished=False),
+        rich.progress.TextColumn("{task.fields[left]}"),
         console=rich.console.Console(stderr=True),
       )
-      self._task = self._bar.add_task(label, total=self._total)
+      self._task = self._bar.add_task(
+        label, total=self._total, left=clock(self._total)
+      )
 
   def __enter__(self) -> "Progress":
     if self._bar:
@@ -53,23 +56,24 @@ class Progress:
       self._advance(amount)
 
   def _advance(self, amount: float) -> None:
-    self._done += amount
-    if self._bar:
-      self._bar.update(self._task, completed=self._done)
-      return
+    self._done = min(self._done + amount, self._total)
     now = time.monotonic()
+    pace = (now - self._start + TRUST_SECONDS) / (self._done + TRUST_SECONDS)
+    left = clock((self._total - self._done) * pace)
+    if self._bar:
+      self._bar.update(self._task, completed=self._done, left=left)
+      return
     if now - self._spoken >= QUIET_SECONDS:
       self._spoken = now
-      share = min(self._done / self._total, 1.0)
-      left = (now - self._start) * (1 - share) / max(share, 1e-9)
       print(
-        f"{self._label}: {share:.0%}, about {_clock(left)} left",
+        f"{self._label}: {self._done / self._total:.0%}, about {left} left",
         file=sys.stderr,
         flush=True,
       )
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+  """Writes seconds as 0:59, 1:00 or 1:00:00."""
   minutes, seconds = divmod(round(seconds), 60)
   hours, minutes = divmod(minutes, 60)
   return (

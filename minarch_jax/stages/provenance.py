@@ -15,6 +15,7 @@ import minarch_jax
 from minarch_jax import records
 from minarch_jax.config import Config
 from minarch_jax.engine import memory
+from minarch_jax.engine.costs import Machine
 from minarch_jax.engine.session import Session
 
 
@@ -44,12 +45,33 @@ def describe(
       f"{device.platform}:{device.id} {device.device_kind}"
       for device in jax.local_devices()
     ],
+    "machine": dataclasses.asdict(session.machine),
     "memory_limit": round(memory.limit(session.config) / 2**30, 2),
     "git_revision": revision(),
     "datasets": _described(session),
     "programs": len(session.programs),
     "packs": list(statistics),
   }
+
+
+def machine(out: str) -> Machine | None:
+  """Returns the machine that a results directory was begun for, if any."""
+  left = records.read_json(_path(out)).get("machine")
+  if not left:
+    return None
+  return Machine.of(left["backend"], {name: f for name, f in left["factors"]})
+
+
+def note_machine(session: Session, out: str) -> None:
+  """Leaves what plans go by, before the first of them is carried out."""
+  before = records.read_json(_path(out))
+  if "machine" not in before:
+    own = _jsonable(dataclasses.asdict(session.machine))
+    records.write_json(_path(out), before | {"machine": own})
+
+
+def _path(out: str) -> str:
+  return os.path.join(out, "study.json")
 
 
 def _described(session: Session) -> dict[str, Any]:
@@ -68,7 +90,7 @@ def _described(session: Session) -> dict[str, Any]:
 
 def note_dataset(session: Session, out: str) -> None:
   """Adds the data set of an arm to what study.json tells of."""
-  path = os.path.join(out, "study.json")
+  path = _path(out)
   before = records.read_json(path)
   datasets = {**before.get("datasets", {}), **_described(session)}
   if datasets != before.get("datasets"):
@@ -82,7 +104,7 @@ def write(
   config: Config | None = None,
 ) -> None:
   """Writes study.json, keeping what earlier runs left there; as `describe`."""
-  path = os.path.join(out, "study.json")
+  path = _path(out)
   before, now = records.read_json(path), describe(session, statistics, config)
   now["datasets"] = {**before.get("datasets", {}), **now["datasets"]}
   kept = ("config", "datasets")
@@ -90,6 +112,7 @@ def write(
     before.get(name) == _jsonable(now[name]) for name in kept
   ):
     return
+  now["machine"] = before.get("machine", now["machine"])
   now["packs"] = [*before.get("packs", []), *statistics]
   records.write_json(path, now)
 

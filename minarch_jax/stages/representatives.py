@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from minarch_jax import records
-from minarch_jax.architectures import Architecture
+from minarch_jax.architectures import Architecture, Problem
 from minarch_jax.engine.session import Session
 from minarch_jax.stages import setup
 
@@ -30,17 +30,17 @@ def representatives(
   chosen = []
   for family in dict.fromkeys(a.family for a in members):
     group = [a for a in members if a.family == family]
-    chosen += _around(session, group, smallest.get(family))
+    chosen += around(session.problem, group, smallest.get(family))
   return list(dict.fromkeys(chosen))
 
 
-def _around(
-  session: Session, group: Sequence[Architecture], minimum: int | None
+def around(
+  problem: Problem, group: Sequence[Architecture], minimum: int | None = None
 ) -> list[Architecture]:
   """Chooses of one family; without a minimal size, from the middle on."""
 
   def params(architecture: Architecture) -> int:
-    return architecture.spec(session.problem).num_params
+    return architecture.spec(problem).num_params
 
   group = sorted(group, key=params)
   limit = minimum or params(group[len(group) // 2])

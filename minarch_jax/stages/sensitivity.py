@@ -99,13 +99,18 @@ def complete(
     id = records.content_id([*kind, [str(a) for a in architectures], seeds])
     if not all(records.exists(out, table, id) for table in TABLES):
       todo.append((id, parts))
-  with Progress("sensitivity", len(todo)) as progress:
+  facts = setup.Facts.of(session)
+  costs = {
+    id: facts.wall(sum(train.seconds_of(facts, pack) for pack in parts))
+    for id, parts in todo
+  }
+  with Progress("sensitivity", sum(costs.values())) as progress:
 
     def run(task) -> None:
       id, parts = task
       for table, rows in zip(TABLES, measure(session, out, parts), strict=True):
         records.write(out, table, id, rows)
-      progress.advance(1)
+      progress.advance(costs[id])
 
     sessions.together(session, todo, run)
   wanted = (

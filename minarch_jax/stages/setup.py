@@ -1,5 +1,7 @@
 """What every stage starts with: checks, data, devices, identity."""
 
+from typing import NamedTuple
+
 from flax import traverse_util
 import jax
 import numpy as np
@@ -9,8 +11,42 @@ from minarch_jax.architectures import Architecture, Problem, Spec
 from minarch_jax.compression import grid as grids
 from minarch_jax.config import Config, ConfigError
 from minarch_jax.engine import session as sessions
+from minarch_jax.engine.costs import Machine, Work
 from minarch_jax.engine.session import Session
+from minarch_jax.stages import provenance
 from minarch_jax.types import Dataset
+
+
+class Facts(NamedTuple):
+  """What decides how long the packs of a data set take; no image is read.
+
+  Attributes:
+    config: every choice.
+    work: the amount of training.
+    num_test: images of the test split.
+    machine: how fast it is.
+  """
+
+  config: Config
+  work: Work
+  num_test: int
+  machine: Machine
+
+  @classmethod
+  def of(cls, session: Session) -> "Facts":
+    num_test = len(session.dataset.test.y)
+    return cls(session.config, session.work, num_test, session.machine)
+
+  def wall(self, seconds: float) -> float:
+    """Says how much longer a study takes by what is in progress so long."""
+    return seconds / self.config.packs_at_once
+
+  def shared(self, core_seconds: float) -> float:
+    """Says how long what takes one device so long is in progress.
+
+    All devices work on it, and share themselves between packs in progress.
+    """
+    return core_seconds * self.config.packs_at_once / jax.local_device_count()
 
 
 def check(config: Config) -> data.Description:
@@ -77,8 +113,15 @@ def select(config: Config, problem: Problem) -> list[Architecture]:
 
 
 def open_session(config: Config, dataset: Dataset | None = None) -> Session:
-  """Opens a session on a data set, or on that of the configuration."""
-  return sessions.open_session(config, dataset or data.load_chosen(config))
+  """Opens a session on a data set, or on that of the configuration.
+
+  The latter goes by the machine that the results directory was begun for, so
+  that what is planned again is planned alike, and its parts are found.
+  """
+  if dataset is not None:
+    return sessions.open_session(config, dataset)
+  dataset = data.load_chosen(config)
+  return sessions.open_session(config, dataset, provenance.machine(config.out))
 
 
 def recipe_id(session: Session) -> str:

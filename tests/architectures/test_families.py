@@ -99,7 +99,12 @@ def test_the_kernel_of_the_images_is_a_leaf_that_reads_no_units(name):
 @pytest.mark.parametrize("name", FAMILIES)
 def test_costs_and_layouts_are_complete(name):
   family = FAMILIES[name]
-  assert all(cost > 0 for cost in family.costs)
+  *costs, probe = family.costs
+  assert all(cost > 0 for cost in costs)
+  if probe:
+    body, *readings = probe
+    assert Architecture.parse(f"{name}:{body}").family == name
+    assert all(reading > 0 for reading in readings)
   assert family.layouts.keys() == {"cpu", "other"}
   for layout in family.layouts.values():
     assert {layout.seeds, layout.members} <= {"map", "vmap"}

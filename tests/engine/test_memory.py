@@ -6,7 +6,7 @@ import jax
 import pytest
 
 from minarch_jax.config import Config
-from minarch_jax.engine import memory, packs, planning
+from minarch_jax.engine import costs, memory, packs
 from minarch_jax.engine import session as sessions
 from tests.engine import small_packs
 
@@ -91,7 +91,7 @@ def test_a_plan_keeps_to_it(monkeypatch):
   session = sessions.open_session(small_packs.CONFIG, small_packs.dataset())
   members = [small_packs.parse(f"dnn:{width}") for width in (2, 3, 4, 5)]
   (whole,) = packs.plan(session, members, range(8))
-  need = planning.memory(whole.parent, whole.slots, 8, session.work, 8)
+  need = costs.memory(whole.parent, whole.slots, 8, session.work, 8)
   monkeypatch.setattr(memory, "machine", lambda: 4 * need - 1)
   parts = packs.plan(session, members, range(8))
   assert len(parts) > 1 and {part.parent for part in parts} == {whole.parent}

@@ -11,7 +11,7 @@ import pytest
 
 from minarch_jax import models, random
 from minarch_jax.architectures import Problem
-from minarch_jax.engine import evaluation, packs, planning, training
+from minarch_jax.engine import costs, evaluation, packs, training
 from minarch_jax.engine import session as sessions
 from minarch_jax.random import Purpose
 from minarch_jax.types import Batch
@@ -259,7 +259,7 @@ def test_the_layout_changes_no_number(family, devices, changes):
 def test_the_size_of_the_cache_changes_no_number(family):
   opened, pack = session(), pack_of(family)
   whole = sessions.layout_of(opened, pack).microbatch
-  with mock.patch.object(planning, "MICROBATCH_BYTES", 1):
+  with mock.patch.object(costs, "MICROBATCH_BYTES", 1):
     assert sessions.layout_of(opened, pack).microbatch == 4 < whole == 8
     found = packs.train(opened, pack)
   assert_close(results(found), results(reference(family)[0]), 2e-4)

@@ -1,6 +1,5 @@
 """Planning: every network once, little padding, within memory, repeatable."""
 
-import dataclasses
 import itertools
 import random
 
@@ -8,8 +7,9 @@ import pytest
 
 from minarch_jax import architectures, registries
 from minarch_jax.architectures import Architecture, Problem
-from minarch_jax.engine import planning
-from minarch_jax.engine.planning import Pack, Work
+from minarch_jax.engine import costs, planning
+from minarch_jax.engine.costs import Machine, Work
+from minarch_jax.engine.planning import Pack
 
 DIGITS = Work(Problem((8, 8, 1), 10), 1294, 143, 64, 30)
 MNIST = Work(Problem((28, 28, 1), 10), 54_000, 6_000, 128, 10)
@@ -43,10 +43,8 @@ def check(packs, members, seeds, work):
     assert len(pack.architectures) <= pack.slots == len(pack.members)
     assert set(pack.members) == set(pack.architectures)
     assert pack.members[: len(pack.architectures)] == pack.architectures
-  costs = [
-    planning.seconds(p.parent, p.slots, work) * len(p.seeds) for p in packs
-  ]
-  assert costs == sorted(costs, reverse=True)
+  each = [planning.core_seconds(p, work) for p in packs]
+  assert each == sorted(each, reverse=True)
 
 
 def groups(packs):
@@ -57,14 +55,20 @@ def groups(packs):
   return list(found.values())
 
 
-def check_padding(packs, work):
-  """Below two over what shares a program; chunks of few slots may exceed it."""
-  for group in groups(packs):
-    held = sum(p.slots * p.parent.num_params(*work.problem) for p in group)
-    asked = sum(
-      a.num_params(*work.problem) for p in group for a in p.architectures
-    )
-    assert 1 <= held / asked < planning.MAX_PADDING, group
+def cost(packs, work, machine=costs.REFERENCE, devices=1):
+  """What a plan is chosen by, added up in other words."""
+  programs = {pack.program: pack for pack in packs}.values()
+  compiling = sum(costs.compile_seconds(p.parent, machine) for p in programs)
+  run = sum(
+    costs.seconds(p.parent, p.slots, work, machine) * len(p.seeds)
+    for p in packs
+  )
+  return compiling + planning.REUSE * run * 2 / devices
+
+
+def apart(members, seeds):
+  """Every network in a program of its own."""
+  return [Pack((a,), tuple(seeds), a, 1) for a in members]
 
 
 @pytest.mark.parametrize("work", WORKS.values(), ids=WORKS)
@@ -81,13 +85,33 @@ def test_every_network_is_planned_once(name, family, work):
 
 @pytest.mark.parametrize("work", WORKS.values(), ids=WORKS)
 @pytest.mark.parametrize("name, family", GRIDS)
-def test_padding_stays_below_two(name, family, work):
+def test_a_plan_costs_no_more_than_programs_of_their_own(name, family, work):
   members = grid(name, family, work)
   for devices, num_seeds in MACHINES:
+    seeds = range(num_seeds)
     packs = planning.plan(
-      members, range(num_seeds), work, devices=devices, memory_limit=ROOM
+      members, seeds, work, devices=devices, memory_limit=ROOM
     )
-    check_padding(packs, work)
+    alone = cost(apart(members, seeds), work, devices=devices)
+    assert cost(packs, work, devices=devices) <= 1.001 * alone
+
+
+def test_padding_follows_what_compiling_and_running_cost():
+  members = grid("ladder", "vit", DIGITS)
+
+  def plan(**factors):
+    machine = Machine.of("cpu", {f"{k} vit": v for k, v in factors.items()})
+    packs = planning.plan(members, range(5), DIGITS, machine=machine, devices=2)
+    held = sum(p.slots * p.parent.num_params(*DIGITS.problem) for p in packs)
+    return len(packs), held
+
+  programs, held = zip(
+    plan(run=1e-3), plan(), plan(run=1e3), plan(compile=1e3), strict=True
+  )
+  asked = sum(a.num_params(*DIGITS.problem) for a in members)
+  assert programs[0] < programs[1] < programs[2] == len(members)
+  assert held[0] > held[1] > held[2] == asked
+  assert programs[3] == programs[0] == len({a.skeleton for a in members})
 
 
 def test_families_share_one_plan():
@@ -119,8 +143,8 @@ def test_cheap_networks_are_packed_and_one_program_serves_equal_packs():
 
 def test_chunks_of_one_group_share_the_wide_networks():
   members = [Architecture("dnn", (width,)) for width in range(1, 101)]
-  packs = planning.plan(members, range(2), DIGITS)
-  check_padding(packs, DIGITS)
+  slow = Machine.of("cpu", {"compile dnn": 100.0})
+  packs = planning.plan(members, range(2), DIGITS, machine=slow)
   cut = [group for group in groups(packs) if len(group) > 1]
   assert cut  # some group is larger than a pack
   for group in cut:
@@ -133,12 +157,14 @@ def test_chunks_of_one_group_share_the_wide_networks():
 
 @pytest.mark.parametrize("work", [DIGITS, MNIST], ids=["digits", "mnist"])
 @pytest.mark.parametrize("name", ["paper", "monotone"])
-def test_all_dnn_shapes_of_the_paper_take_few_programs(work, name):
+def test_all_dnn_shapes_of_the_paper_compile_for_a_small_share(work, name):
   members = grid(name, "dnn", work)
   packs = planning.plan(members, range(4), work, devices=2)
   check(packs, members, range(4), work)
-  check_padding(packs, work)
-  assert len({pack.program for pack in packs}) <= 60
+  programs = {pack.program for pack in packs}
+  assert len(programs) < len(members) / 3
+  compiling = sum(costs.compile_seconds(parent) for parent, *_ in programs)
+  assert compiling < 0.3 * cost(packs, work, devices=2)
 
 
 # --- memory ------------------------------------------------------------------
@@ -149,14 +175,14 @@ def test_all_dnn_shapes_of_the_paper_take_few_programs(work, name):
 def test_packs_that_do_not_fit_are_split(family, devices):
   members = grid("square", family, DIGITS)
   largest = architectures.parent(members[-1:])
-  alone = planning.memory(largest, 1, 1, DIGITS, devices)
+  alone = costs.memory(largest, 1, 1, DIGITS, devices)
   for limit in (alone, 2 * alone, 20 * alone):
     packs = planning.plan(
       members, range(5), DIGITS, devices=devices, memory_limit=limit
     )
     check(packs, members, range(5), DIGITS)
     for p in packs:
-      used = planning.memory(p.parent, p.slots, len(p.seeds), DIGITS, devices)
+      used = costs.memory(p.parent, p.slots, len(p.seeds), DIGITS, devices)
       assert used <= limit
 
 
@@ -189,36 +215,7 @@ def test_halves_hold_a_pack_once_and_end_with_one_network(count, slots, seeds):
   assert sorted(found) == sorted(itertools.product(members, seeds))
 
 
-# --- the model of cost -------------------------------------------------------
-
-
-@pytest.mark.parametrize("text", ["dnn:30-30", "cnn:8-16", "vit:p4-d8-l2-h2"])
-def test_more_work_costs_more(text):
-  a = Architecture.parse(text)
-  wider = Architecture(a.family, tuple(2 * w for w in a.widths), a.options)
-  longer = dataclasses.replace(DIGITS, num_epochs=60)
-  base = planning.seconds(a, 2, DIGITS)
-  assert base > 0
-  assert planning.seconds(wider, 2, DIGITS) > base
-  assert base < planning.seconds(a, 3, DIGITS) < 1.5 * base
-  assert planning.seconds(a, 2, longer) == pytest.approx(2 * base)
-  held = planning.memory(a, 2, 3, DIGITS, 1)
-  assert planning.memory(wider, 2, 3, DIGITS, 1) > held
-  assert planning.memory(a, 3, 3, DIGITS, 1) > held
-  assert planning.memory(a, 2, 4, DIGITS, 1) > held
-  assert planning.memory(a, 2, 3, DIGITS, 2) > held
-
-
-def test_memory_counts_at_least_parameters_moments_and_data():
-  a = Architecture.parse("dnn:1000-1000")
-  params = a.num_params(*MNIST.problem)
-  images = 4 * 28 * 28 * 60_000
-  assert planning.memory(a, 2, 5, MNIST, 1) > 2 * 5 * 12 * params + images
-
-
-def test_steps_count_full_batches_only():
-  assert DIGITS.num_steps == 20 * 30
-  assert MNIST.num_steps == 421 * 10
+# --- layouts ---
 
 
 def test_padding_is_one_without_padding():
@@ -250,21 +247,6 @@ def test_padding_is_one_without_padding():
 )
 def test_the_axis_that_wastes_less_is_split(slots, seeds, devices, expected):
   assert planning.split_axis(slots, seeds, devices) == expected
-
-
-@pytest.mark.parametrize("batch_size", [1, 3, 61, 64, 100, 128])
-@pytest.mark.parametrize("text", ["cnn:1", "cnn:32", "cnn:16-32-32"])
-def test_microbatches_divide_a_minibatch(text, batch_size):
-  size = planning.microbatch(Architecture.parse(text), batch_size, MNIST)
-  assert batch_size % size == 0 and size >= min(4, batch_size)
-
-
-def test_wider_networks_take_fewer_images_at_a_time():
-  sizes = [
-    planning.microbatch(Architecture.parse(text), 128, MNIST)
-    for text in ("cnn:1", "cnn:8", "cnn:16", "cnn:32", "cnn:16-32-32")
-  ]
-  assert sizes == sorted(sizes, reverse=True) and sizes[0] > 32 > sizes[-1]
 
 
 def test_one_network_splits_its_minibatch_where_that_divides():

@@ -227,7 +227,8 @@ def test_optimizers_start_at_zero(optimizer):
   tx = tx_of(optimizer)
   params = jax.tree.map(lambda *s: np.stack(s), *map(initial, range(2)))
   params = jax.tree.map(lambda leaf: np.stack([leaf] * 3, 1), params)
-  found = training.start_state(tx, params)
+  settings = Config(optimizer=optimizer, weight_decay=0.05)
+  found = training.start_state(training.Optimizer.of(settings), params)
   expected = jax.vmap(jax.vmap(tx.init))(params)
   assert found.params is params
   assert jax.tree.structure(found.opt_state) == jax.tree.structure(expected)

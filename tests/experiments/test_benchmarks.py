@@ -21,6 +21,7 @@ BINARIES = {
   "mapping": "mapping",
   "paper_sweep": "paper_sweep",
   "precision": "precision",
+  "forecast": "forecast",
 }
 # PyTorch lives in an environment of its own; name its interpreter to test it.
 TORCH = os.environ.get("MINARCH_TORCH_PYTHON", "")
@@ -66,6 +67,7 @@ COLUMNS = {
   "roofline": "step (us)",
   "paper_sweep": "share",
   "precision": "speed",
+  "forecast": "ratio",
 }
 
 

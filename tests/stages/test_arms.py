@@ -11,10 +11,9 @@ import minarch_jax as ma
 from minarch_jax import data, records, study
 from minarch_jax.architectures import Architecture
 from minarch_jax.config import Config
-from minarch_jax.engine import packs
+from minarch_jax.engine import costs, packs
 from minarch_jax.engine.planning import Pack
-from minarch_jax.stages import arms
-from minarch_jax.stages import train as training
+from minarch_jax.stages import arms, forecast
 
 CONFIG = Config(
   design="arms",
@@ -107,8 +106,8 @@ def test_analyses_look_at_the_sweep_alone(out):
 def test_noisy_labels_are_for_the_shallowest_of_all_sizes():
   names = [f"dnn:{w}{'-4' * d}" for w in range(2, 6) for d in range(3)]
   config = CONFIG.replace(architectures=tuple(names))
-  work, base = training.planned(config)
-  families = arms._by_size(work.problem, base)
+  facts, base = forecast.planned(config, costs.REFERENCE)
+  families = arms._by_size(facts.work.problem, base)
   chosen = arms._shallow(families, arms.SIZES["arms"])
   assert list(map(str, chosen)) == ["dnn:5", "dnn:4", "dnn:3"]
   two = {"dnn": chosen[:2]}
@@ -116,22 +115,24 @@ def test_noisy_labels_are_for_the_shallowest_of_all_sizes():
 
 
 def test_a_plan_counts_the_arms(networks):
-  text = arms.describe(CONFIG)
+  text = forecast.describe(CONFIG)
   noisy, blurred = (
     of_arm(networks, arm)["architecture"].n_unique()
     for arm in (records.OVERFITTING, records.HARDER)
   )
   assert f"{noisy} architectures x 2 seeds on noisy labels" in text
   assert f"{blurred} x 2 on blurred images" in text
-  assert arms.describe(CONFIG.replace(design="sweep")) == ""
+  without = forecast.describe(CONFIG.replace(design="sweep"))
+  assert "blurred" not in without and "arms" not in without
+  assert "blurred" not in forecast.describe(CONFIG, whole=False)
   several = CONFIG.replace(datasets=("digits", "digits:blurred"))
-  assert "0 x 2 on blurred images" in arms.describe(several)
+  assert "0 x 2 on blurred images" in forecast.describe(several)
 
 
 def test_arms_compile_nothing(out):
   lines = records.read_json(f"{out}/study.json")["packs"]
-  assert len(lines) == 15  # of these four of the sweep: two packs, two stages
-  assert [line["compile_seconds"] > 0 for line in lines[4:]] == [False] * 11
+  assert len(lines) == 9  # of these two of the sweep: one pack, two stages
+  assert [line["compile_seconds"] > 0 for line in lines[2:]] == [False] * 7
 
 
 def test_a_study_with_its_arms_runs_once(out):

@@ -1,6 +1,5 @@
 """The sweep: what is missing is trained, once, and whole files say so."""
 
-import re
 import threading
 from unittest import mock
 
@@ -10,7 +9,6 @@ import pytest
 
 import minarch_jax as ma
 from minarch_jax import records
-from minarch_jax.config import Config
 from minarch_jax.engine import packs
 from minarch_jax.stages import compress, train
 from tests import tiny_study
@@ -117,41 +115,3 @@ def test_a_part_is_named_by_its_recipe_members_and_seeds(studied):
   }
   for table in ("networks", "curves"):
     assert {id for id, _ in records.parts(out, table)} == ids
-
-
-def test_the_plan_is_described_without_training(tmp_path, monkeypatch):
-  monkeypatch.chdir(tmp_path)
-  text = train.describe_plan(
-    Config(dataset="digits", grid="tiny", num_seeds=3, dry_run=True)
-  )
-  lines = text.splitlines()
-  assert lines[0].split() == (
-    ["parent", "members", "seeds", "padding", "GiB", "seconds"]
-  )
-  assert "8 architectures x 3 seeds on digits" in lines[-1]
-  assert sum(int(line.split()[1]) for line in lines[1:-1]) == 8
-  assert not list(tmp_path.iterdir())
-
-
-def test_plans_of_several_data_sets_are_added_up():
-  config = Config(
-    datasets=("digits", "synthetic:easy", "digits:blurred"),
-    families=("dnn",),
-    grid="tiny",
-    num_seeds=3,
-  )
-  *parts, last = train.describe_plan(config).split("\n\n")
-  alone = [train.describe_plan(part) for part in config.each()]
-  assert parts == alone
-  counts = [
-    [int(n) for n in re.findall(r"(\d+) (?:packs|programs)", text)]
-    for text in (*parts, last)
-  ]
-  packs, programs = zip(*counts, strict=True)
-  assert sum(packs[:3]) == packs[3]
-  # Blurred images have the same shapes: their programs are there.
-  assert programs[0] + programs[1] == programs[3] and programs[0] == programs[2]
-  members = [int(re.findall(r"(\d+) architectures", t)[0]) for t in parts]
-  assert last.startswith(
-    f"together: {3 * sum(members)} networks on 3 data sets"
-  )
