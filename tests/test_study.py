@@ -56,7 +56,8 @@ def test_stages_one_after_the_other_are_the_line(studied, tmp_path):
   tiny_study.assert_same_tables(
     ma.read_records(out), ma.read_records(str(studied))
   )
-  timed = ("compile_seconds", "run_seconds")
+  # Each stage foretells what it does itself.
+  timed = ("compile_seconds", "run_seconds", "forecast_seconds")
   one, other = (
     sorted(
       [v for name, v in line.items() if name not in timed] for line in each
@@ -160,6 +161,7 @@ def test_an_opened_study_leaves_its_description(tmp_path, error):
   """Also of the packs that ended before an error."""
   config = CONFIG.replace(out=str(tmp_path))
   line = {"stage": "train", "parent": "dnn:3"}
+  line |= {"run_seconds": 1.0, "forecast_seconds": 1.0}
   with tiny_study.on_made_up_data(), pytest.raises(error):  # noqa: SIM117
     with study.opened(config) as (session, statistics):
       assert session.config == config

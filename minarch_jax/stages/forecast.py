@@ -21,7 +21,8 @@ from minarch_jax.stages.setup import Facts
 from minarch_jax.stages.train import Statistics
 
 TRAINING, COMPRESSION, ARMS = "training", "compression", "arms"
-COMPILATION = "compilation"
+COMPILATION, REST = "compilation", "start and report"
+REST_SECONDS = 7.0  # imports, the data, analyses and figures
 
 
 class Plan(NamedTuple):
@@ -188,6 +189,7 @@ def _cost(
   shares = {
     part: own / config.packs_at_once for part, own in parts.items() if own
   }
+  shares[REST] = REST_SECONDS
   each = ", ".join(f"{part} {clock(own)}" for part, own in shares.items())
   return (
     f"about {clock(sum(shares.values()))} in all: {each} (of {len(programs)} "

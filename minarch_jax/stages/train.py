@@ -17,6 +17,8 @@ from minarch_jax.stages.progress import Progress
 
 Statistics = dict[str, Any]  # a line of study.json about one pack
 
+PACK_SECONDS = 0.3  # of initial values, placing and writing
+
 
 def sweep(session: Session, out: str) -> list[Statistics]:
   """Trains every network that is missing and writes its rows and parameters.
@@ -77,7 +79,9 @@ def shares_of(
 
 def seconds_of(facts: setup.Facts, pack: Pack) -> float:
   """Predicts for how long the training of a pack is in progress."""
-  return facts.shared(planning.core_seconds(pack, facts.work, facts.machine))
+  own = facts.machine.factor(costs_lib.RUNNING, pack.parent.family)
+  running = planning.core_seconds(pack, facts.work, facts.machine)
+  return PACK_SECONDS * own + facts.shared(running)
 
 
 def _keep(

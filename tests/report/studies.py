@@ -149,4 +149,5 @@ PACK = {
   **{"stage": "train", "dataset": "easy", "parent": "dnn:8"},
   **{"members": 6, "seeds": 3},
   **{"padding": 1.5, "compile_seconds": 1.5, "run_seconds": 2.5},
+  "forecast_seconds": 2.0,
 }
