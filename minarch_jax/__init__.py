@@ -14,6 +14,7 @@ _HOME = {
   "Architecture": "architectures",
   "grid": "architectures",
   "Config": "config",
+  "from_arrays": "data",
   "load": "data",
   "Batch": "types",
   "Dataset": "types",

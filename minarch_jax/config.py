@@ -52,8 +52,9 @@ class Config:
   # What is studied.
   dataset: str = _field(
     "digits",
-    "Data set: digits, synthetic:DIFFICULTY, or any TFDS image set; a harder "
-    "form of any of them as digits:blurred.",
+    "Data set: digits, synthetic:DIFFICULTY, any TFDS image set, or one's own "
+    "FILE.npz (x, y) or ./FOLDER (a folder of images per class); a harder form "
+    "of any of them as digits:blurred.",
     endings=registries.VARIANTS,
   )
   datasets: tuple[str, ...] = _field(

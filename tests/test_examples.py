@@ -48,6 +48,7 @@ def names():
     "loss": loss,
     "ma": ma,
     "model": model,
+    "np": np,
     "optax": optax,
     "params": jax.device_get(jax.jit(model.init)(jax.random.key(0))),
     "spec": architecture.spec(Problem(SHAPE, CLASSES)),

@@ -222,7 +222,8 @@ def train_eager(model, job, splits, orders=None, forward=None):
   is shorter, for which PyTorch would compile again.
   """
   (x, y), validation, _ = splits
-  forward = forward or model
+  if forward is None:  # a module may have no truth value
+    forward = model
   optimizer = adam(model.parameters(), job["learning_rate"])
   seconds, losses, accuracy = [], [], 0.0
   for _ in range(job["epochs"]):

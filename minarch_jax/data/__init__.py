@@ -6,6 +6,7 @@ training statistics and names the delivered bytes by a fingerprint. A new data
 set is one Source and one line of DATASETS.
 """
 
+import os
 import re
 from typing import NamedTuple, TYPE_CHECKING
 
@@ -13,7 +14,7 @@ import numpy as np
 
 from minarch_jax import config as config_lib
 from minarch_jax import registries
-from minarch_jax.data import normalisation, sources, splits, tfds
+from minarch_jax.data import normalisation, own, sources, splits, tfds
 from minarch_jax.registries import DATASETS as DATASETS
 from minarch_jax.registries import VARIANTS as VARIANTS
 
@@ -38,8 +39,9 @@ def check(name: str, data_dir: str | None = None) -> None:
   Imports neither JAX nor tensorflow_datasets nor scikit-learn.
 
   Args:
-    name: digits, synthetic:DIFFICULTY, or a TFDS set NAME[/CONFIG][:VERSION];
-      each may be followed by variants, as in digits:blurred.
+    name: digits, synthetic:DIFFICULTY, a TFDS set NAME[/CONFIG][:VERSION], or
+      one's own FILE.npz or ./FOLDER (see `own`); each may be followed by
+      variants, as in digits:blurred.
     data_dir: directory of prepared TFDS sets; None or '' for tfds's own.
 
   Raises:
@@ -109,10 +111,54 @@ def load(
     ValueError: what `check` raises, damaged files, labels out of range, images
       of several sizes, or a split that would be empty.
   """
-  from minarch_jax import types  # brings JAX, which nothing else here needs
-
   protocol = _Protocol(validation_fraction, folds, split_seed)
-  found = _divided(name, data_dir, protocol)
+  return _delivered(name, _divided(name, data_dir, protocol))
+
+
+def from_arrays(
+  x: np.ndarray,
+  y: np.ndarray,
+  test_x: np.ndarray | None = None,
+  test_y: np.ndarray | None = None,
+  *,
+  name: str = "own",
+  folds: int = 1,
+) -> "types.Dataset":
+  """Makes a data set of one's own images, under the protocol of all others.
+
+  Args:
+    x: uint8 [N, H, W] or [N, H, W, C].
+    y: integers [N], classes from 0; every class occurs.
+    test_x, test_y: likewise; without them a stratified fifth is the test split.
+    name: as tables name it.
+    folds: as for `load`.
+
+  Raises:
+    ValueError: they are none; the message says what they should be.
+
+  Example:
+    >>> draw = np.random.default_rng(0)
+    >>> y = np.arange(200) % 2
+    >>> x = draw.integers(0, 100, (200, 8, 8)) + 100 * y[:, None, None]
+    >>> data = ma.from_arrays(x.astype(np.uint8), y)
+    >>> len(data.train.y), len(data.validation.y), len(data.test.y)
+    (144, 16, 40)
+  """
+  arrays = [np.asarray(x), np.asarray(y)]
+  if (test_x is None) != (test_y is None):
+    raise config_lib.ConfigError("give test_x and test_y, or neither")
+  if test_x is not None:
+    arrays += [np.asarray(test_x), np.asarray(test_y)]
+  info = own.info_of(name, *arrays)
+  protocol = _Protocol(
+    config_lib.SINGLE_SPLIT, folds, config_lib.Config.split_seed
+  )
+  return _delivered(name, _parted(name, info, own.raw_of(*arrays), protocol))
+
+
+def _delivered(name: str, found: "_Divided") -> "types.Dataset":
+  """Standardises the images of all splits."""
+  from minarch_jax import types  # brings JAX, which nothing else here needs
 
   def batch(split):
     x, y, indices = split
@@ -176,9 +222,14 @@ class _Divided(NamedTuple):
 def _divided(name: str, data_dir: str | None, protocol: _Protocol) -> _Divided:
   """Reads a data set and divides it; Raises: as `load`."""
   source, info = _found(name, data_dir)
-  images = source.read(name, data_dir)
-  sources.check(name, info, images)
+  return _parted(name, info, source.read(name, data_dir), protocol)
 
+
+def _parted(
+  name: str, info: sources.Info, images: sources.Raw, protocol: _Protocol
+) -> _Divided:
+  """Divides images; Raises: as `load`."""
+  sources.check(name, info, images)
   rest = np.arange(len(images.y))
   test_x, test_y, test = images.test_x, images.test_y, np.arange(info.num_test)
   if not info.num_test:
@@ -292,6 +343,8 @@ def _varied(source: sources.Source, base: str, variant: str) -> sources.Source:
 
 
 def _plain(name: str, data_dir: str | None) -> sources.Source:
+  if own.is_path(name):
+    return own.source_of(name)
   base = re.split("[/:]", name)[0]
   if data_dir:
     tfds.root(data_dir)  # a directory that was named must exist
@@ -307,9 +360,11 @@ def _plain(name: str, data_dir: str | None) -> sources.Source:
     return tfds.SOURCE
   known = [f"{n}{source.suffix or ''}" for n, source in DATASETS.items()]
   there = ", ".join(n for n in prepared if n not in DATASETS)
+  here = f" (here is --dataset=./{name})" if os.path.isdir(name) else ""
   raise config_lib.ConfigError(
     f"--dataset={name} is not one of {', '.join(known)}, nor prepared in "
-    f"{tfds.root(data_dir)}{f' (there also: {there})' if there else ''}; each "
-    f"alone or followed by :{' or :'.join(VARIANTS)}"
+    f"{tfds.root(data_dir)}{f' (there also: {there})' if there else ''}, nor "
+    f"FILE.npz or ./FOLDER{here}; each alone or followed by "
+    f":{' or :'.join(VARIANTS)}"
     f"{registries.nearest(base, [*DATASETS, *prepared])}"
   )

@@ -7,7 +7,6 @@ reported before anything heavy is imported.
 
 from collections.abc import Mapping
 import hashlib
-import io
 import json
 import os
 import re
@@ -18,7 +17,7 @@ from etils import epath
 import numpy as np
 
 from minarch_jax import config
-from minarch_jax.data import cache, sources
+from minarch_jax.data import cache, decoding, sources
 
 # What the test split is, for sets whose `test` is not the official one.
 TEST_NOTES = {
@@ -279,7 +278,7 @@ def _decode_split(prepared: Prepared, builder, split: str) -> list[np.ndarray]:
     for start in range(0, size, _CHUNK):
       part = range(start, min(start + _CHUNK, size))
       for i, example in zip(part, source.__getitems__(part), strict=True):
-        x[i] = _pixels(example[prepared.image], x.shape[1:])
+        x[i] = decoding.pixels(example[prepared.image], x.shape[1:])
         y[i] = example[prepared.label]
   except Exception as error:
     # Damaged files surface as whatever the reader below happens to raise.
@@ -287,19 +286,6 @@ def _decode_split(prepared: Prepared, builder, split: str) -> list[np.ndarray]:
       f"{where}: {error}; the files are damaged, prepare the data set again"
     ) from error
   return [x, y]
-
-
-def _pixels(stored: bytes, shape: tuple[int, ...]) -> np.ndarray:
-  from PIL import Image
-
-  with Image.open(io.BytesIO(stored)) as image:
-    if shape[2] == 3 and image.mode != "RGB":
-      image = image.convert("RGB")
-    pixels = np.asarray(image)
-  pixels = pixels[..., None] if pixels.ndim == 2 else pixels
-  if pixels.shape != shape:
-    raise ValueError(f"an image is {pixels.shape}, others are {shape}")
-  return pixels
 
 
 SOURCE = sources.Source(_describe, _read, suffix=None)

@@ -219,7 +219,7 @@ def test_damaged_arrays_are_refused(made, break_it, message):
     ("mnist", "/no/such/place", "--data_dir=/no/such/place is not a dir"),
     ("mnist", "{tmp}", "not prepared in .*prepare_data --dataset=mnist"),
     ("mnist:x", "{tmp}", "not of the form"),
-    ("../mnist", "{tmp}", "is not one of"),
+    ("../mnist", "{tmp}", "no such file or folder"),
     ("synthetic", None, "write synthetic:DIFFICULTY"),
     ("synthetic:esay", None, "did you mean 'easy'"),
     ("synthetic:1.5", None, r"a number in \[0, 1\]"),
