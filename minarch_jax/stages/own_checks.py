@@ -81,7 +81,8 @@ def combinations(sweep: Mapping[str, Iterable[Any]]) -> list[dict[str, Any]]:
       raise ValueError(
         f"sweep[{name!r}] is {found}; list at least one value, and each once"
       )
-    values[name] = found
+    # Of one type, also where combinations are trained apart.
+    values[name] = np.array(found).tolist()
   rows = itertools.product(*values.values())
   return [dict(zip(values, row, strict=True)) for row in rows]
 

@@ -164,7 +164,7 @@ def test_a_sweep_is_a_loop_over_what_it_trains(kind):
     {"seed_mapping": "vmap", "member_mapping": "vmap"},
     {"seed_mapping": "map", "member_mapping": "map"},
     {"device_map": "pmap"},
-    {"memory_limit": 60e3 / 2**30},
+    {"memory_limit": 250e3 / 2**30},
   ],
   ids=str,
 )
