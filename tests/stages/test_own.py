@@ -450,3 +450,12 @@ def test_what_cannot_go_on_is_named(tmp_path):
     ma.load_sweep(str(tmp_path), record, tx)
   with pytest.raises(FileNotFoundError, match="no sweep was saved"):
     ma.load_sweep(str(tmp_path / "none"), plain, tx)
+
+
+def test_a_damaged_run_is_named_not_trained_over(tmp_path):
+  train(num_epochs=1, out=str(tmp_path))
+  for path in tmp_path.rglob("*"):
+    if path.is_file():
+      path.write_bytes(path.read_bytes()[:-7])
+  with pytest.raises(ValueError, match="delete it and train anew"):
+    train(out=str(tmp_path))
