@@ -211,6 +211,17 @@ def test_the_notebook_example_runs(capsys):
   ]
 
 
+def test_the_example_of_a_model_of_ones_own_runs(capsys):
+  (code,) = blocks(section("Your own model"), "python")
+  small = code.replace("range(8)", "range(2)").replace("20", "1")
+  small = small.replace("num_epochs=30", "num_epochs=2")
+  names = {}
+  exec(small, names)
+  assert "shape: (2, 8)" in capsys.readouterr().out
+  assert names["kernel"].shape == (4, 2, 64, 32)
+  assert names["longer"].epochs == 2
+
+
 # --- other pages -------------------------------------------------------------
 
 
