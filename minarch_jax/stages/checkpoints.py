@@ -30,11 +30,22 @@ def save(out: str, id: str, params: Sequence[Params]) -> None:
   target = path(out, id)
   if os.path.exists(target):
     shutil.rmtree(target)  # left by a run that ended before its part file
-  tree = {str(i): tree for i, tree in enumerate(params)}
+  with _checkpointer() as checkpointer:
+    write(checkpointer, target, numbered(params))
+
+
+def numbered(trees: Sequence[Params]) -> dict[str, Params]:
+  """Names trees by their places, as orbax wants them."""
+  return {str(i): tree for i, tree in enumerate(trees)}
+
+
+def write(
+  checkpointer: ocp.Checkpointer, target: str, tree: dict[str, Params]
+) -> None:
+  """Saves a tree and its digest in a directory that is there once all is."""
   tree = jax.tree.map(np.asarray, tree)
   tree[_DIGEST] = _digest(tree)
-  with _checkpointer() as checkpointer:
-    checkpointer.save(target, ocp.args.StandardSave(tree))
+  checkpointer.save(target, ocp.args.StandardSave(tree))
 
 
 def _digest(tree: Params) -> np.ndarray:
@@ -64,6 +75,16 @@ def load(out: str, id: str) -> list[Params]:
       f"{target} is missing: the tables are there but not the trained "
       "parameters; copy the checkpoints too, or let --repair train them anew"
     )
+  tree = read(target)
+  return [tree[str(i)] for i in range(len(tree))]
+
+
+def read(target: str) -> dict[str, Params]:
+  """Reads the tree of a directory that `write` made, as numpy arrays.
+
+  Raises:
+    ConfigError: it does not hold what was saved.
+  """
   try:
     tree = _restored(target)
   except Exception as error:  # of whichever layer stumbled over the bytes
@@ -72,7 +93,7 @@ def load(out: str, id: str) -> list[Params]:
   digest = tree.pop(_DIGEST, None)
   if digest is None or not np.array_equal(digest, _digest(tree)):
     raise checksums.damaged(target, "its arrays are not those it was given")
-  return [tree[str(i)] for i in range(len(tree))]
+  return tree
 
 
 def _restored(target: str) -> Params:

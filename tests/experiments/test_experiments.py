@@ -99,16 +99,16 @@ common.run(stage, trains=False)
 
 
 @pytest.mark.parametrize(
-  "body, message",
+  "body, status, message",
   [
-    ("raise KeyboardInterrupt", "the same command goes on"),
-    ("raise OSError(28, 'No space left on device')", "No space left on device"),
-    ("raise config.ConfigError('--x=1 is wrong')", "error: --x=1 is wrong"),
+    ("raise KeyboardInterrupt", os.EX_TEMPFAIL, "Go on with: "),
+    ("raise OSError(28, 'No space left')", 1, "No space left"),
+    ("raise config.ConfigError('--x=1 is wrong')", 1, "error: --x=1 is wrong"),
   ],
 )
-def test_the_end_of_a_stage_is_a_message(tmp_path, body, message):
+def test_the_end_of_a_stage_is_a_message(tmp_path, body, status, message):
   code, stdout, stderr = start(tmp_path, "-c", STAGE.format(body=body))
-  assert code == 1 and message in stderr
+  assert code == status and message in stderr
   assert "Traceback" not in stderr and not stdout
 
 
