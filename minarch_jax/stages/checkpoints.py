@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import hashlib
 import os
 import shutil
+import threading
 
 import jax
 import numpy as np
@@ -18,6 +19,8 @@ from minarch_jax import checksums
 from minarch_jax.types import Params
 
 _DIGEST = "digest"
+# Threads that save at the same time lose each other's arrays (orbax 0.12).
+_ALONE = threading.Lock()
 
 
 def path(out: str, id: str) -> str:
@@ -30,8 +33,7 @@ def save(out: str, id: str, params: Sequence[Params]) -> None:
   target = path(out, id)
   if os.path.exists(target):
     shutil.rmtree(target)  # left by a run that ended before its part file
-  with _checkpointer() as checkpointer:
-    write(checkpointer, target, numbered(params))
+  write(target, numbered(params))
 
 
 def numbered(trees: Sequence[Params]) -> dict[str, Params]:
@@ -39,13 +41,12 @@ def numbered(trees: Sequence[Params]) -> dict[str, Params]:
   return {str(i): tree for i, tree in enumerate(trees)}
 
 
-def write(
-  checkpointer: ocp.Checkpointer, target: str, tree: dict[str, Params]
-) -> None:
+def write(target: str, tree: dict[str, Params]) -> None:
   """Saves a tree and its digest in a directory that is there once all is."""
   tree = jax.tree.map(np.asarray, tree)
   tree[_DIGEST] = _digest(tree)
-  checkpointer.save(target, ocp.args.StandardSave(tree))
+  with _ALONE, _checkpointer() as checkpointer:
+    checkpointer.save(target, ocp.args.StandardSave(tree))
 
 
 def _digest(tree: Params) -> np.ndarray:
@@ -97,7 +98,7 @@ def read(target: str) -> dict[str, Params]:
 
 
 def _restored(target: str) -> Params:
-  with _checkpointer() as checkpointer:
+  with _ALONE, _checkpointer() as checkpointer:
     structure = checkpointer.metadata(target).item_metadata.tree
     abstract = jax.tree.map(
       lambda leaf: np.empty(leaf.shape, leaf.dtype), structure

@@ -10,6 +10,7 @@ goes when the tables of the pack are written.
 """
 
 from collections.abc import Callable, Iterator
+from concurrent import futures
 import contextlib
 import dataclasses
 import glob
@@ -23,7 +24,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 
 import minarch_jax
 from minarch_jax import checksums, records
@@ -111,28 +111,28 @@ class _Unfinished:
     self._stem = checkpoints.path(out, os.path.join(FOLDER, facts["part"]))
     self._folder = f"{self._stem}.{records.content_id(facts)[:8]}"
     self._last = time.monotonic()
-    self._saver: ocp.AsyncCheckpointer | None = None
+    self._writer = futures.ThreadPoolExecutor(1)  # starts when first used
+    self._written: futures.Future | None = None
 
   def due(self) -> bool:
     return time.monotonic() - self._last >= self._apart
 
   def keep(self, kept: Kept) -> None:
     self._last = time.monotonic()
-    self._saver = self._saver or _saver()
     tree = {
       "state": checkpoints.numbered(jax.tree.leaves(kept.state)),
       "curve": checkpoints.numbered(jax.tree.leaves(kept.curve)),
       "seconds": np.array([kept.seconds]),
       "facts": np.frombuffer(json.dumps(self._facts).encode(), np.uint8),
     }
+    self._wait()
     with self._saving():
-      self._saver.wait_until_finished()
       os.makedirs(self._folder, exist_ok=True)  # or else fails at once
       before = _finished(self._folder)
       if kept.epochs in before:  # it was stopped before it got any further
         return
       target = os.path.join(self._folder, str(kept.epochs))
-      checkpoints.write(self._saver, target, tree)
+      self._written = self._writer.submit(checkpoints.write, target, tree)
       for epochs in before[:-1]:  # the last one until this one is complete
         shutil.rmtree(os.path.join(self._folder, str(epochs)))
 
@@ -184,10 +184,14 @@ class _Unfinished:
 
   def close(self) -> None:
     """Waits until what is being saved is there."""
-    if self._saver:
-      with self._saving():
-        self._saver.wait_until_finished()
-      self._saver.close()
+    self._wait()
+    self._writer.shutdown()
+
+  def _wait(self) -> None:
+    written, self._written = self._written, None  # an error is told once
+    with self._saving():
+      if written:
+        written.result()
 
   def remove(self) -> None:
     for folder in glob.glob(f"{glob.escape(self._stem)}.*"):
@@ -200,10 +204,6 @@ class _Unfinished:
       yield
     except Exception as error:  # of whichever layer could not write
       _say(f"{self._folder} cannot be written ({error}); training goes on")
-
-
-def _saver() -> ocp.AsyncCheckpointer:
-  return ocp.AsyncCheckpointer(ocp.StandardCheckpointHandler())
 
 
 def _finished(folder: str) -> list[int]:

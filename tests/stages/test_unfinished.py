@@ -129,7 +129,9 @@ def test_a_stop_keeps_a_state_before_its_time(straight, tmp_path):
 def test_what_ends_within_the_interval_keeps_nothing(
   straight, tmp_path, monkeypatch
 ):
-  monkeypatch.setattr(unfinished, "_saver", lambda: pytest.fail("saved"))
+  monkeypatch.setattr(
+    unfinished._Unfinished, "keep", lambda *unused: pytest.fail("kept")
+  )
   sweep(tmp_path, minutes=CONFIG.checkpoint_minutes)
   assert_finished(tmp_path, straight)
 
@@ -166,16 +168,14 @@ def of_another_pack(state, patch):
   tree = checkpoints.read(str(state))
   tree["facts"] = np.frombuffer(unfinished.json.dumps(facts).encode(), np.uint8)
   shutil.rmtree(state)
-  with checkpoints._checkpointer() as checkpointer:
-    checkpoints.write(checkpointer, str(state), tree)
+  checkpoints.write(str(state), tree)
 
 
 def of_other_shapes(state, patch):
   tree = checkpoints.read(str(state))
   tree["state"] = {n: leaf[..., :1] for n, leaf in tree["state"].items()}
   shutil.rmtree(state)
-  with checkpoints._checkpointer() as checkpointer:
-    checkpoints.write(checkpointer, str(state), tree)
+  checkpoints.write(str(state), tree)
 
 
 def of_an_older_version(state, patch):
