@@ -2,9 +2,12 @@
 
 from collections.abc import Callable, Mapping, Sequence
 import os
+import shlex
+import signal
 import sys
 import time
 import typing
+from typing import Any
 
 from absl import app, logging
 
@@ -23,10 +26,11 @@ def run(stage: Stage, *, trains: bool = True) -> None:
   """Runs a stage on the flags.
 
   A value that cannot be used ends the program before JAX is imported, with
-  one message and nothing written. Ctrl-C keeps what is finished.
+  one message and nothing written. Ctrl-C and SIGTERM keep what is finished.
   """
 
   def main(argv: Sequence[str]) -> None:
+    listen()
     # Orbax reports every save; errors reach the user as ours.
     logging.set_verbosity(logging.FATAL)
     try:
@@ -46,9 +50,12 @@ def run(stage: Stage, *, trains: bool = True) -> None:
           repair.set_aside(config.out)
       stage(config)
     except KeyboardInterrupt:
-      sys.exit(
-        "\ninterrupted; what is finished is kept, the same command goes on"
+      command = shlex.join(sys.orig_argv)
+      print(
+        f"\ninterrupted; what is finished is kept. Go on with: {command}",
+        file=sys.stderr,
       )
+      sys.exit(os.EX_TEMPFAIL)
     except config_lib.ConfigError as error:
       sys.exit(f"error: {error}")
     except BrokenPipeError:  # whoever read the output has seen enough
@@ -58,6 +65,29 @@ def run(stage: Stage, *, trains: bool = True) -> None:
       sys.exit(f"error: {error}; what is finished is kept")
 
   app.run(main)
+
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+def listen() -> None:
+  """Ends the stage at the first signal, the process at the second.
+
+  The first lets what is computing end and be kept, which takes seconds. What
+  is being written when the second comes has no name yet, so nobody reads it.
+  """
+
+  def hear(number: int, frame: Any) -> None:
+    del number, frame
+    for each in SIGNALS:
+      signal.signal(each, signal.SIG_DFL)
+    # Not print: the signal may have come in the middle of one.
+    os.write(2, b"\nkeeping what there is; once more ends at once\n")
+    raise KeyboardInterrupt
+
+  for each in SIGNALS:
+    if signal.getsignal(each) != signal.SIG_IGN:  # as nohup asks for
+      signal.signal(each, hear)
 
 
 def line(**stages: bool) -> Stage:

@@ -398,6 +398,12 @@ class Config:
   packs_at_once: int = _field(
     2, "Packs in progress at a time: one compiles while another runs.", low=1
   )
+  checkpoint_minutes: float = _field(
+    2.0,
+    "Minutes of training after which the state of a pack is kept, so that it "
+    "goes on from there after a kill; Ctrl-C and SIGTERM keep it at once.",
+    low=0.0,
+  )
   compilation_cache_dir: str = _field(
     "default",
     "Where compiled programs are kept between runs ('' = nowhere).",

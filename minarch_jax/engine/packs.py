@@ -6,7 +6,7 @@ touches no file. One program per parent trains, retrains and scores.
 
 from collections.abc import Callable, Sequence
 import time
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -16,15 +16,17 @@ from minarch_jax import models, random
 from minarch_jax.architectures import Architecture
 from minarch_jax.engine import (
   evaluation,
+  keeping,
   memory,
   planning,
   population,
   training,
 )
 from minarch_jax.engine import session as sessions
+from minarch_jax.engine.keeping import Kept
 from minarch_jax.engine.planning import Pack
 from minarch_jax.engine.programs import Program
-from minarch_jax.engine.session import Network, Placed, Session
+from minarch_jax.engine.session import Network, Placed, Session, Stopped
 from minarch_jax.engine.training import Optimizer
 from minarch_jax.types import Params, TrainState
 
@@ -158,6 +160,27 @@ def _no_progress(epochs: int) -> None:
   del epochs
 
 
+class Keep(Protocol):
+  """Called between two calls of a program, and when a session is stopped."""
+
+  def __call__(
+    self,
+    state: TrainState,
+    curves: Sequence[training.Curve],
+    *,
+    stopped: bool = False,
+  ) -> None: ...
+
+
+def _keep_nothing(
+  state: TrainState,
+  curves: Sequence[training.Curve],
+  *,
+  stopped: bool = False,
+) -> None:
+  del state, curves, stopped
+
+
 def rates_of(session: Session) -> np.ndarray:
   """Lists the learning rate of every step of the recipe, float32 [E, T]."""
   rates = training.learning_rates(session.config, session.work.num_steps)
@@ -168,14 +191,19 @@ def train(
   session: Session,
   pack: Pack,
   progress: Progress = _no_progress,
+  keeper_of: keeping.KeeperOf = keeping.nowhere,
   more: np.ndarray | None = None,
 ) -> Trained:
-  """Trains a pack from initialisation and scores the final networks.
+  """Trains a pack and scores the final networks.
+
+  Training starts from initialisation, or where the keeper says that an earlier
+  process got to.
 
   Args:
     session: the data and programs.
     pack: what to train.
     progress: told of finished epochs.
+    keeper_of: who keeps the state of the pack meanwhile.
     more: float32 [E, T], learning rates of steps after those of the recipe;
       the curve does not show them.
   """
@@ -183,13 +211,29 @@ def train(
   placed = sessions.place(session, pack)
   masks = width_masks(placed)
   state = start_state(placed, initial(placed))
+  keeper = keeper_of(pack)
+  begun = keeper.load(state)
+  before = begun.seconds if begun else 0.0
+
+  def seconds() -> float:
+    spent = time.perf_counter() - start - placed.compile_seconds
+    return before + spent
+
+  def keep(state, curves, *, stopped=False):
+    if stopped or keeper.due():
+      # Copied: the next call overwrites the buffers of the state.
+      host = jax.tree.map(np.array, state)
+      keeper.keep(Kept(host, _joined(curves), seconds()))
+
   state, curve, scores = train_epochs(
     placed,
-    state,
+    placed.put(begun.state, "network") if begun else state,
     masks,
     rates_of(session),
     *Scores._fields,
     progress=progress,
+    begun=begun.curve if begun else None,
+    keep=keep,
   )
   if more is not None:
     state, _, scores = train_epochs(
@@ -201,27 +245,32 @@ def train(
       first_epoch=session.config.num_epochs,
     )
   params = jax.device_get(state.params)
-  seconds = time.perf_counter() - start
-  keep = (slice(len(pack.seeds)), slice(len(pack.architectures)))
+  spent = seconds()
+  own = (slice(len(pack.seeds)), slice(len(pack.architectures)))
   return Trained(
     pack,
     split_members(params, pack, session),
-    jax.tree.map(lambda leaf: leaf[keep], curve),
-    jax.tree.map(lambda leaf: leaf[keep], Scores(*scores)),
+    jax.tree.map(lambda leaf: leaf[own], curve),
+    jax.tree.map(lambda leaf: leaf[own], Scores(*scores)),
     placed.compile_seconds,
-    seconds - placed.compile_seconds,
+    spent,
   )
 
 
 def train_or_split(
-  session: Session, pack: Pack, progress: Progress = _no_progress
+  session: Session,
+  pack: Pack,
+  progress: Progress = _no_progress,
+  keeper_of: keeping.KeeperOf = keeping.nowhere,
 ) -> list[Trained]:
   """Trains a pack, or its halves where the whole does not fit the memory.
 
   Raises:
     MemoryError: one network with one seed does not fit.
   """
-  return sessions.in_parts(pack, lambda part: train(session, part, progress))
+  return sessions.in_parts(
+    pack, lambda part: train(session, part, progress, keeper_of)
+  )
 
 
 def plan(
@@ -349,6 +398,8 @@ def train_epochs(
   *splits: str,
   first_epoch: int = 0,
   progress: Progress = _no_progress,
+  begun: training.Curve | None = None,
+  keep: Keep = _keep_nothing,
 ) -> tuple[TrainState, training.Curve, list[Scored]]:
   """Trains placed networks for len(rates) epochs and scores them.
 
@@ -359,6 +410,9 @@ def train_epochs(
     *splits: what is scored at the end; neighbours in the data.
     first_epoch: number of the first epoch, which decides the data order.
     progress: told of finished epochs.
+    begun: the curve of the epochs that the state has behind it.
+    keep: told of the state, and of the curve in parts, between two calls and
+      when the session was told to stop.
 
   Returns:
     The state, the curve as host arrays [S, A, E], and the score of each split.
@@ -368,25 +422,38 @@ def train_epochs(
   # fill these up with zeros beyond the epochs and steps that they ask for.
   _, per_call, most_steps, _ = placed.order_shape
   num_epochs, num_steps = rates.shape
-  curves, totals = [], None
-  for first in range(0, num_epochs, per_call):
+  curves, done, totals = [], 0, None
+  if begun is not None:
+    curves, done = [begun], begun.train.loss.shape[-1]
+    progress(done)
+  for first in range(done, num_epochs, per_call):
     epochs = range(first, min(first + per_call, num_epochs))
     padded = np.zeros((per_call, most_steps), np.float32)
     padded[: len(epochs), :num_steps] = rates[epochs.start : epochs.stop]
-    state, curve, totals = _run(
-      placed,
-      state,
-      masks,
-      _orders(placed, first_epoch, epochs),
-      (len(epochs), num_steps, padded),
-      splits if epochs.stop == num_epochs else (),
-    )
+    try:
+      state, curve, totals = _run(
+        placed,
+        state,
+        masks,
+        _orders(placed, first_epoch, epochs),
+        (len(epochs), num_steps, padded),
+        splits if epochs.stop == num_epochs else (),
+      )
+    except Stopped:  # before the call: the state has its buffers still
+      if curves:
+        keep(state, curves, stopped=True)
+      raise
     curve = jax.device_get(curve)
     done = len(epochs)
     curves.append(jax.tree.map(lambda c, n=done: c[..., :n], curve))
     progress(done)
-  curve = jax.tree.map(lambda *parts: np.concatenate(parts, axis=-1), *curves)
-  return state, curve, split_scores(placed, totals, splits)
+    if epochs.stop < num_epochs:
+      keep(state, curves)
+  return state, _joined(curves), split_scores(placed, totals, splits)
+
+
+def _joined(curves: Sequence[training.Curve]) -> training.Curve:
+  return jax.tree.map(lambda *parts: np.concatenate(parts, axis=-1), *curves)
 
 
 def score(

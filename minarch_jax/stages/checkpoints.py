@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import hashlib
 import os
 import shutil
+import threading
 
 import jax
 import numpy as np
@@ -18,6 +19,8 @@ from minarch_jax import checksums
 from minarch_jax.types import Params
 
 _DIGEST = "digest"
+# Threads that save at the same time lose each other's arrays (orbax 0.12).
+_ALONE = threading.Lock()
 
 
 def path(out: str, id: str) -> str:
@@ -30,10 +33,19 @@ def save(out: str, id: str, params: Sequence[Params]) -> None:
   target = path(out, id)
   if os.path.exists(target):
     shutil.rmtree(target)  # left by a run that ended before its part file
-  tree = {str(i): tree for i, tree in enumerate(params)}
+  write(target, numbered(params))
+
+
+def numbered(trees: Sequence[Params]) -> dict[str, Params]:
+  """Names trees by their places, as orbax wants them."""
+  return {str(i): tree for i, tree in enumerate(trees)}
+
+
+def write(target: str, tree: dict[str, Params]) -> None:
+  """Saves a tree and its digest in a directory that is there once all is."""
   tree = jax.tree.map(np.asarray, tree)
   tree[_DIGEST] = _digest(tree)
-  with _checkpointer() as checkpointer:
+  with _ALONE, _checkpointer() as checkpointer:
     checkpointer.save(target, ocp.args.StandardSave(tree))
 
 
@@ -64,6 +76,16 @@ def load(out: str, id: str) -> list[Params]:
       f"{target} is missing: the tables are there but not the trained "
       "parameters; copy the checkpoints too, or let --repair train them anew"
     )
+  tree = read(target)
+  return [tree[str(i)] for i in range(len(tree))]
+
+
+def read(target: str) -> dict[str, Params]:
+  """Reads the tree of a directory that `write` made, as numpy arrays.
+
+  Raises:
+    ConfigError: it does not hold what was saved.
+  """
   try:
     tree = _restored(target)
   except Exception as error:  # of whichever layer stumbled over the bytes
@@ -72,11 +94,11 @@ def load(out: str, id: str) -> list[Params]:
   digest = tree.pop(_DIGEST, None)
   if digest is None or not np.array_equal(digest, _digest(tree)):
     raise checksums.damaged(target, "its arrays are not those it was given")
-  return [tree[str(i)] for i in range(len(tree))]
+  return tree
 
 
 def _restored(target: str) -> Params:
-  with _checkpointer() as checkpointer:
+  with _ALONE, _checkpointer() as checkpointer:
     structure = checkpointer.metadata(target).item_metadata.tree
     abstract = jax.tree.map(
       lambda leaf: np.empty(leaf.shape, leaf.dtype), structure

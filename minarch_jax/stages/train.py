@@ -1,6 +1,8 @@
 """Trains the networks that a results directory lacks."""
 
 from collections.abc import Mapping, Sequence
+import functools
+import itertools
 from typing import Any
 
 from minarch_jax import records
@@ -11,7 +13,7 @@ from minarch_jax.engine import session as sessions
 from minarch_jax.engine.packs import Trained
 from minarch_jax.engine.planning import Pack
 from minarch_jax.engine.session import Session
-from minarch_jax.stages import checkpoints, setup, store
+from minarch_jax.stages import checkpoints, setup, store, unfinished
 from minarch_jax.stages import rows as make_rows
 from minarch_jax.stages.progress import Progress
 
@@ -36,6 +38,7 @@ def fill(session: Session, out: str, todo: Sequence[Pack]) -> list[Statistics]:
   Returns:
     One line of engine statistics per pack.
   """
+  unfinished.clear(out)
   facts = setup.Facts.of(session)
   costs = {pack: seconds_of(facts, pack) for pack in todo}
   shares = shares_of(facts, costs)
@@ -44,14 +47,18 @@ def fill(session: Session, out: str, todo: Sequence[Pack]) -> list[Statistics]:
 
     def run(pack: Pack) -> list[Statistics]:
       share = shares[pack] / session.work.num_epochs
-      return [
-        _keep(session, out, trained, costs[pack])
-        for trained in packs.train_or_split(
-          session, pack, lambda epochs: progress.advance(epochs * share)
-        )
-      ]
 
-    return sum(sessions.together(session, todo, run), [])
+      def finished(epochs: int) -> None:
+        progress.advance(epochs * share)
+
+      id_of = functools.partial(_id, session)
+      with unfinished.keeping(session, out, id_of) as keeper_of:
+        parts = packs.train_or_split(session, pack, finished, keeper_of)
+        return [_keep(session, out, part, costs[pack]) for part in parts]
+
+    lines = sum(sessions.together(session, todo, run), [])
+  unfinished.clear(out)
+  return lines
 
 
 def label(stage: str, session: Session) -> str:
@@ -88,8 +95,7 @@ def _keep(
   session: Session, out: str, trained: Trained, forecast: float
 ) -> Statistics:
   """Writes a trained pack; its part of `networks` last, which says done."""
-  recipe = setup.recipe_id(session)
-  id = records.content_id([recipe, *pack_id(trained.pack)])
+  recipe, id = setup.recipe_id(session), _id(session, trained.pack)
   checkpoints.save(out, id, trained.params)
   rows = make_rows.curves(session, recipe, trained)
   records.write(out, "curves", id, rows)
@@ -103,22 +109,34 @@ def _keep(
 def plan_missing(
   session: Session, members: Sequence[Architecture], out: str
 ) -> list[Pack]:
-  """Plans the networks that the results directory does not hold yet."""
+  """Plans the networks that the results directory does not hold yet.
+
+  The packs of the whole plan of which nothing is there are kept as they are, so
+  that a study that goes on trains those that it was in the middle of.
+  """
   done = store.stored(out, setup.recipe_id(session))
-  missing: dict[tuple[int, ...], list[Architecture]] = {}
+  left = {(a, seed) for a in members for seed in session.config.seeds}
+  left = {(a, seed) for a, seed in left if (str(a), seed) not in done}
+  todo = []
+  if left:
+    for pack in packs.plan(session, members, list(session.config.seeds)):
+      own = set(itertools.product(pack.architectures, pack.seeds))
+      if own <= left:
+        todo.append(pack)
+        left -= own
+  rest: dict[tuple[int, ...], list[Architecture]] = {}
   for architecture in members:
-    seeds = tuple(
-      seed
-      for seed in session.config.seeds
-      if (str(architecture), seed) not in done
-    )
-    missing.setdefault(seeds, []).append(architecture)
-  return [
-    pack
-    for seeds, group in missing.items()
-    if seeds
-    for pack in packs.plan(session, group, seeds)
-  ]
+    seeds = [s for s in session.config.seeds if (architecture, s) in left]
+    rest.setdefault(tuple(seeds), []).append(architecture)
+  for seeds, group in rest.items():
+    if seeds:
+      todo += packs.plan(session, group, seeds)
+  return todo
+
+
+def _id(session: Session, pack: Pack) -> str:
+  """Names the part of a pack."""
+  return records.content_id([setup.recipe_id(session), *pack_id(pack)])
 
 
 def pack_id(pack: Pack) -> list:

@@ -107,8 +107,8 @@ EXHAUSTED = "RESOURCE_EXHAUSTED: Out of memory while trying to allocate"
 def fitting(most, seen):
   """A stand-in for `train` on a device with room for so many networks."""
 
-  def train(session, pack, progress):
-    del session, progress
+  def train(session, pack, *unused):
+    del session, unused
     if pack.slots * len(pack.seeds) > most:
       raise jax.errors.JaxRuntimeError(EXHAUSTED)
     seen.extend((a, s) for s in pack.seeds for a in pack.architectures)

@@ -4,9 +4,12 @@ import dataclasses
 import json
 import os
 import pathlib
+import shlex
 import shutil
+import signal
 import subprocess
 import sys
+import time
 
 import polars as pl
 import polars.testing
@@ -99,16 +102,16 @@ common.run(stage, trains=False)
 
 
 @pytest.mark.parametrize(
-  "body, message",
+  "body, status, message",
   [
-    ("raise KeyboardInterrupt", "the same command goes on"),
-    ("raise OSError(28, 'No space left on device')", "No space left on device"),
-    ("raise config.ConfigError('--x=1 is wrong')", "error: --x=1 is wrong"),
+    ("raise KeyboardInterrupt", os.EX_TEMPFAIL, "Go on with: "),
+    ("raise OSError(28, 'No space left')", 1, "No space left"),
+    ("raise config.ConfigError('--x=1 is wrong')", 1, "error: --x=1 is wrong"),
   ],
 )
-def test_the_end_of_a_stage_is_a_message(tmp_path, body, message):
+def test_the_end_of_a_stage_is_a_message(tmp_path, body, status, message):
   code, stdout, stderr = start(tmp_path, "-c", STAGE.format(body=body))
-  assert code == 1 and message in stderr
+  assert code == status and message in stderr
   assert "Traceback" not in stderr and not stdout
 
 
@@ -359,6 +362,38 @@ def test_tables_fit_a_terminal(finished, command):
   path = folder / "out" / "report" / "tables" / "regimes.csv"
   more = len(path.read_text().splitlines()[0].split(","))
   assert int(rest.split()[0]) < more and "<out>/report/tables" in rest
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_sweep_that_is_told_to_end_goes_on_by_the_same_command(
+  tmp_path, number
+):
+  words = [sys.executable, "-m", "experiments.sweep", *FLAGS]
+  words += ["--num_epochs=600", "--checkpoint_minutes=0"]
+  told, whole = ([*words, f"--out={tmp_path / name}"] for name in "ab")
+  running = subprocess.Popen(
+    told, cwd=tmp_path, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True
+  )
+  kept = tmp_path / "a" / "checkpoints" / "unfinished"
+  deadline = time.monotonic() + 300
+  while running.poll() is None and not kept.is_dir():
+    assert time.monotonic() < deadline
+    time.sleep(0.02)
+  running.send_signal(number)
+  _, said = running.communicate(timeout=300)
+  assert running.returncode == os.EX_TEMPFAIL, said
+  assert f"Go on with: {shlex.join(told)}" in said and "Traceback" not in said
+  for each in (told, whole):
+    printed(*start(tmp_path, *each[1:]))
+  for one, other in zip(
+    *map(tables, (tmp_path / n for n in "ab")), strict=True
+  ):
+    pl.testing.assert_frame_equal(
+      one.drop("seconds", strict=False),
+      other.drop("seconds", strict=False),
+      check_exact=True,
+    )
+  assert not kept.exists()
 
 
 def test_another_threshold_only_writes_the_report(finished, command):
