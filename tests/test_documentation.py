@@ -8,10 +8,11 @@ import pathlib
 import re
 
 import jax
+import numpy as np
 import pytest
 
 import minarch_jax as ma
-from minarch_jax import config, models, registries
+from minarch_jax import config, leaves, models, registries
 from minarch_jax.architectures import Problem
 from tests.test_layers import LAYERS
 
@@ -209,6 +210,27 @@ def test_the_notebook_example_runs(capsys):
     "dnn:30-30",
     "cnn:8",
   ]
+
+
+def test_the_export_example_runs(tmp_path, monkeypatch):
+  """All but the call that wants the extra; it is tested beside its module."""
+  monkeypatch.chdir(tmp_path)
+  example, reader = blocks(section("Out of the framework"), "python")
+  program = (
+    'ma.export("net.stablehlo", small, quantized, input_shape=(8, 8, 1))'
+  )
+  assert program in example
+  architecture = ma.Architecture.parse("dnn:12-6")
+  model = models.make_model(architecture, Problem((8, 8, 1), 3))
+  params = jax.jit(model.init)(jax.random.key(0))
+  names = {"ma": ma, "architecture": architecture, "params": params}
+  exec(example.replace(program, ""), names)
+  exec(reader, names)
+  found = names["read"]("net.safetensors")
+  expected = leaves.named(ma.dequantize(names["quantized"]))
+  assert set(found) == {"/".join(path) for path, _ in expected}
+  for path, leaf in expected:
+    np.testing.assert_array_equal(found["/".join(path)], leaf)
 
 
 # --- other pages -------------------------------------------------------------
