@@ -272,6 +272,7 @@ QUANTIZERS = Joined(
 # function (`engine.exports.networks.Network`) -> bytes.
 EXPORTS = Registry(
   stablehlo="minarch_jax.engine.exports.stablehlo:content",
+  onnx="minarch_jax.engine.exports.onnx:content",
   safetensors="minarch_jax.engine.exports.numbers:content",
 )
 

@@ -168,7 +168,7 @@ def check_one(where: str, q: types.QTensor) -> None:
     raise ValueError(
       f"{where}: values of shape {shape} with scales of shape "
       f"{np.shape(q.scale)} are not one tensor of its layout; it has a leading "
-      "axis, as of seeds: map over it with jax.vmap"
+      "axis, as of seeds: use jax.vmap to map over it"
     )
 
 
@@ -189,12 +189,15 @@ def _dequantize(q, format, dtype) -> jax.Array:
   layout = q.layout.blocks
   if not format.scaled:
     return format.decode(q.values).astype(dtype)
-  shape = q.values.shape
-  scale = layouts.scale_to_blocks(q.scale, layout, shape)
-  zero_point = q.zero_point
+  scale, zero_point, shape = q.scale, q.zero_point, q.values.shape
+  if zero_point is not None:
+    zero_point = zero_point.astype(jnp.float32)
+  if not layout.group:  # they broadcast as they are
+    numbers = arithmetic.decode(q.values, scale, zero_point, format)
+    return numbers.astype(dtype)
+  scale = layouts.scale_to_blocks(scale, layout, shape)
   if zero_point is not None:
     zero_point = layouts.scale_to_blocks(zero_point, layout, shape)
-    zero_point = zero_point.astype(jnp.float32)
   codes = layouts.to_blocks(q.values, layout)
   blocks = arithmetic.decode(codes, scale, zero_point, format)
   return layouts.from_blocks(blocks, layout, shape).astype(dtype)

@@ -79,10 +79,10 @@ def test_packed_maps_over_seeds():
   plain = jax.vmap(lambda p: quantization.fake_quantize(p, 3))(draw(5))
   np.testing.assert_array_equal(found, plain["query"]["kernel"])
   for call in (q.dequantize, lambda: quantization.dequantize(stack)):
-    with pytest.raises(ValueError, match="with jax.vmap"):
+    with pytest.raises(ValueError, match="use jax.vmap"):
       call()
   plain = jax.vmap(lambda p: quantization.quantize(p, 3))(draw(5))
-  with pytest.raises(ValueError, match="with jax.vmap"):
+  with pytest.raises(ValueError, match="use jax.vmap"):
     plain["query"]["kernel"].pack()
 
 
