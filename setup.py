@@ -44,11 +44,11 @@ REQUIRED = [
 
 NOTEBOOK = ["ipykernel>=7", "nbclient>=0.10", "nbformat>=5.10"]
 
-EXPORT = ["flatbuffers>=25.2"]  # JAX serializes programs with it
+FLATBUFFERS = "flatbuffers>=25.2"  # JAX serializes programs with it
 
 EXTRAS = {
   "test": [
-    *EXPORT,
+    FLATBUFFERS,
     "hypothesis>=6.130",
     "pyright[nodejs]>=1.1.400",
     "pytest>=8.4",
@@ -57,7 +57,7 @@ EXTRAS = {
     "safetensors>=0.5",
     *NOTEBOOK,
   ],
-  "export": EXPORT,
+  "export": [FLATBUFFERS, "onnx>=1.23"],
   "ray": ["ray>=2.50"],
   "prepare": ["tensorflow>=2.20"],
   "notebook": [*NOTEBOOK, "jupyterlab>=4.4"],

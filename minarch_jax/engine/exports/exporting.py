@@ -22,6 +22,8 @@ def export(
   .stablehlo    a program for CPU, GPU and TPU, with its weights, quantized
                 ones packed, and for any number of images; run it by
                 `jax.export.deserialize(data).call(x)`
+  .onnx         a graph of operators from "images" to "outputs", for any number
+                of images; codes of up to 4 bits take 4, others 8
   .safetensors  the numbers alone, sparse and quantized as they are; read them
                 by `ma.load_model`, or with numpy alone as README shows
 

@@ -58,8 +58,8 @@ def content(network: Network) -> bytes:
     found = _run(graph, traced.jaxpr, traced.consts, [*inputs, "images"])
   except operators.Unknown as error:
     raise ValueError(f"{network.name} is no ONNX graph: {error}") from None
-  graph.add("Identity", found[0], name="outputs")
-  return _model(graph, traced, network).SerializeToString()
+  graph.add("Identity", graph.name(found[0]), name="outputs")
+  return _model(graph, traced.out_avals[0], network).SerializeToString()
 
 
 def _onnx() -> Any:
@@ -106,10 +106,9 @@ def _is_constant(step: Any, values: list[operators.Value]) -> bool:
   return not named and all(isinstance(n, int) for n in shapes)
 
 
-def _model(graph: operators.Graph, traced: Any, network: Network) -> Any:
+def _model(graph: operators.Graph, out: Any, network: Network) -> Any:
   """Names inputs and outputs, and checks the whole."""
   helper = graph.onnx.helper
-  (out,) = traced.out_avals
 
   def value(name: str, dtype: Any, shape: Any) -> Any:
     dims = [n if isinstance(n, int) else str(n) for n in shape]

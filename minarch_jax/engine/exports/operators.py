@@ -219,7 +219,7 @@ def _convolution(graph: Graph, step: Any, inputs: list[str]) -> str:
     pads=list(map(int, pads)),
     group=p["feature_group_count"],
   )
-  return graph.transpose(y, np.argsort(out))
+  return graph.transpose(y, np.argsort(out).tolist())
 
 
 def _pool(operator: str) -> Convert:
@@ -251,7 +251,7 @@ def _pool(operator: str) -> Convert:
     )
     if operator == "AveragePool":  # of sums
       y = graph.add("Mul", y, graph.like(np.prod(window), step))
-    return graph.transpose(y, np.argsort(order))
+    return graph.transpose(y, np.argsort(order).tolist())
 
   return pool
 

@@ -2,6 +2,7 @@
 
 import functools
 import os
+import sys
 
 from flax import linen
 import jax
@@ -166,6 +167,57 @@ def test_a_program_that_counts_its_images_is_refused(tmp_path):
   assert not os.listdir(tmp_path)
 
 
+# --- a graph -----------------------------------------------------------------
+
+
+def session(path):
+  runtime = pytest.importorskip("onnxruntime")
+  options = runtime.SessionOptions()
+  options.intra_op_num_threads = 1
+  return runtime.InferenceSession(
+    path, options, providers=["CPUExecutionProvider"]
+  )
+
+
+@pytest.mark.parametrize("name", [*NETWORKS, "foreign"])
+def test_a_graph_computes_the_same_for_any_number_of_images(tmp_path, name):
+  pytest.importorskip("onnx")
+  path = str(tmp_path / "net.onnx")
+  if name == "foreign":
+    (given, params), apply = foreign(), apply_foreign
+    params = ma.quantize(params, 4)
+  else:
+    given, apply, params = NETWORKS[name]()
+  assert ma.export(path, given, params, SHAPE) == os.path.getsize(path)
+  runs = session(path)
+  for x in (X[:1], X):
+    (found,) = runs.run(["outputs"], {"images": x})
+    expected = outputs(apply, params, x)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_graph_holds_codes_in_few_bits(tmp_path):
+  pytest.importorskip("onnx")
+  path = str(tmp_path / "net.onnx")
+  architecture, _, params = network("dnn:300")
+  weights = 300 * (64 + CLASSES)
+  for bits, each in (32, 4), (8, 1), (4, 0.5), (2, 0.5):
+    size = ma.export(path, architecture, ma.quantize(params, bits), SHAPE)
+    assert weights * each < size < weights * each + 5_000
+
+
+def test_a_graph_of_unknown_operators_is_refused(tmp_path):
+  pytest.importorskip("onnx")
+
+  def summing(params, x):
+    return jax.lax.cumsum(x, 1) * params["w"]
+
+  params = {"w": np.ones((), np.float32)}
+  with pytest.raises(ValueError, match="summing .* 'cumsum' .* as .stablehlo"):
+    ma.export(str(tmp_path / "net.onnx"), summing, params, SHAPE)
+  assert not os.listdir(tmp_path)
+
+
 # --- numbers -----------------------------------------------------------------
 
 
@@ -256,8 +308,10 @@ def test_seeds_and_traces_are_refused(tmp_path):
 def test_a_missing_library_is_named_with_its_command(tmp_path, monkeypatch):
   monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
   architecture, _, params = network("dnn:9-6")
-  with pytest.raises(ImportError, match="pip install 'minarch-jax.export.'"):
-    ma.export(str(tmp_path / "net.stablehlo"), architecture, params, SHAPE)
+  monkeypatch.setitem(sys.modules, "onnx", None)
+  for ending in ("stablehlo", "onnx"):
+    with pytest.raises(ImportError, match="pip install 'minarch-jax.export.'"):
+      ma.export(str(tmp_path / f"net.{ending}"), architecture, params, SHAPE)
 
 
 def test_a_format_is_added_by_a_line(tmp_path, monkeypatch):
