@@ -44,15 +44,20 @@ REQUIRED = [
 
 NOTEBOOK = ["ipykernel>=7", "nbclient>=0.10", "nbformat>=5.10"]
 
+FLATBUFFERS = "flatbuffers>=25.2"  # JAX serializes programs with it
+
 EXTRAS = {
   "test": [
+    FLATBUFFERS,
     "hypothesis>=6.130",
     "pyright[nodejs]>=1.1.400",
     "pytest>=8.4",
     "pytest-xdist>=3.8",
     "ruff>=0.12",
+    "safetensors>=0.5",
     *NOTEBOOK,
   ],
+  "export": [FLATBUFFERS, "onnx>=1.23"],
   "ray": ["ray>=2.50"],
   "prepare": ["tensorflow>=2.20"],
   "notebook": [*NOTEBOOK, "jupyterlab>=4.4"],

@@ -62,6 +62,7 @@ _HOME = {
   "storage_bytes": "quantization",
   "save_model": "quantization.networks.files",
   "load_model": "quantization.networks.files",
+  "export": "engine.exports",
   "Records": "records",
   "read_records": "records:read",
   "analyse": "analysis",

@@ -266,6 +266,16 @@ QUANTIZERS = Joined(
   ),
 )
 
+# --- exports -----------------------------------------------------------------
+
+# How a network is written for use elsewhere, by the ending of the file: a
+# function (`engine.exports.networks.Network`) -> bytes.
+EXPORTS = Registry(
+  stablehlo="minarch_jax.engine.exports.stablehlo:content",
+  onnx="minarch_jax.engine.exports.onnx:content",
+  safetensors="minarch_jax.engine.exports.numbers:content",
+)
+
 # --- report ------------------------------------------------------------------
 
 # The tables and figures of the report, as they follow in each section.

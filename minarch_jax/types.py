@@ -163,7 +163,8 @@ class QTensor:
 
   Attributes:
     values: codes, the shape of the original: int8 for formats of up to 8
-      bits, or the format's own narrow float type.
+      bits, or the format's own narrow float type. Where they are packed, the
+      bytes of `quantization.packing`, uint8 [..., bytes].
     scale: float32, broadcastable to `values` (per tensor, per channel);
       [groups, outputs...] for groups; None for unscaled float formats.
     zero_point: int8 code of the real number 0, shaped like `scale`; None for
@@ -171,6 +172,8 @@ class QTensor:
     bits: bits per stored value, static.
     layout: static `quantization.tensors.Coding`: the format's name, which
       entries share a scale, and the original's type.
+    packed: static shape of one original whose codes are packed; None where
+      each code is held as a number of its own.
   """
 
   values: Any
@@ -178,6 +181,30 @@ class QTensor:
   zero_point: Any = None
   bits: Any = flax.struct.field(pytree_node=False, default=8)
   layout: Any = flax.struct.field(pytree_node=False, default=None)
+  packed: Any = flax.struct.field(pytree_node=False, default=None)
+
+  @property
+  def shape(self) -> tuple[int, ...]:
+    """The shape of the original, after the axes that it is mapped over."""
+    if self.packed is None:
+      return np.shape(self.values)
+    return (*np.shape(self.values)[:-1], *self.packed)
+
+  def dequantize(self, dtype: Any = None) -> jax.Array:
+    """Returns the numbers it stands for, in the original's type or another."""
+    return self.layout.dequantize(self, dtype)
+
+  def pack(self) -> "QTensor":
+    """Holds each code in its bits alone, two of 4 bits in a byte.
+
+    Codes of 8 bits and more stay as they are, and so do binary ones, whose 0
+    has no code of one bit. For one tensor; map over seeds with `jax.vmap`.
+    """
+    return self.layout.pack(self)
+
+  def unpack(self) -> "QTensor":
+    """Inverts `pack`."""
+    return self.layout.unpack(self)
 
 
 Transform = Callable[[Params], Params]

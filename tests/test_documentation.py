@@ -8,10 +8,11 @@ import pathlib
 import re
 
 import jax
+import numpy as np
 import pytest
 
 import minarch_jax as ma
-from minarch_jax import config, models, registries
+from minarch_jax import config, leaves, models, registries
 from minarch_jax.architectures import Problem
 from tests.test_layers import LAYERS
 
@@ -220,6 +221,25 @@ def test_the_example_of_a_model_of_ones_own_runs(capsys):
   assert "shape: (2, 8)" in capsys.readouterr().out
   assert names["kernel"].shape == (4, 2, 64, 32)
   assert names["longer"].epochs == 2
+
+
+def test_the_export_example_runs(tmp_path, monkeypatch):
+  """All but the calls that want the extra; they are tested beside modules."""
+  monkeypatch.chdir(tmp_path)
+  example, reader = blocks(section("Out of the framework"), "python")
+  example, calls = re.subn(r"ma.export\(.net.(stablehlo|onnx).*\n", "", example)
+  assert calls == 2 and "ma.export" in example
+  architecture = ma.Architecture.parse("dnn:12-6")
+  model = models.make_model(architecture, Problem((8, 8, 1), 3))
+  params = jax.jit(model.init)(jax.random.key(0))
+  names = {"ma": ma, "architecture": architecture, "params": params}
+  exec(example, names)
+  exec(reader, names)
+  found = names["read"]("net.safetensors")
+  expected = leaves.named(ma.dequantize(names["quantized"]))
+  assert set(found) == {"/".join(path) for path, _ in expected}
+  for path, leaf in expected:
+    np.testing.assert_array_equal(found["/".join(path)], leaf)
 
 
 # --- other pages -------------------------------------------------------------

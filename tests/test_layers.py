@@ -37,6 +37,7 @@ DEVICES = {"pmap", "shard_map", "device_put", "Mesh", "make_mesh"}
 SELF_COMPILED = {
   "minarch_jax.models.networks",
   "minarch_jax.engine.accuracy",
+  "minarch_jax.engine.exports.stablehlo",
   "minarch_jax.pruning.dynamic",
   "minarch_jax.pruning.masks",
   "minarch_jax.pruning.ranking",

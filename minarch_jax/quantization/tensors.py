@@ -1,26 +1,59 @@
 """Quantize and dequantize one array: calibrate -> scale -> encode -> decode."""
 
+from collections.abc import Mapping
 import dataclasses
 import functools
+import json
+import math
 from typing import Any
 
 import jax
+from jax import export
 import jax.numpy as jnp
 import numpy as np
 
 from minarch_jax import types
-from minarch_jax.quantization import arithmetic, formats, layouts
+from minarch_jax.quantization import arithmetic, formats, layouts, packing
 from minarch_jax.quantization import calibration as calibrations
 
 
 @dataclasses.dataclass(frozen=True)
 class Coding:
   """The static `layout` of a QTensor: its format, its blocks, and the type it
-  had and is given back in."""
+  had and is given back in. What a QTensor does, its coding does for it."""
 
   format: str
   blocks: layouts.Layout
   dtype: str = "float32"
+
+  def dequantize(self, q: types.QTensor, dtype: Any = None) -> jax.Array:
+    check_one("QTensor", q)
+    return dequantize_tensor(q, dtype)
+
+  def pack(self, q: types.QTensor) -> types.QTensor:
+    check_one("QTensor", q)
+    return pack_tensor(q)
+
+  def unpack(self, q: types.QTensor) -> types.QTensor:
+    return unpack_tensor(q)
+
+  def describe(self) -> dict[str, Any]:
+    """Describes it in what JSON knows; `read_coding` inverts it."""
+    described: dict[str, Any] = {
+      "format": self.format,
+      "inputs": list(self.blocks.inputs),
+      "group": self.blocks.group,
+    }
+    if self.dtype != "float32":
+      described["dtype"] = self.dtype
+    return described
+
+
+def read_coding(described: Mapping[str, Any]) -> Coding:
+  """Reads what `Coding.describe` wrote, among other things perhaps."""
+  blocks = layouts.Layout(tuple(described["inputs"]), described["group"])
+  dtype = described.get("dtype", "float32")
+  return Coding(described["format"], blocks, dtype)
 
 
 def _existing(
@@ -126,7 +159,7 @@ def check_one(where: str, q: types.QTensor) -> None:
   """Raises ValueError for a QTensor that was mapped over seeds."""
   if q.scale is None:
     return
-  shape = np.shape(q.values)
+  shape = q.shape
   try:
     expected = layouts.scale_shape(q.layout.blocks, shape)
   except IndexError:  # fewer axes than it was quantized with
@@ -135,29 +168,62 @@ def check_one(where: str, q: types.QTensor) -> None:
     raise ValueError(
       f"{where}: values of shape {shape} with scales of shape "
       f"{np.shape(q.scale)} are not one tensor of its layout; it has a leading "
-      "axis, as of seeds: use jax.vmap(dequantize)"
+      "axis, as of seeds: use jax.vmap to map over it"
     )
 
 
-def dequantize_tensor(q: types.QTensor) -> jax.Array:
-  """Returns the real numbers a QTensor stands for, in the original's type."""
-  return _dequantize(q, formats.FORMATS[q.layout.format])
+def dequantize_tensor(q: types.QTensor, dtype: Any = None) -> jax.Array:
+  """Returns the real numbers a QTensor stands for.
+
+  Args:
+    q: packed or not.
+    dtype: of the result; None = the original's.
+  """
+  dtype = str(jnp.dtype(dtype or q.layout.dtype))
+  return _dequantize(q, formats.FORMATS[q.layout.format], dtype)
 
 
-@functools.partial(jax.jit, static_argnames="format")
-def _dequantize(q, format) -> jax.Array:
+@functools.partial(jax.jit, static_argnames=("format", "dtype"))
+def _dequantize(q, format, dtype) -> jax.Array:
+  q = unpack_tensor(q)
   layout = q.layout.blocks
   if not format.scaled:
-    return format.decode(q.values).astype(q.layout.dtype)
-  shape = q.values.shape
-  scale = layouts.scale_to_blocks(q.scale, layout, shape)
-  zero_point = q.zero_point
+    return format.decode(q.values).astype(dtype)
+  scale, zero_point, shape = q.scale, q.zero_point, q.values.shape
+  if zero_point is not None:
+    zero_point = zero_point.astype(jnp.float32)
+  if not layout.group:  # they broadcast as they are
+    numbers = arithmetic.decode(q.values, scale, zero_point, format)
+    return numbers.astype(dtype)
+  scale = layouts.scale_to_blocks(scale, layout, shape)
   if zero_point is not None:
     zero_point = layouts.scale_to_blocks(zero_point, layout, shape)
-    zero_point = zero_point.astype(jnp.float32)
   codes = layouts.to_blocks(q.values, layout)
   blocks = arithmetic.decode(codes, scale, zero_point, format)
-  return layouts.from_blocks(blocks, layout, shape).astype(q.layout.dtype)
+  return layouts.from_blocks(blocks, layout, shape).astype(dtype)
+
+
+# --- packed ------------------------------------------------------------------
+
+
+def pack_tensor(q: types.QTensor) -> types.QTensor:
+  """Packs codes of fewer than 8 bits into bytes; see `types.QTensor.pack`."""
+  format = formats.FORMATS[q.layout.format]
+  if q.packed is not None or format.bits >= 8 or not format.packs_zero:
+    return q
+  shape = q.shape
+  values = packing.pack(format.to_raw(q.values), format.bits)
+  return dataclasses.replace(q, values=values, packed=shape)
+
+
+def unpack_tensor(q: types.QTensor) -> types.QTensor:
+  """Inverts `pack_tensor`."""
+  if q.packed is None:
+    return q
+  format = formats.FORMATS[q.layout.format]
+  raw = packing.unpack(q.values, format.bits, math.prod(q.packed))
+  values = format.from_raw(raw).reshape(q.packed)
+  return dataclasses.replace(q, values=values, packed=None)
 
 
 def fake_quantize_tensor(
@@ -216,3 +282,29 @@ def _straight_through(layout, format, rule, primals, tangents):
       passes = passes | (bits >= 32)
     tangent = jnp.where(passes, tangent, jnp.zeros_like(tangent))
   return rounded, tangent
+
+
+# --- registered --------------------------------------------------------------
+
+
+def _write_static(static: tuple[Any, ...]) -> bytes:
+  """Writes what of a QTensor is no array: bits, layout, packed."""
+  bits, layout, packed = static
+  described = layout.describe() | {"bits": bits, "packed": packed}
+  return json.dumps(described).encode()
+
+
+def _read_static(data: bytes | bytearray) -> tuple[Any, ...]:
+  described = json.loads(data)
+  packed = described["packed"]
+  packed = None if packed is None else tuple(packed)
+  return described["bits"], read_coding(described), packed
+
+
+# So that a function of quantized parameters can be exported as it is.
+export.register_pytree_node_serialization(
+  types.QTensor,
+  serialized_name="minarch_jax.QTensor",
+  serialize_auxdata=_write_static,
+  deserialize_auxdata=_read_static,
+)

@@ -166,6 +166,7 @@ def quantize(
   within: types.Masks | None = None,
   choose: Choose = registries.is_weight,
   axes: leaves.Rules | None = None,
+  packed: bool = False,
 ) -> types.Params:
   """Replaces the weights of a parameter tree by QTensors.
 
@@ -192,6 +193,8 @@ def quantize(
     choose: which paths are weights; kernels and embeddings by default.
     axes: what the axes of leaves are where names, biases and shapes do not
       tell, by patterns: {"*/proj/kernel": "ioo"}; see `minarch_jax.leaves`.
+    packed: hold codes in their bits alone, two of 4 bits in a byte; see
+      `QTensor.pack`.
 
   Returns:
     The tree with QTensor leaves.
@@ -210,9 +213,10 @@ def quantize(
       )
     if name == "float32":
       return leaf
-    return tensors.quantize_tensor(
+    q = tensors.quantize_tensor(
       leaf, name, layout, calibration=calibration, within=mask
     )
+    return tensors.pack_tensor(q) if packed else q
 
   return map_weights(change, params, bits, granularity, within, choose, axes)
 

@@ -1,21 +1,39 @@
 """One file for one quantized (and pruned) model, exact and atomic.
 
 The container is safetensors: eight bytes with the header's length, a JSON
-header, then the tensors end to end. Weights that are quantized or sparse are
-byte tensors under "path/to/leaf:part" (codes, bitmap, scale, zero_point), and
-the header's metadata says how to read them; all else is a plain F32 tensor.
+header, then the tensors end to end. Leaves that are quantized or sparse are
+tensors under "path/to/leaf:part"; all else is a plain F32 tensor.
+
+  codes       U8: the raw codes, `bits` each, lowest bit first and without
+              gaps, in row-major order; where there is a bitmap, of its ones
+  bitmap      U8: one bit for each entry; 0 = the number is exactly 0
+  scale       F32, zero_point I8: of the entries that share one
+
+The header's metadata, all text, says how to read them:
+
+  kind        that it is such a file
+  note        free text
+  quantized   JSON by leaf: format, shape, inputs and group (the layout), dtype
+              of the original unless float32, whether there is a bitmap
+  formats     JSON by format: its bits and the number of steps each raw code
+              stands for: first + step * code, or a list of levels, or numpy's
+              type
+  sha256      of all else: the header without it, then the payload
+
+A number is (steps - zero_point) * scale, in float32. README shows how to read
+it with numpy alone.
 """
 
+import hashlib
 import json
 import math
-import os
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from minarch_jax import leaves, registries, types
+from minarch_jax import leaves, records, registries, types
 from minarch_jax.quantization import (
   formats,
   layouts,
@@ -26,7 +44,8 @@ from minarch_jax.quantization import (
 )
 
 _DTYPES = {"F32": np.dtype("<f4"), "U8": np.dtype("u1"), "I8": np.dtype("i1")}
-_KIND = "minarch_jax.quantization.1"
+_KIND = "minarch_jax.quantization.2"
+_UNHASHED = "minarch_jax.quantization.1"  # as 0.1.0 wrote: no hash, no formats
 
 
 def _encode(leaf: Any) -> tuple[dict[str, np.ndarray], Any]:
@@ -35,6 +54,7 @@ def _encode(leaf: Any) -> tuple[dict[str, np.ndarray], Any]:
   if plain:
     coding, values = tensors.Coding("float32", layouts.Layout(())), leaf
   else:
+    leaf = leaf.unpack()
     coding, values = leaf.layout, leaf.values
   format = formats.FORMATS[coding.format]
   codes = np.asarray(values).reshape(-1)
@@ -53,16 +73,24 @@ def _encode(leaf: Any) -> tuple[dict[str, np.ndarray], Any]:
     parts[":scale"] = leaf.scale
   if not format.symmetric:
     parts[":zero_point"] = leaf.zero_point
-  described = {
-    "format": coding.format,
+  described = coding.describe() | {
     "shape": list(values.shape),
-    "inputs": list(coding.blocks.inputs),
-    "group": coding.blocks.group,
     "bitmap": bitmap,
   }
-  if coding.dtype != "float32":
-    described["dtype"] = coding.dtype
   return {part: np.asarray(value) for part, value in parts.items()}, described
+
+
+def describe_format(name: str) -> dict[str, Any]:
+  """Says what the raw codes of a format stand for, without its code."""
+  format = formats.FORMATS[name]
+  if format.bits > 8:
+    return {"bits": format.bits, "dtype": name}
+  raw = jnp.arange(2**format.bits, dtype=jnp.uint8)
+  levels = np.asarray(format.decode(format.from_raw(raw))).tolist()
+  first, step = levels[0], levels[1] - levels[0]
+  if levels == [first + step * code for code in range(len(levels))]:
+    return {"bits": format.bits, "first": first, "step": step}
+  return {"bits": format.bits, "levels": levels}
 
 
 def _nonzero(codes: types.Array, leaf: Any, format: formats.Format) -> Any:
@@ -85,7 +113,7 @@ def _decode(parts: dict[str, np.ndarray], described: dict[str, Any]) -> Any:
   """Inverts `_encode`."""
   name, shape = described["format"], tuple(described["shape"])
   format, size = formats.FORMATS[name], math.prod(shape)
-  layout = layouts.Layout(tuple(described["inputs"]), described["group"])
+  coding = tensors.read_coding(described)
   scale = jnp.asarray(parts[":scale"]) if format.scaled else None
   zero_point = None
   if not format.symmetric:
@@ -99,16 +127,13 @@ def _decode(parts: dict[str, np.ndarray], described: dict[str, Any]) -> Any:
   if kept is not None:
     zeros = np.full(size, format.encode(jnp.zeros(())))
     if zero_point is not None:
-      empty = types.QTensor(
-        zeros.reshape(shape), scale, zero_point, 0, tensors.Coding(name, layout)
-      )
+      empty = types.QTensor(zeros.reshape(shape), scale, zero_point, 0, coding)
       zeros = np.array(_per_value(empty)).reshape(-1)
     zeros[kept] = codes
     codes = zeros
   codes = jnp.asarray(codes.reshape(shape))
   if name == "float32":
     return codes
-  coding = tensors.Coding(name, layout, described.get("dtype", "float32"))
   return types.QTensor(codes, scale, zero_point, format.bits, coding)
 
 
@@ -137,11 +162,11 @@ def _collect(
 
 
 def _header(
-  arrays: dict[str, np.ndarray], order: list[str], metadata: dict[str, str]
-) -> bytes:
-  """Writes the header: each tensor's type, shape and place in the payload."""
+  arrays: dict[str, np.ndarray], order: list[str]
+) -> dict[str, dict[str, Any]]:
+  """Gives each tensor's type, shape and place in the payload."""
   codes = {dtype: code for code, dtype in _DTYPES.items()}
-  header: dict[str, Any] = {"__metadata__": metadata}
+  header: dict[str, dict[str, Any]] = {}
   start = 0
   for key in order:
     array = arrays[key]
@@ -151,9 +176,41 @@ def _header(
       "data_offsets": [start, start + array.nbytes],
     }
     start += array.nbytes
+  return header
+
+
+def _digest(header: dict[str, Any], payload: bytes | memoryview) -> str:
+  """Hashes a file, whoever wrote its header in whichever order."""
+  text = json.dumps(header, sort_keys=True).encode()
+  return hashlib.sha256(text + bytes(payload)).hexdigest()
+
+
+def content(
+  params: types.Params,
+  note: str = "",
+  choose: trees.Choose = registries.is_weight,
+) -> tuple[bytes, bytes]:
+  """Returns what `save_model` writes: the header with its length, the payload.
+
+  Raises:
+    ValueError: as `save_model`.
+  """
+  arrays, described = _collect(params, choose)
+  # Wider types first, so that each tensor lies on a multiple of its type.
+  order = sorted(arrays, key=lambda key: (-arrays[key].itemsize, key))
+  used = sorted({how["format"] for how in described.values()})
+  metadata = {
+    "kind": _KIND,
+    "note": note,
+    "quantized": json.dumps(described, sort_keys=True),
+    "formats": json.dumps({name: describe_format(name) for name in used}),
+  }
+  payload = b"".join(arrays[key].tobytes() for key in order)
+  header = {"__metadata__": metadata, **_header(arrays, order)}
+  metadata["sha256"] = _digest(header, payload)
   text = json.dumps(header).encode()
   text += b" " * (-len(text) % 8)
-  return len(text).to_bytes(8, "little") + text
+  return len(text).to_bytes(8, "little") + text, payload
 
 
 def save_model(
@@ -173,7 +230,7 @@ def save_model(
   True
 
   Args:
-    path: the file, by custom "*.safetensors"; its folder must exist.
+    path: the file, by custom "*.safetensors".
     params: nested dicts with QTensor or float32 leaves, of ONE network.
     note: free text for the header, for example the architecture.
     choose: which float leaves are weights, stored sparse where that is
@@ -181,37 +238,16 @@ def save_model(
 
   Returns:
     Bytes of payload: `storage_bytes` of the same model. The file is larger by
-    its header.
+    its header; `ma.export` counts that too.
 
   Raises:
     ValueError: a leaf that is neither a QTensor nor float32, or a name with
       "/" or ":".
   """
-  arrays, described = _collect(params, choose)
-  # Wider types first, so that each tensor lies on a multiple of its type.
-  order = sorted(arrays, key=lambda key: (-arrays[key].itemsize, key))
-  metadata = {
-    "kind": _KIND,
-    "note": note,
-    "quantized": json.dumps(described, sort_keys=True),
-  }
-  payload = [arrays[key].tobytes() for key in order]
-  _write(path, [_header(arrays, order, metadata), *payload])
-  return sum(map(len, payload))
-
-
-def _write(path: str, chunks: list[bytes]) -> None:
-  temporary = f"{path}.{os.getpid()}.tmp"
-  try:
-    with open(temporary, "wb") as file:
-      file.writelines(chunks)
-      file.flush()
-      os.fsync(file.fileno())
-    os.replace(temporary, path)
-  except BaseException:
-    if os.path.exists(temporary):
-      os.remove(temporary)
-    raise
+  header, payload = content(params, note, choose)
+  with records.atomic(path) as temporary, open(temporary, "wb") as file:
+    file.write(header + payload)
+  return len(payload)
 
 
 def _read(path: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -221,10 +257,14 @@ def _read(path: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
   try:
     length = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + length])
-    metadata = header.pop("__metadata__")
-    if metadata["kind"] != _KIND:
+    metadata = header["__metadata__"]
+    if metadata["kind"] not in (_KIND, _UNHASHED):
       raise ValueError(f"kind {metadata['kind']!r}")
     payload = memoryview(data)[8 + length :]
+    if metadata["kind"] == _KIND:
+      if metadata.pop("sha256") != _digest(header, payload):
+        raise ValueError("its hash is another")
+    del header["__metadata__"]
     arrays, end = {}, 0
     for key, entry in header.items():
       start, stop = entry["data_offsets"]
@@ -236,9 +276,25 @@ def _read(path: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
   except (ValueError, KeyError, TypeError, AttributeError) as error:
     raise ValueError(
       f"{path} is not a whole model file of this library ({error}); write it "
-      "with ma.save_model"
+      "with ma.save_model or ma.export"
     ) from None
   return metadata, arrays
+
+
+def _check_formats(path: str, stored: dict[str, Any]) -> None:
+  """Raises ValueError for a format that is unknown or another one here."""
+  for name, how in stored.items():
+    if name not in formats.FORMATS:
+      raise ValueError(
+        f"{path} holds the format {name!r}, which is not known here; register "
+        f"it in registries.FORMATS{registries.nearest(name, formats.FORMATS)}"
+      )
+    # As text, in which a level that is no number equals itself.
+    if json.dumps(how) != json.dumps(describe_format(name)):
+      raise ValueError(
+        f"{path} holds a format {name!r} of other levels than the one "
+        "registered here; register that one in registries.FORMATS"
+      )
 
 
 def load_model(path: str) -> types.Params:
@@ -250,11 +306,15 @@ def load_model(path: str) -> types.Params:
   >>> model.apply(back, x).shape
   (9, 3)
 
+  Codes come back unpacked.
+
   Raises:
-    ValueError: not such a file, or not all of it.
+    ValueError: not such a file, a damaged one, or one with a format that is
+      unknown or another one here.
   """
   metadata, arrays = _read(path)
   described = json.loads(metadata["quantized"])
+  _check_formats(path, json.loads(metadata.get("formats", "{}")))
   parts: dict[str, dict[str, np.ndarray]] = {}
   for key, array in arrays.items():
     name, colon, part = key.partition(":")

@@ -105,6 +105,74 @@ def test_broken_files_are_refused(tmp_path):
       files.load_model(path)
 
 
+def store(path, **metadata):
+  """Writes a small model as 0.1.0 did, with metadata of somebody."""
+  header, payload = files.content(quantization.quantize(model(0.0), "nf4"))
+  header = json.loads(header[8:])
+  header["__metadata__"] |= {"kind": "minarch_jax.quantization.1", **metadata}
+  for name in {"sha256", "formats"} - metadata.keys():
+    del header["__metadata__"][name]
+  text = json.dumps(header).encode()
+  with open(path, "wb") as file:
+    file.write(len(text).to_bytes(8, "little") + text + payload)
+
+
+def test_every_changed_byte_is_noticed(tmp_path):
+  path = os.path.join(tmp_path, "model.safetensors")
+  files.save_model(path, quantization.quantize(model(0.5), 4), note="dnn:5")
+  with open(path, "rb") as file:
+    data = file.read()
+  padding = len(data) - len(data.rstrip())
+  for i in range(8, len(data) - padding, 7):
+    changed = bytearray(data)
+    changed[i] ^= 1
+    with open(path, "wb") as file:
+      file.write(changed)
+    with pytest.raises(ValueError, match="model.safetensors is not a whole"):
+      files.load_model(path)
+
+
+def test_files_without_a_hash_are_read(tmp_path):
+  """As 0.1.0 wrote them."""
+  path = os.path.join(tmp_path, "model.safetensors")
+  store(path)
+  found = files.load_model(path)
+  expected = quantization.quantize(model(0.0), "nf4")
+  jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+def test_files_of_others_are_refused(tmp_path):
+  safetensors = pytest.importorskip("safetensors.numpy")
+  path = os.path.join(tmp_path, "other.safetensors")
+  safetensors.save_file({"kernel": np.ones((2, 2), np.float32)}, path)
+  with pytest.raises(ValueError, match="other.safetensors is not .* ma.export"):
+    files.load_model(path)
+
+
+@pytest.mark.parametrize(
+  "name, message",
+  [("nf4", "'nf4' of other levels"), ("nf5", "'nf5', .* did you mean 'nf4'")],
+)
+def test_a_format_that_is_another_here_is_named(tmp_path, name, message):
+  path = os.path.join(tmp_path, "model.safetensors")
+  levels = {"bits": 4, "levels": list(range(16))}
+  store(path, formats=json.dumps({name: levels}))
+  with pytest.raises(ValueError, match=message):
+    files.load_model(path)
+
+
+@pytest.mark.parametrize("name", ["int3", "nf4", "binary", "uint6"])
+def test_packed_codes_are_stored_as_others_are(tmp_path, name):
+  path = os.path.join(tmp_path, "model.safetensors")
+  stored = []
+  for packed in (False, True):
+    quantized = quantization.quantize(model(0.5), name, packed=packed)
+    files.save_model(path, quantized)
+    with open(path, "rb") as file:
+      stored.append(file.read())
+  assert stored[0] == stored[1]
+
+
 def test_unstorable_leaves(tmp_path):
   path = os.path.join(tmp_path, "model.safetensors")
   with pytest.raises(ValueError, match="a/b"):
