@@ -79,7 +79,8 @@ def _run(
 
   def read(atom: Any) -> operators.Value:
     if isinstance(atom, core.Literal):
-      return np.asarray(atom.val, atom.aval.dtype)
+      aval: Any = atom.aval
+      return np.asarray(atom.val, aval.dtype)
     return known[atom]
 
   known.update(zip(jaxpr.constvars, map(np.asarray, consts), strict=True))
