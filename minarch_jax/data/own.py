@@ -62,7 +62,7 @@ def info_of(
       what they should be.
   """
   _check(name, "x", x, y)
-  shape, classes = _image(x.shape), int(y.max()) + 1
+  shape, found, classes = _image(x.shape), np.unique(y), int(y.max()) + 1
   if test_x is not None and test_y is not None:
     _check(name, "x_test", test_x, test_y)
     if _image(test_x.shape) != shape:
@@ -70,11 +70,11 @@ def info_of(
         f"--dataset={name}: images of the test split are "
         f"{_image(test_x.shape)}, the others {shape}; make all of one size"
       )
-  missing = np.setdiff1d(np.arange(classes), y)
-  if len(missing):
+  gaps = np.flatnonzero(found != np.arange(len(found)))
+  if len(gaps):
     raise config.ConfigError(
       f"--dataset={name}: no image outside the test split is of class "
-      f"{missing[0]}; number the {classes - len(missing)} classes from 0"
+      f"{gaps[0]}; number the {len(found)} classes from 0"
     )
   if classes < 2:
     raise config.ConfigError(
@@ -209,7 +209,10 @@ def _headers(name: str) -> dict[str, _Header]:
 
 def _describe_folder(name: str, data_dir: str | None) -> sources.Info:
   del data_dir
-  splits = _splits(name)
+  return _info_of(name, _splits(name))
+
+
+def _info_of(name: str, splits: list["Files"]) -> sources.Info:
   first = splits[0][0][0]
   try:
     shape = _shape(first)
@@ -223,8 +226,9 @@ def _describe_folder(name: str, data_dir: str | None) -> sources.Info:
 
 
 def _read_folder(name: str, data_dir: str | None) -> sources.Raw:
-  info = _describe_folder(name, data_dir)
+  del data_dir
   splits = _splits(name)
+  info = _info_of(name, splits)
   state = hashlib.sha256(repr(info).encode())
   root = _path(name)
   for file in _files(splits):
