@@ -106,10 +106,7 @@ def fill(
         own = rows.select(*records.SCHEMAS[table])
         records.write(out, table, id, own)
       progress.advance(facts.wall(costs[id]))
-      lines = [line for _, line in parts]
-      for line in lines:  # halves share the forecast
-        line["forecast_seconds"] = round(costs[id] / len(lines), 3)
-      return lines
+      return [line for _, line in parts]
 
     return sum(sessions.together(session, todo, run), [])
 
@@ -121,11 +118,20 @@ def _design(
   prune: bool,
   quantize: bool,
 ) -> Design:
-  config = session.config
-  precisions = grids.precisions_of(config)
   retrained = []
-  if prune and config.finetune_share:
+  if prune and session.config.finetune_share:
     retrained = choices.representatives(session, out, members)
+  return design_of(session.config, retrained, prune, quantize)
+
+
+def design_of(
+  config: Config,
+  retrained: Sequence[Architecture],
+  prune: bool = True,
+  quantize: bool = True,
+) -> Design:
+  """Designs the compression of a sweep; the largest retrained have controls."""
+  precisions = grids.precisions_of(config)
   largest = {a.family: a for a in retrained}
   return Design(
     grids.cells_of(config, prune, quantize),
@@ -167,7 +173,8 @@ def _compressed(
   if "small_dense" in config.controls:
     rows += _small_dense(session, recipe, pack, compared)
   seconds = (found.compile_seconds, found.run_seconds)
-  return rows, train.statistics_of("compress", session, pack, seconds, 0.0)
+  forecast = seconds_of(setup.Facts.of(session), pack, design)
+  return rows, train.statistics_of("compress", session, pack, seconds, forecast)
 
 
 def _small_dense(

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 import jax
 
 from minarch_jax.architectures import Architecture, ladder, Problem
-from minarch_jax.compression import grid as grids
 from minarch_jax.config import Config
 from minarch_jax.engine import costs, memory, packs, planning, population
 from minarch_jax.engine import machine as machines
@@ -123,18 +122,13 @@ def _compressing(
 ) -> float:
   """Foretells compression; what is retrained is chosen when all is trained."""
   config, chosen = facts.config, []
-  if config.finetune == "all":
+  if config.finetune_share and config.finetune == "all":
     chosen = list(members)
-  else:
+  elif config.finetune_share:
     for family in dict.fromkeys(a.family for a in members):
       group = [a for a in members if a.family == family]
       chosen += choices.around(facts.work.problem, group)
-  design = compress.Design(
-    grids.cells_of(config, prune=True, quantize=True),
-    grids.precisions_of(config),
-    chosen if config.finetune_share else [],
-    list({a.family: a for a in chosen}.values()),
-  )
+  design = compress.design_of(config, chosen)
   return sum(compress.seconds_of(facts, pack, design) for pack in todo)
 
 

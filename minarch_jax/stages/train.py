@@ -54,7 +54,10 @@ def fill(session: Session, out: str, todo: Sequence[Pack]) -> list[Statistics]:
       id_of = functools.partial(_id, session)
       with unfinished.keeping(session, out, id_of) as keeper_of:
         parts = packs.train_or_split(session, pack, finished, keeper_of)
-        return [_keep(session, out, part, costs[pack]) for part in parts]
+        return [
+          _keep(session, out, part, seconds_of(facts, part.pack))
+          for part in parts
+        ]
 
     lines = sum(sessions.together(session, todo, run), [])
   unfinished.clear(out)
