@@ -24,7 +24,7 @@ from minarch_jax.engine.session import Session
 from minarch_jax.stages import arms, forecast, provenance, setup
 from minarch_jax.stages import compress as compression
 from minarch_jax.stages import train as training
-from minarch_jax.stages.progress import heading, Progress
+from minarch_jax.stages.progress import Progress, say
 from minarch_jax.stages.train import Statistics
 
 
@@ -77,7 +77,7 @@ def run(config: Config, **stages: bool) -> list[str]:
   fingerprints, programs = [], None
   for number, walk in enumerate(todo, 1):
     if len(todo) > 1:
-      heading(f"{walk.config.dataset} ({number} of {len(todo)})")
+      say(f"{walk.config.dataset} ({number} of {len(todo)})")
     with opened(walk.config, config, programs) as (session, statistics):
       _along(walk, session, statistics)
     fingerprints.append(session.dataset.fingerprint)

@@ -1,16 +1,14 @@
 """Examples of one's own on the devices, and in which order a seed sees them."""
 
 import dataclasses
-import hashlib
 from typing import NamedTuple
 
 import jax
 import numpy as np
 
 from minarch_jax.engine import population, training
+from minarch_jax.engine.session import EVAL_BATCH
 from minarch_jax.types import Array, Batch
-
-EVAL_BATCH = 128  # examples scored at a time
 
 
 class Part(NamedTuple):
@@ -67,14 +65,6 @@ class Examples:
     return jax.eval_shape(
       lambda batch: jax.tree.map(lambda a: a.repeat(batch_size, 0), batch), one
     )
-
-  def digest(self) -> str:
-    """Hashes all examples and how they are divided; they are on the host."""
-    found = hashlib.sha256()
-    for array in (*self.all, *self.train, *self.held):
-      found.update(f"{array.dtype} {array.shape} ".encode())
-      found.update(np.ascontiguousarray(array).data)
-    return found.hexdigest()
 
   @property
   def num_train(self) -> int:

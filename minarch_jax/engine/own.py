@@ -218,12 +218,7 @@ class Placed:
 
   def run(self, program: Program, **arguments: Any) -> Any:
     """Runs a program, compiling it the first time; results are [S, A, ...]."""
-    ordered = tuple(
-      population.place(value, kind, self.layout)
-      for value, kind in zip(
-        program.ordered(arguments), program.kinds.values(), strict=True
-      )
-    )
+    ordered = program.placed(arguments, self.layout)
     static = {"recipe": self.recipe}
     call, _ = self.programs.find(program, static, self.layout, ordered, True)
     return call(*ordered)

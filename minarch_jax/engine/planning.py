@@ -101,7 +101,6 @@ class _Groups:
     self.widths = np.array([a.extended(depth).widths for a in members])
     self.depths = np.array([a.depth for a in members])
     self.lengths = np.array([len(a.widths) for a in members])
-    self.params = np.array([self._count(a) for a in members])
 
   def _count(self, a: Architecture) -> int:
     return _num_params(a, self.work)

@@ -61,6 +61,17 @@ class Program:
       )
     return tuple(arguments[name] for name in self.kinds)
 
+  def placed(
+    self, arguments: Mapping[str, Any], layout: population.Mapping
+  ) -> tuple[Any, ...]:
+    """Orders arguments, and places those on the host as their kinds say."""
+    return tuple(
+      population.place(value, kind, layout)
+      for value, kind in zip(
+        self.ordered(arguments), self.kinds.values(), strict=True
+      )
+    )
+
 
 class Table:
   """The programs compiled so far; threads that run packs share it.

@@ -339,12 +339,7 @@ class Placed:
     layout = layout or self.layout
     # Placed before the program is looked up: it is compiled for how its
     # arguments lie on the devices.
-    ordered = tuple(
-      population.place(value, kind, layout)
-      for value, kind in zip(
-        program.ordered(arguments), program.kinds.values(), strict=True
-      )
-    )
+    ordered = program.placed(arguments, layout)
     call, spent = self.session.programs.find(
       program, static, layout, ordered, hot
     )
@@ -479,6 +474,11 @@ def together(
       raise
 
 
+def is_full(error: Exception) -> bool:
+  """Says whether a device failed for want of memory."""
+  return "RESOURCE_EXHAUSTED" in str(error)
+
+
 def in_parts(pack: Pack, work: Callable[[Pack], Any]) -> list[Any]:
   """Works on a pack, or on its halves where the whole does not fit the memory.
 
@@ -491,7 +491,7 @@ def in_parts(pack: Pack, work: Callable[[Pack], Any]) -> list[Any]:
   try:
     return [work(pack)]
   except jax.errors.JaxRuntimeError as error:
-    if "RESOURCE_EXHAUSTED" not in str(error):
+    if not is_full(error):
       raise
     halves = planning.halves(pack)
     if not halves:

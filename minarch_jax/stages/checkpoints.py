@@ -41,6 +41,11 @@ def numbered(trees: Sequence[Params]) -> dict[str, Params]:
   return {str(i): tree for i, tree in enumerate(trees)}
 
 
+def listed(trees: dict[str, Params]) -> list[Params]:
+  """Undoes `numbered`."""
+  return [trees[str(i)] for i in range(len(trees))]
+
+
 def write(target: str, tree: dict[str, Params]) -> None:
   """Saves a tree and its digest in a directory that is there once all is."""
   tree = jax.tree.map(np.asarray, tree)
@@ -76,8 +81,7 @@ def load(out: str, id: str) -> list[Params]:
       f"{target} is missing: the tables are there but not the trained "
       "parameters; copy the checkpoints too, or let --repair train them anew"
     )
-  tree = read(target)
-  return [tree[str(i)] for i in range(len(tree))]
+  return listed(read(target))
 
 
 def read(target: str) -> dict[str, Params]:

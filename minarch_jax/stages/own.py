@@ -11,6 +11,7 @@ import numpy as np
 
 from minarch_jax import records
 from minarch_jax.config import Config, ConfigError
+from minarch_jax.data import sources
 from minarch_jax.engine import memory, own, population, tracing
 from minarch_jax.engine import session as sessions
 from minarch_jax.engine.examples import Examples
@@ -18,7 +19,7 @@ from minarch_jax.engine.own import Recipe
 from minarch_jax.engine.programs import Table
 from minarch_jax.stages import own_checks, own_sweeps
 from minarch_jax.stages.own_sweeps import Sweep
-from minarch_jax.stages.progress import heading, Progress
+from minarch_jax.stages.progress import Progress, say
 from minarch_jax.types import Batch
 
 Row = dict[str, Any]  # the hyper-parameters of a combination
@@ -115,7 +116,9 @@ def train_many(
     what = (
       tracing.digest(recipe.start, np.int32(0), hyper),
       tracing.digest(recipe.step, state, batch, hyper),
-      examples.digest(),
+      sources.digest(
+        *map(np.asarray, examples.all), *examples.train, *examples.held
+      ),
     )
     ids = [records.content_id([what, part, numbers]) for part in parts]
     begun = [own_sweeps.kept(out, id, state) for id in ids]
@@ -226,10 +229,10 @@ def _told(out: str | None) -> Iterator[None]:
     yield
   except KeyboardInterrupt:
     if out is not None:
-      heading(f"stopped; {out} holds what is finished, the same call goes on")
+      say(f"stopped; {out} holds what is finished, the same call goes on")
     raise
   except jax.errors.JaxRuntimeError as error:
-    if "RESOURCE_EXHAUSTED" not in str(error):
+    if not sessions.is_full(error):
       raise
     raise MemoryError(
       "the networks do not fit the memory of the device; lower memory_limit, "

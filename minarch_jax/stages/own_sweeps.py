@@ -172,9 +172,9 @@ def write(out: str, id: str, sweep: Sweep) -> None:
   text = json.dumps(about).encode()
   tree = {
     "about": np.frombuffer(text, np.uint8),
-    "state": _numbered(jax.tree.leaves(sweep.state)),
+    "state": checkpoints.numbered(jax.tree.leaves(sweep.state)),
     **{
-      name: _numbered([values[key] for key in about["values"]])
+      name: checkpoints.numbered([values[key] for key in about["values"]])
       for name, values in sweep.curve._asdict().items()
     },
   }
@@ -199,11 +199,10 @@ def read(
   try:
     (tree,) = checkpoints.load(out, id)
     about = json.loads(tree["about"].tobytes())
-    values = list(tree["state"].values())
-    found = [tree["state"][str(i)] for i in range(len(values))]
+    found = checkpoints.listed(tree["state"])
     curve = Curve(
       *(
-        {key: tree[name][str(i)] for i, key in enumerate(about["values"])}
+        dict(zip(about["values"], checkpoints.listed(tree[name]), strict=True))
         for name in Curve._fields
       )
     )
@@ -228,10 +227,6 @@ def read(
 def _names(state: TrainState) -> list[str]:
   paths = jax.tree_util.tree_leaves_with_path(state)
   return [jax.tree_util.keystr(path) for path, _ in paths]
-
-
-def _numbered(arrays: Sequence[Any]) -> dict[str, Any]:
-  return {str(i): array for i, array in enumerate(arrays)}
 
 
 # --- a run that may be interrupted -------------------------------------------

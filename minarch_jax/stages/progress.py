@@ -11,8 +11,8 @@ QUIET_SECONDS = 10.0  # between lines where there is no terminal
 TRUST_SECONDS = 10.0  # of a forecast: as much as so long a look at the work
 
 
-def heading(text: str) -> None:
-  """Says what the following progress is about."""
+def say(text: str) -> None:
+  """Tells whoever watches, beside the progress."""
   print(text, file=sys.stderr, flush=True)
 
 

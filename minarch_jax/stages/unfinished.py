@@ -18,7 +18,6 @@ import importlib.metadata
 import json
 import os
 import shutil
-import sys
 import time
 from typing import Any
 
@@ -35,6 +34,7 @@ from minarch_jax.engine.planning import Pack
 from minarch_jax.engine.session import Session
 from minarch_jax.engine.training import Curve, Step
 from minarch_jax.stages import checkpoints
+from minarch_jax.stages.progress import say
 from minarch_jax.types import TrainState
 
 FOLDER = "unfinished"
@@ -61,12 +61,10 @@ def keeping(
 
   try:
     yield keeper_of
-  except BaseException:
+  finally:
     for each in opened:
       each.close()
-    raise
-  for each in opened:
-    each.close()
+  for each in opened:  # all is written
     each.remove()
 
 
@@ -146,9 +144,9 @@ class _Unfinished:
         kept = self._restored(target, like)
       except ConfigError as error:
         os.replace(target, f"{target}.damaged")
-        _say(f"not used, and set aside: {error}")
+        say(f"not used, and set aside: {error}")
       else:
-        _say(f"going on after {epochs} epochs of {self._facts['parent']}")
+        say(f"going on after {epochs} epochs of {self._facts['parent']}")
         return kept
     for folder in glob.glob(f"{glob.escape(self._stem)}.*"):
       if folder != self._folder:
@@ -158,8 +156,7 @@ class _Unfinished:
     tree = checkpoints.read(target)
     if _facts_in(tree) != self._facts:
       raise checksums.damaged(target, "it is of another pack")
-    state = [tree["state"][str(i)] for i in range(len(tree["state"]))]
-    curve = [tree["curve"][str(i)] for i in range(len(tree["curve"]))]
+    state, curve = (checkpoints.listed(tree[n]) for n in ("state", "curve"))
     leaves, structure = jax.tree.flatten(like)
     if [(a.shape, a.dtype) for a in state] != [
       (a.shape, a.dtype) for a in leaves
@@ -180,7 +177,7 @@ class _Unfinished:
           ", ".join(f"{name} {facts.get(name)}" for name in names)
           for facts in (found, self._facts)
         )
-        _say(f"{folder}/{epochs} is not used: it is of {was}; this is {now}")
+        say(f"{folder}/{epochs} is not used: it is of {was}; this is {now}")
 
   def close(self) -> None:
     """Waits until what is being saved is there."""
@@ -203,7 +200,7 @@ class _Unfinished:
     try:
       yield
     except Exception as error:  # of whichever layer could not write
-      _say(f"{self._folder} cannot be written ({error}); training goes on")
+      say(f"{self._folder} cannot be written ({error}); training goes on")
 
 
 def _finished(folder: str) -> list[int]:
@@ -214,7 +211,3 @@ def _finished(folder: str) -> list[int]:
 
 def _facts_in(tree: dict[str, Any]) -> dict[str, Any]:
   return json.loads(tree["facts"].tobytes())
-
-
-def _say(text: str) -> None:
-  print(text, file=sys.stderr, flush=True)
