@@ -35,6 +35,20 @@ def is_array(leaf: Any) -> bool:
   return not jnp.issubdtype(leaf.dtype, jax.dtypes.extended)
 
 
+def on_host(leaf: Any) -> Any:
+  """Returns a leaf as NumPy's where that copies nothing, else as it is.
+
+  That is, where its values are known and lie in the memory of one CPU.
+  """
+  if not isinstance(leaf, jax.Array) or isinstance(leaf, jax.core.Tracer):
+    return leaf
+  if not is_array(leaf):
+    return leaf
+  places = leaf.devices()
+  one_cpu = len(places) == 1 and next(iter(places)).platform == "cpu"
+  return np.asarray(leaf) if one_cpu else leaf
+
+
 def named(tree: types.Params) -> list[tuple[Path, Any]]:
   """Lists (path, leaf) in the order of `jax.tree.leaves`.
 

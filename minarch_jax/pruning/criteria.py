@@ -111,7 +111,7 @@ def magnitude(context: Context) -> Params:
   Groups: mean.
   """
   return jax.tree.map(
-    lambda leaf: jnp.abs(leaf) if leaves.is_array(leaf) else leaf,
+    lambda leaf: abs(leaves.on_host(leaf)) if leaves.is_array(leaf) else leaf,
     context.params,
   )
 
