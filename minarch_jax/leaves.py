@@ -59,6 +59,31 @@ def named(tree: types.Params) -> list[tuple[Path, Any]]:
   return [(_path(keys), leaf) for keys, leaf in pairs]
 
 
+def weights(tree: types.Params) -> frozenset[Path]:
+  """The leaves that are weights, by the library that made the tree.
+
+  Kernels and embeddings, as Flax names them, where there are some; otherwise
+  the matrices that Haiku ("w", "embeddings") and Equinox ("weight") name so. A
+  weight whose bias has its shape is the scale of a norm.
+  """
+  shapes = {
+    path: leaf.shape
+    for path, leaf in named(tree)
+    if path and (is_qtensor(leaf) or is_array(leaf))
+  }
+  found = {path for path in shapes if registries.is_weight(path)}
+  return frozenset(
+    found
+    or {
+      path
+      for path, shape in shapes.items()
+      if path[-1] in CONVENTIONS
+      and len(shape) > 1
+      and all(shapes.get((*path[:-1], b)) != shape for b in BIASES)
+    }
+  )
+
+
 def likely(tree: types.Params) -> list[str]:
   """Lists the last names of arrays with two axes or more, for messages."""
   found = [p[-1] for p, x in named(tree) if p and is_array(x) and x.ndim > 1]

@@ -11,9 +11,7 @@ import math
 import re
 from typing import Any, NamedTuple
 
-import jax
 from jax import core
-import jax.numpy as jnp
 import numpy as np
 
 from minarch_jax import architectures, registries

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
-import functools
 import math
 from typing import Any, NamedTuple
 
@@ -14,7 +13,7 @@ import numpy as np
 from minarch_jax import architectures, leaves, registries
 from minarch_jax.pruning import counting, scopes, selection, trees
 from minarch_jax.pruning import granularity as shapes
-from minarch_jax.types import Array, Masks, Params, module_of
+from minarch_jax.types import Array, Masks, module_of, Params
 
 Scope = str | Mapping[str, float]
 
@@ -26,7 +25,8 @@ class Grouping(NamedTuple):
     granularity: one of GRANULARITIES, with its sizes ("nm:4", "block:4x4").
     exclude: layers that are not pruned; "input" and "output" name the first and
       last layer of `spec`.
-    names: last names of the leaves that are pruned.
+    names: last names of the leaves that are pruned; None = the weights, as
+      `minarch_jax.leaves.weights` finds them.
     spec: named axes of the tree; units need it.
     axes: without spec, what the axes of leaves are where names, biases and
       shapes do not tell, by patterns: {"*/proj/kernel": "ioo"}; see
@@ -35,7 +35,7 @@ class Grouping(NamedTuple):
 
   granularity: str = "element"
   exclude: Sequence[str] = ()
-  names: Sequence[str] = registries.WEIGHTS
+  names: Sequence[str] | None = None
   spec: architectures.Spec | None = None
   axes: leaves.Rules | None = None
 
@@ -342,10 +342,12 @@ def planned(tree: Params, scope: Scope, grouping: Grouping) -> Plan:
   paths = [path for path, _ in named]
   if spec is not None:
     _check_spec(named, spec)
-  open_paths = [p for p, x in named if trees.prunable(p, x, names)]
+  wanted = trees.prunable(tree, names)
+  open_paths = [path for path in paths if path in wanted]
   if not open_paths:
     raise ValueError(
-      f"no array is named {' or '.join(names)}, so nothing can be pruned; name "
+      f"no array is named {' or '.join(names or registries.WEIGHTS)}, so "
+      "nothing can be pruned; name "
       f"others with names={leaves.likely(tree)}; the leaves are "
       f"{', '.join('/'.join(path) for path in paths)}"
     )
