@@ -13,6 +13,7 @@ import fnmatch
 from typing import Any, NamedTuple
 
 import jax
+from jax import core
 import jax.numpy as jnp
 import numpy as np
 
@@ -40,7 +41,7 @@ def on_host(leaf: Any) -> Any:
 
   That is, where its values are known and lie in the memory of one CPU.
   """
-  if not isinstance(leaf, jax.Array) or isinstance(leaf, jax.core.Tracer):
+  if not isinstance(leaf, jax.Array) or isinstance(leaf, core.Tracer):
     return leaf
   if not is_array(leaf):
     return leaf

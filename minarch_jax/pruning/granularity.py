@@ -43,7 +43,7 @@ class Member:
 
   def of(self, leaves: "Leaves") -> Any:
     """Takes the member out of the leaves."""
-    leaf = leaves[self.leaf]
+    leaf: Any = leaves[self.leaf]
     if not self.stacked:
       return leaf
     return np.moveaxis(leaf, self.stacked, _first(self))[self.place]

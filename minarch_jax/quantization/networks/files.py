@@ -147,7 +147,7 @@ def _decode(parts: dict[str, np.ndarray], described: dict[str, Any]) -> Any:
 
 
 def _collect(
-  params: types.Params, choose: trees.Choose
+  params: types.Params, choose: trees.Choose | None
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
   """Returns all arrays by key, and how the encoded leaves are to be read."""
   arrays, described, seen = {}, {}, set()
