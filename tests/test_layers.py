@@ -42,6 +42,7 @@ SELF_COMPILED = {
   "minarch_jax.pruning.masks",
   "minarch_jax.pruning.ranking",
   "minarch_jax.pruning.scopes",
+  "minarch_jax.quantization.networks.gptq",
   "minarch_jax.quantization.networks.lsq",
   "minarch_jax.quantization.packing",
   "minarch_jax.quantization.tensors",

@@ -93,6 +93,21 @@ def test_stacked_layers_have_names_and_scales_of_their_own():
   assert np.median(error) < 0.1
 
 
+def test_learned_steps_go_by_the_rules():
+  """A query without a bias: one step for each unit of each head."""
+  tree = {"to_q": {"kernel": draw(8, 2, 4)}}
+  rules = {"to_q/kernel": "ioo"}
+  steps = ma.lsq.init_steps(tree, 4, axes=rules)
+  assert steps["to_q/kernel"].shape == (1, 2, 4)
+  rounded = ma.lsq.quantize(tree, steps, 4, axes=rules)
+  stored = ma.lsq.to_qtensors(tree, steps, 4, axes=rules)
+  np.testing.assert_array_equal(
+    ma.dequantize(stored)["to_q"]["kernel"], rounded["to_q"]["kernel"]
+  )
+  with pytest.raises(ValueError, match="leaf 'to_q/kernel': say what its axes"):
+    ma.lsq.init_steps(tree, 4)
+
+
 def test_gptq_takes_kernels_of_one_layer():
   tree = {"a": {"kernel": draw(3, 8, 4), "bias": draw(3, 4)}}
 

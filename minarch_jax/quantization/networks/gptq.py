@@ -5,6 +5,7 @@ as the layers before it, rounded already, make them.
 """
 
 import dataclasses
+import functools
 import math
 from typing import Any
 
@@ -117,10 +118,19 @@ def quantize_kernel(
     calibration: as for `quantize`.
     within: mask of the entries that exist; None = all.
   """
-  format, shape = formats.FORMATS[name], w.shape
+  format = formats.FORMATS[name]
+  rule = calibrations.resolve(calibration, format)
   coding = tensors.coding_of(w, name, layout)
+  return _quantize(w, rows, within, damping, coding, format, rule)
+
+
+# Compiled whole, and once for kernels of one shape; as in `tensors`, what names
+# stand for is resolved outside.
+@functools.partial(jax.jit, static_argnames=("coding", "format", "rule"))
+def _quantize(w, rows, within, damping, coding, format, rule) -> types.QTensor:
+  shape, layout = w.shape, coding.blocks
   w = jnp.asarray(w, jnp.float32)
-  blocks, low, high = tensors.calibrate(w, layout, format, calibration, within)
+  blocks, low, high = tensors.calibrate(w, layout, format, rule, within)
   scale, zero_point = arithmetic.step_size(low, high, format)
   inputs = rows.shape[1]
   size = min(_BLOCK, inputs)
