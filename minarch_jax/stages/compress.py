@@ -21,7 +21,7 @@ from minarch_jax.engine.planning import Pack
 from minarch_jax.engine.session import Session
 from minarch_jax.stages import representatives as choices
 from minarch_jax.stages import rows as make_rows
-from minarch_jax.stages import setup, store, train
+from minarch_jax.stages import setup, store, train, watching
 from minarch_jax.stages.progress import Progress
 from minarch_jax.stages.train import Statistics
 
@@ -105,6 +105,7 @@ def fill(
       for table in ("hits", "compression"):  # the last says that it is done
         own = rows.select(*records.SCHEMAS[table])
         records.write(out, table, id, own)
+      watching.follow(out, session.config.log)
       progress.advance(facts.wall(costs[id]))
       return [line for _, line in parts]
 

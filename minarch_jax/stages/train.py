@@ -13,7 +13,7 @@ from minarch_jax.engine import session as sessions
 from minarch_jax.engine.packs import Trained
 from minarch_jax.engine.planning import Pack
 from minarch_jax.engine.session import Session
-from minarch_jax.stages import checkpoints, setup, store, unfinished
+from minarch_jax.stages import checkpoints, setup, store, unfinished, watching
 from minarch_jax.stages import rows as make_rows
 from minarch_jax.stages.progress import Progress
 
@@ -105,6 +105,7 @@ def _keep(
   records.write(out, "hits", id, make_rows.hits(session, recipe, trained))
   rows = make_rows.networks(session, recipe, trained)
   records.write(out, "networks", id, rows)
+  watching.follow(out, session.config.log)
   seconds = (trained.compile_seconds, trained.run_seconds)
   return statistics_of("train", session, trained.pack, seconds, forecast)
 
