@@ -44,6 +44,8 @@ REQUIRED = [
 
 NOTEBOOK = ["ipykernel>=7", "nbclient>=0.10", "nbformat>=5.10"]
 
+REFERENCE = "pdoc>=16"  # a reference from docstrings, in one command
+
 FLATBUFFERS = "flatbuffers>=25.2"  # JAX serializes programs with it
 
 TENSORBOARD = "tensorboardX>=2.6.4"  # writes event files without TensorFlow
@@ -51,6 +53,7 @@ TENSORBOARD = "tensorboardX>=2.6.4"  # writes event files without TensorFlow
 EXTRAS = {
   "test": [
     TENSORBOARD,
+    REFERENCE,
     FLATBUFFERS,
     "hypothesis>=6.130",
     "pyright[nodejs]>=1.1.400",
@@ -67,6 +70,7 @@ EXTRAS = {
   "tensorboard": [TENSORBOARD],
   "trackio": ["trackio>=0.40"],
   "wandb": ["wandb>=0.24"],
+  "reference": [REFERENCE],
   "ray": ["ray>=2.50"],
   "prepare": ["tensorflow>=2.20"],
   "notebook": [*NOTEBOOK, "jupyterlab>=4.4"],

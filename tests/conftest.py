@@ -41,6 +41,7 @@ LONGEST = (
   "stages/test_probes.py",
   "stages/test_sensitivity.py",
   "experiments/test_notebooks.py",
+  "experiments/test_more_notebooks.py",
   "test_extending.py",
   "pruning/test_criteria_behaviour.py",
 )
