@@ -10,10 +10,10 @@ import hashlib
 import os
 import shutil
 import threading
+from typing import Any
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 
 from minarch_jax import checksums
 from minarch_jax.types import Params
@@ -51,7 +51,7 @@ def write(target: str, tree: dict[str, Params]) -> None:
   tree = jax.tree.map(np.asarray, tree)
   tree[_DIGEST] = _digest(tree)
   with _ALONE, _checkpointer() as checkpointer:
-    checkpointer.save(target, ocp.args.StandardSave(tree))
+    checkpointer.save(target, _orbax().args.StandardSave(tree))
 
 
 def _digest(tree: Params) -> np.ndarray:
@@ -63,9 +63,16 @@ def _digest(tree: Params) -> np.ndarray:
   return np.frombuffer(digest.digest(), np.uint8)
 
 
-def _checkpointer() -> ocp.Checkpointer:
+def _orbax() -> Any:
+  # Half a second, for which the start of training does not wait.
+  import orbax.checkpoint
+
+  return orbax.checkpoint
+
+
+def _checkpointer() -> Any:
   # Synchronous: an asynchronous save to a full disk fails minutes later.
-  return ocp.Checkpointer(ocp.StandardCheckpointHandler())
+  return _orbax().Checkpointer(_orbax().StandardCheckpointHandler())
 
 
 def load(out: str, id: str) -> list[Params]:
@@ -107,5 +114,7 @@ def _restored(target: str) -> Params:
     abstract = jax.tree.map(
       lambda leaf: np.empty(leaf.shape, leaf.dtype), structure
     )
-    tree = checkpointer.restore(target, args=ocp.args.StandardRestore(abstract))
+    tree = checkpointer.restore(
+      target, args=_orbax().args.StandardRestore(abstract)
+    )
   return jax.tree.map(np.asarray, tree)
