@@ -417,6 +417,11 @@ class Config:
   repair: bool = _field(
     False, "Set damaged files of --out aside and compute anew what they held."
   )
+  allow_mixed: bool = _field(
+    False,
+    "Add to --out also where its networks of the data set were trained with "
+    "other flags, on other images or by another version.",
+  )
   dry_run: bool = _field(False, "Print the plan without training.")
 
   def replace(self, **changes: Any) -> "Config":

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 import dataclasses
-import os
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,7 +12,7 @@ from minarch_jax.architectures import Architecture
 from minarch_jax.compression import grid as grids
 from minarch_jax.compression import retraining, running
 from minarch_jax.compression.grid import Cell, Precision
-from minarch_jax.config import Config, ConfigError, RETRAINING
+from minarch_jax.config import Config, RETRAINING
 from minarch_jax.engine import costs as costs_lib
 from minarch_jax.engine import packs, planning
 from minarch_jax.engine import session as sessions
@@ -63,12 +62,10 @@ def compress(
     One line of engine statistics per pack.
 
   Raises:
-    ConfigError: networks are missing, or the directory holds retraining with
-      other flags.
+    ConfigError: networks are missing.
   """
   config = session.config
   members = setup.select(config, session.problem)
-  _check_retraining(out, config)
   design = _design(session, out, members, prune, quantize)
   planned = packs.plan(session, members, list(config.seeds))
   return fill(session, out, planned, design)
@@ -245,17 +242,3 @@ def seconds_of(facts: setup.Facts, pack: Pack, design: Design) -> float:
   trainings = anew + retrained * config.finetune_share
   host = cells * CELL_SECONDS * len(pack.seeds)
   return facts.shared(factor * (trainings * training + cells * forward + host))
-
-
-def _check_retraining(out: str, config: Config) -> None:
-  """Keeps two kinds of retraining out of one directory."""
-  before = records.read_json(os.path.join(out, "study.json")).get("config", {})
-  if not os.path.isdir(os.path.join(out, "records", "compression")):
-    return
-  for name in RETRAINING:
-    value = getattr(config, name)
-    if name in before and before[name] != value:
-      raise ConfigError(
-        f"--{name}={value}, but {out} holds retraining with "
-        f"{name}={before[name]}; use that value or another --out"
-      )

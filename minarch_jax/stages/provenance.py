@@ -62,12 +62,30 @@ def machine(out: str) -> Machine | None:
   return Machine.of(left["backend"], {name: f for name, f in left["factors"]})
 
 
-def note_machine(session: Session, out: str) -> None:
-  """Leaves what plans go by, before the first of them is carried out."""
+def recipes(out: str) -> dict[str, dict[str, Any]]:
+  """Returns what was noted of every training recipe, by its id."""
+  return records.read_json(_path(out)).get("recipes", {})
+
+
+def note_start(
+  session: Session, out: str, recipe: str, facts: Mapping[str, Any]
+) -> None:
+  """Leaves what plans and later runs go by, before anything is carried out.
+
+  Args:
+    session: what is going to run.
+    out: the results directory.
+    recipe: the id of its training recipe.
+    facts: of that recipe.
+  """
   before = records.read_json(_path(out))
-  if "machine" not in before:
-    own = _jsonable(dataclasses.asdict(session.machine))
-    records.write_json(_path(out), before | {"machine": own})
+  noted = {
+    "machine": _jsonable(dataclasses.asdict(session.machine)),
+    **before,
+    "recipes": {**before.get("recipes", {}), recipe: dict(facts)},
+  }
+  if noted != before:
+    records.write_json(_path(out), noted)
 
 
 def _path(out: str) -> str:
@@ -113,6 +131,7 @@ def write(
   ):
     return
   now["machine"] = before.get("machine", now["machine"])
+  now["recipes"] = before.get("recipes", {})
   now["packs"] = [*before.get("packs", []), *statistics]
   records.write_json(path, now)
 
