@@ -48,6 +48,7 @@ FLATBUFFERS = "flatbuffers>=25.2"  # JAX serializes programs with it
 
 EXTRAS = {
   "test": [
+    "equinox>=0.13",
     FLATBUFFERS,
     "hypothesis>=6.130",
     "pyright[nodejs]>=1.1.400",

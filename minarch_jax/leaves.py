@@ -13,6 +13,7 @@ import fnmatch
 from typing import Any, NamedTuple
 
 import jax
+from jax import core
 import jax.numpy as jnp
 import numpy as np
 
@@ -35,6 +36,20 @@ def is_array(leaf: Any) -> bool:
   return not jnp.issubdtype(leaf.dtype, jax.dtypes.extended)
 
 
+def on_host(leaf: Any) -> Any:
+  """Returns a leaf as NumPy's where that copies nothing, else as it is.
+
+  That is, where its values are known and lie in the memory of one CPU.
+  """
+  if not isinstance(leaf, jax.Array) or isinstance(leaf, core.Tracer):
+    return leaf
+  if not is_array(leaf):
+    return leaf
+  places = leaf.devices()
+  one_cpu = len(places) == 1 and next(iter(places)).platform == "cpu"
+  return np.asarray(leaf) if one_cpu else leaf
+
+
 def named(tree: types.Params) -> list[tuple[Path, Any]]:
   """Lists (path, leaf) in the order of `jax.tree.leaves`.
 
@@ -43,6 +58,31 @@ def named(tree: types.Params) -> list[tuple[Path, Any]]:
   """
   pairs, _ = jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_qtensor)
   return [(_path(keys), leaf) for keys, leaf in pairs]
+
+
+def weights(tree: types.Params) -> frozenset[Path]:
+  """The leaves that are weights, by the library that made the tree.
+
+  Kernels and embeddings, as Flax names them, where there are some; otherwise
+  the matrices that Haiku ("w", "embeddings") and Equinox ("weight") name so. A
+  weight whose bias has its shape is the scale of a norm.
+  """
+  shapes = {
+    path: leaf.shape
+    for path, leaf in named(tree)
+    if path and (is_qtensor(leaf) or is_array(leaf))
+  }
+  found = {path for path in shapes if registries.is_weight(path)}
+  return frozenset(
+    found
+    or {
+      path
+      for path, shape in shapes.items()
+      if path[-1] in CONVENTIONS
+      and len(shape) > 1
+      and all(shapes.get((*path[:-1], b)) != shape for b in BIASES)
+    }
+  )
 
 
 def likely(tree: types.Params) -> list[str]:

@@ -22,12 +22,14 @@ def wanda(context: Context) -> Params:
   """
   recorded = context.activations or {}
   outputs = context.outputs or {}
+  weights = trees.prunable(context.params)
+  wanted = trees.prunable(context.params, context.names)
   images = max((x.shape[0] for x in recorded.values()), default=1)
 
   def score(path, w):
     name = "/".join(path)
-    if not trees.prunable(path, w):
-      if np.ndim(w) > 1 and trees.prunable(path, w, context.names):
+    if path not in weights:
+      if np.ndim(w) > 1 and path in wanted:
         raise ValueError(
           f"criterion 'wanda' does not know how {name!r} meets its input, only "
           f"{' and '.join(WEIGHTS)}; leave {path[-1]!r} out of names=, or take "

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from minarch_jax import leaves, random, registries
@@ -33,7 +32,7 @@ class Context(NamedTuple):
       as `types.record_inputs` returns it.
     outputs: number of output axes of a leaf, by leaf name, where it is not 1.
     movement: what `accumulate_movement` summed during training.
-    names: last names of the leaves that are pruned.
+    names: last names of the leaves that are pruned; None = the weights.
   """
 
   params: Params
@@ -45,7 +44,7 @@ class Context(NamedTuple):
   activations: Mapping[str, Array] | None = None
   outputs: Mapping[str, int] | None = None
   movement: Params | None = None
-  names: Sequence[str] = registries.WEIGHTS
+  names: Sequence[str] | None = None
 
 
 Score = Callable[[Context], Params]
@@ -111,7 +110,7 @@ def magnitude(context: Context) -> Params:
   Groups: mean.
   """
   return jax.tree.map(
-    lambda leaf: jnp.abs(leaf) if leaves.is_array(leaf) else leaf,
+    lambda leaf: abs(leaves.on_host(leaf)) if leaves.is_array(leaf) else leaf,
     context.params,
   )
 

@@ -8,7 +8,7 @@ from jax import core, lax
 import jax.numpy as jnp
 import numpy as np
 
-from minarch_jax import leaves, registries
+from minarch_jax import leaves
 from minarch_jax.pruning import counting, criteria, granularity, ranking, trees
 from minarch_jax.pruning import masks as masking
 from minarch_jax.types import Array, Masks, Params
@@ -65,7 +65,7 @@ def prune(
   chosen = criteria.find(criterion)
   grouping = {name: options[name] for name in _GROUPING if name in options}
   read = {name: options[name] for name in _READ if name in options}
-  names = grouping.get("names", registries.WEIGHTS)
+  names = grouping.get("names")
   known = criteria.Context(
     params, **_outputs(params, grouping) | read, names=names
   )

@@ -38,6 +38,23 @@ class Network(NamedTuple):
     """Runs it on parameters like its own, quantized or not."""
     return self.apply(quantization.dequantize(params), x)
 
+  def split(self) -> tuple[list[Any], Callable[[list[Any], Any], Any]]:
+    """Returns the leaves that hold numbers, and `run` as a function of them."""
+    found, treedef = jax.tree.flatten(self.params, is_leaf=leaves.is_qtensor)
+    at = [
+      i
+      for i, leaf in enumerate(found)
+      if leaves.is_qtensor(leaf) or leaves.is_array(leaf)
+    ]
+
+    def run(numbers: list[Any], x: Any) -> Any:
+      whole = list(found)
+      for i, number in zip(at, numbers, strict=True):
+        whole[i] = number
+      return self.run(treedef.unflatten(whole), x)
+
+    return [found[i] for i in at], run
+
   def images(self, batch: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct((batch, *self.input_shape), jnp.float32)
 
@@ -113,7 +130,8 @@ def _check(network: Network) -> None:
       f"{network.name}: its parameters are traced; export outside jit and vmap"
     )
   try:
-    found = jax.eval_shape(network.run, network.params, network.images(2))
+    numbers, run = network.split()
+    found = jax.eval_shape(run, numbers, network.images(2))
   except Exception as error:
     raise ValueError(
       f"{network.name} cannot be run on these parameters ({error}); give what "

@@ -40,13 +40,12 @@ def content(network: Network) -> bytes:
   """
   onnx = _onnx()
   (batch,) = export.symbolic_shape("batch")
-  params = jax.tree.map(
-    lambda leaf: leaf.unpack() if leaves.is_qtensor(leaf) else leaf,
-    network.params,
-    is_leaf=leaves.is_qtensor,
-  )
+  numbers, run = network.split()
+  params = [
+    leaf.unpack() if leaves.is_qtensor(leaf) else leaf for leaf in numbers
+  ]
   try:
-    traced = jax.make_jaxpr(network.run)(params, network.images(batch))
+    traced = jax.make_jaxpr(run)(params, network.images(batch))
   except Exception as error:
     raise ValueError(
       f"{network.name} cannot be exported for any number of images ({error}); "
