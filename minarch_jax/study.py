@@ -25,7 +25,7 @@ from minarch_jax.stages import arms, forecast, provenance, setup
 from minarch_jax.stages import compress as compression
 from minarch_jax.stages import train as training
 from minarch_jax.stages.progress import Progress, say
-from minarch_jax.stages.train import Statistics
+from minarch_jax.stages.working import Statistics
 
 
 class Walk(NamedTuple):
@@ -115,7 +115,7 @@ def opened(
   session = setup.open_session(config)
   if programs is not None:
     session = dataclasses.replace(session, programs=programs)
-  provenance.note_machine(session, config.out)
+  session = provenance.agreed(session, config.out)
   statistics: list[Statistics] = []
   try:
     yield session, statistics

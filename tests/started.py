@@ -18,15 +18,28 @@ class Ended(NamedTuple):
   stderr: str
 
 
+def ended(process: subprocess.Popen) -> Ended:
+  """Waits for a command to end; kills it where that takes too long."""
+  try:
+    stdout, stderr = process.communicate(timeout=PATIENCE)
+  except BaseException:
+    process.kill()
+    process.wait()
+    raise
+  return Ended(process.returncode, stdout, stderr)
+
+
 class Starter:
   """Runs commands, each in an interpreter of its own, with some variables."""
 
   def __init__(self, **variables: str):
     self._variables = {"JAX_PLATFORMS": "cpu", **variables}
 
-  def run(self, module: str, *words: str, cwd=ROOT, **variables) -> Ended:
-    """Runs `python -m module words` in a folder with more variables."""
-    done = subprocess.run(
+  def start(
+    self, module: str, *words: str, cwd=ROOT, **variables
+  ) -> subprocess.Popen:
+    """Starts `python -m module words` in a folder with more variables."""
+    return subprocess.Popen(
       [sys.executable, "-W", "error::RuntimeWarning", "-m", module, *words],
       cwd=cwd,
       env={
@@ -35,8 +48,11 @@ class Starter:
         **self._variables,
         **variables,
       },
-      capture_output=True,
+      stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE,
       text=True,
-      timeout=PATIENCE,
     )
-    return Ended(done.returncode, done.stdout, done.stderr)
+
+  def run(self, module: str, *words: str, cwd=ROOT, **variables) -> Ended:
+    """Runs `python -m module words` in a folder with more variables."""
+    return ended(self.start(module, *words, cwd=cwd, **variables))

@@ -17,6 +17,9 @@ from minarch_jax.config import Config
 from minarch_jax.engine import memory
 from minarch_jax.engine.costs import Machine
 from minarch_jax.engine.session import Session
+from minarch_jax.executors import leases
+
+STUDY = "study.json"
 
 
 def describe(
@@ -62,16 +65,22 @@ def machine(out: str) -> Machine | None:
   return Machine.of(left["backend"], {name: f for name, f in left["factors"]})
 
 
-def note_machine(session: Session, out: str) -> None:
-  """Leaves what plans go by, before the first of them is carried out."""
-  before = records.read_json(_path(out))
-  if "machine" not in before:
+def agreed(session: Session, out: str) -> Session:
+  """Has a session plan as all that work in a results directory do.
+
+  The first leaves what its plans go by, before any of them is carried out.
+  """
+  if "machine" not in records.read_json(_path(out)):
     own = _jsonable(dataclasses.asdict(session.machine))
-    records.write_json(_path(out), before | {"machine": own})
+    with leases.alone(out, STUDY):
+      before = records.read_json(_path(out))
+      if "machine" not in before:
+        records.write_json(_path(out), before | {"machine": own})
+  return dataclasses.replace(session, machine=machine(out) or session.machine)
 
 
 def _path(out: str) -> str:
-  return os.path.join(out, "study.json")
+  return os.path.join(out, STUDY)
 
 
 def _described(session: Session) -> dict[str, Any]:
@@ -91,10 +100,11 @@ def _described(session: Session) -> dict[str, Any]:
 def note_dataset(session: Session, out: str) -> None:
   """Adds the data set of an arm to what study.json tells of."""
   path = _path(out)
-  before = records.read_json(path)
-  datasets = {**before.get("datasets", {}), **_described(session)}
-  if datasets != before.get("datasets"):
-    records.write_json(path, before | {"datasets": datasets})
+  with leases.alone(out, STUDY):
+    before = records.read_json(path)
+    datasets = {**before.get("datasets", {}), **_described(session)}
+    if datasets != before.get("datasets"):
+      records.write_json(path, before | {"datasets": datasets})
 
 
 def write(
@@ -104,8 +114,14 @@ def write(
   config: Config | None = None,
 ) -> None:
   """Writes study.json, keeping what earlier runs left there; as `describe`."""
-  path = _path(out)
-  before, now = records.read_json(path), describe(session, statistics, config)
+  now = describe(session, statistics, config)
+  with leases.alone(out, STUDY):
+    _add(_path(out), now)
+
+
+def _add(path: str, now: dict[str, Any]) -> None:
+  """Adds a description to what study.json tells of."""
+  before, statistics = records.read_json(path), now["packs"]
   now["datasets"] = {**before.get("datasets", {}), **now["datasets"]}
   kept = ("config", "datasets")
   if not statistics and all(

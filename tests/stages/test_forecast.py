@@ -88,11 +88,11 @@ def test_a_directory_keeps_the_machine_that_it_was_begun_for(
   out = str(tmp_path)
   session = tiny_study.open_session()
   assert provenance.machine(out) is None
-  provenance.note_machine(session, out)
+  provenance.agreed(session, out)
   assert provenance.machine(out) == costs.REFERENCE
   monkeypatch.setattr(machine, "here", lambda: Machine.of("gpu", {"a": 2.0}))
   other = tiny_study.open_session()
-  provenance.note_machine(other, out)
+  provenance.agreed(other, out)
   assert provenance.machine(out) == costs.REFERENCE
   provenance.write(other, out, [{"stage": "train"}])
   assert provenance.machine(out) == costs.REFERENCE
