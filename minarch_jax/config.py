@@ -398,6 +398,11 @@ class Config:
   packs_at_once: int = _field(
     2, "Packs in progress at a time: one compiles while another runs.", low=1
   )
+  executor: str = _field(
+    "local",
+    "Where packs are run: in this process (local).",
+    choices=registries.EXECUTORS,
+  )
   checkpoint_minutes: float = _field(
     2.0,
     "Minutes of training after which the state of a pack is kept, so that it "

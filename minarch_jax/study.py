@@ -25,7 +25,7 @@ from minarch_jax.stages import arms, forecast, mixing, provenance, setup
 from minarch_jax.stages import compress as compression
 from minarch_jax.stages import train as training
 from minarch_jax.stages.progress import Progress, say
-from minarch_jax.stages.train import Statistics
+from minarch_jax.stages.working import Statistics
 
 
 class Walk(NamedTuple):
@@ -119,7 +119,7 @@ def opened(
   if programs is not None:
     session = dataclasses.replace(session, programs=programs)
   mixing.check(session, config.out)
-  mixing.note(session, config.out)
+  session = mixing.agreed(session, config.out)
   statistics: list[Statistics] = []
   try:
     yield session, statistics

@@ -22,6 +22,17 @@ class Ended(NamedTuple):
   stderr: str
 
 
+def ended(process: subprocess.Popen) -> Ended:
+  """Waits for a command to end; kills it where that takes too long."""
+  try:
+    stdout, stderr = process.communicate(timeout=PATIENCE)
+  except BaseException:
+    process.kill()
+    process.wait()
+    raise
+  return Ended(process.returncode, stdout, stderr)
+
+
 class Starter:
   """Runs commands with some variables.
 
@@ -44,7 +55,7 @@ class Starter:
   ) -> Ended:
     """Runs `python -m module words` in a folder with more variables."""
     if variables or dict(os.environ) != self._began:
-      return self._anew(module, words, cwd, variables)
+      return ended(self.start(module, *words, cwd=cwd, **variables))
     with tempfile.TemporaryDirectory() as folder:
       prints = [os.path.join(folder, name) for name in ("stdout", "stderr")]
       order = {
@@ -56,16 +67,18 @@ class Starter:
       status = self._forked(order)
       return Ended(status, *(pathlib.Path(p).read_text() for p in prints))
 
-  def _anew(self, module, words, cwd, variables) -> Ended:
-    done = subprocess.run(
+  def start(
+    self, module: str, *words: str, cwd: str | os.PathLike = ROOT, **variables
+  ) -> subprocess.Popen:
+    """Starts an interpreter for it."""
+    return subprocess.Popen(
       [*PYTHON, module, *words],
       cwd=cwd,
       env=os.environ | self._variables | variables,
-      capture_output=True,
+      stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE,
       text=True,
-      timeout=PATIENCE,
     )
-    return Ended(done.returncode, done.stdout, done.stderr)
 
   def _forked(self, order: dict) -> int:
     if self._forking is None:

@@ -6,11 +6,15 @@ part file written after it. A digest of the arrays lies among them.
 """
 
 from collections.abc import Sequence
+import contextlib
+import errno
+import glob
 import hashlib
 import os
 import shutil
 import threading
 from typing import Any
+import uuid
 
 import jax
 import numpy as np
@@ -29,11 +33,33 @@ def path(out: str, id: str) -> str:
 
 
 def save(out: str, id: str, params: Sequence[Params]) -> None:
-  """Saves one tree per architecture (numpy, leading seed axis), atomically."""
+  """Saves one tree per architecture (numpy, leading seed axis), atomically.
+
+  Under a name of its own until it is complete: another process may save the
+  same. What is there, left by a run that ended before its part file, is
+  replaced.
+  """
   target = path(out, id)
-  if os.path.exists(target):
-    shutil.rmtree(target)  # left by a run that ended before its part file
-  write(target, numbered(params))
+  own = f"{target}.{uuid.uuid4().hex[:8]}"
+  try:
+    write(own, numbered(params))
+    while not _renamed(own, target):
+      with contextlib.suppress(FileNotFoundError):
+        os.rename(target, f"{own}.before")
+  finally:
+    for left in glob.glob(f"{glob.escape(own)}*"):
+      shutil.rmtree(left, ignore_errors=True)
+
+
+def _renamed(own: str, target: str) -> bool:
+  """Gives a directory its name, unless another one has it."""
+  try:
+    os.rename(own, target)
+  except OSError as error:
+    if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+      raise
+    return False
+  return True
 
 
 def numbered(trees: Sequence[Params]) -> dict[str, Params]:

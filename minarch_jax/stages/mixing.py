@@ -55,9 +55,10 @@ def facts(session: Session) -> dict[str, Any]:
   }
 
 
-def note(session: Session, out: str) -> None:
-  """Leaves the facts of a session, by its recipe, and the machine's."""
-  provenance.note_start(session, out, setup.recipe_id(session), facts(session))
+def agreed(session: Session, out: str) -> Session:
+  """Leaves the facts of a session, by its recipe; plans as others there do."""
+  recipe = setup.recipe_id(session)
+  return provenance.agreed(session, out, recipe, facts(session))
 
 
 def _differences(
@@ -78,8 +79,8 @@ def _difference(name: str, before: Any, now: Any) -> str:
     return f"by version {before} of this package, this is {now}"
   if name == "fingerprint":
     return (
-      f"of data with fingerprint {before[:12]}, now {now[:12]}: other images or "
-      "other folds or splits"
+      f"of data with fingerprint {before[:12]}, now {now[:12]}: other images, "
+      "folds or splits"
     )
   return f"--{name}={before}, now {now}"
 

@@ -17,6 +17,9 @@ from minarch_jax.config import Config
 from minarch_jax.engine import memory
 from minarch_jax.engine.costs import Machine
 from minarch_jax.engine.session import Session
+from minarch_jax.executors import leases
+
+STUDY = "study.json"
 
 
 def describe(
@@ -67,10 +70,13 @@ def recipes(out: str) -> dict[str, dict[str, Any]]:
   return records.read_json(_path(out)).get("recipes", {})
 
 
-def note_start(
+def agreed(
   session: Session, out: str, recipe: str, facts: Mapping[str, Any]
-) -> None:
-  """Leaves what plans and later runs go by, before anything is carried out.
+) -> Session:
+  """Has a session plan as all that work in a results directory do.
+
+  The first leaves what its plans go by, before any of them is carried out, and
+  each what later runs compare theirs with.
 
   Args:
     session: what is going to run.
@@ -78,18 +84,21 @@ def note_start(
     recipe: the id of its training recipe.
     facts: of that recipe.
   """
+  own = _jsonable(dataclasses.asdict(session.machine))
+
+  def noted(before: dict[str, Any]) -> dict[str, Any]:
+    known = {**before.get("recipes", {}), recipe: dict(facts)}
+    return {"machine": own, **before, "recipes": known}
+
   before = records.read_json(_path(out))
-  noted = {
-    "machine": _jsonable(dataclasses.asdict(session.machine)),
-    **before,
-    "recipes": {**before.get("recipes", {}), recipe: dict(facts)},
-  }
-  if noted != before:
-    records.write_json(_path(out), noted)
+  if noted(before) != before:
+    with leases.alone(out, STUDY):
+      records.write_json(_path(out), noted(records.read_json(_path(out))))
+  return dataclasses.replace(session, machine=machine(out) or session.machine)
 
 
 def _path(out: str) -> str:
-  return os.path.join(out, "study.json")
+  return os.path.join(out, STUDY)
 
 
 def _described(session: Session) -> dict[str, Any]:
@@ -109,10 +118,11 @@ def _described(session: Session) -> dict[str, Any]:
 def note_dataset(session: Session, out: str) -> None:
   """Adds the data set of an arm to what study.json tells of."""
   path = _path(out)
-  before = records.read_json(path)
-  datasets = {**before.get("datasets", {}), **_described(session)}
-  if datasets != before.get("datasets"):
-    records.write_json(path, before | {"datasets": datasets})
+  with leases.alone(out, STUDY):
+    before = records.read_json(path)
+    datasets = {**before.get("datasets", {}), **_described(session)}
+    if datasets != before.get("datasets"):
+      records.write_json(path, before | {"datasets": datasets})
 
 
 def write(
@@ -122,8 +132,14 @@ def write(
   config: Config | None = None,
 ) -> None:
   """Writes study.json, keeping what earlier runs left there; as `describe`."""
-  path = _path(out)
-  before, now = records.read_json(path), describe(session, statistics, config)
+  now = describe(session, statistics, config)
+  with leases.alone(out, STUDY):
+    _add(_path(out), now)
+
+
+def _add(path: str, now: dict[str, Any]) -> None:
+  """Adds a description to what study.json tells of."""
+  before, statistics = records.read_json(path), now["packs"]
   now["datasets"] = {**before.get("datasets", {}), **now["datasets"]}
   kept = ("config", "datasets")
   if not statistics and all(

@@ -88,11 +88,11 @@ def test_a_directory_keeps_the_machine_that_it_was_begun_for(
   out = str(tmp_path)
   session = tiny_study.open_session()
   assert provenance.machine(out) is None
-  mixing.note(session, out)
+  mixing.agreed(session, out)
   assert provenance.machine(out) == costs.REFERENCE
   monkeypatch.setattr(machine, "here", lambda: Machine.of("gpu", {"a": 2.0}))
   other = tiny_study.open_session()
-  mixing.note(other, out)
+  mixing.agreed(other, out)
   assert provenance.machine(out) == costs.REFERENCE
   provenance.write(other, out, [{"stage": "train"}])
   assert provenance.machine(out) == costs.REFERENCE
