@@ -56,6 +56,7 @@ EXTRAS = {
     "pytest-xdist>=3.8",
     "ruff>=0.12",
     "safetensors>=0.5",
+    "selenium>=4.30",  # drives the chromium that is installed, if there is one
     *NOTEBOOK,
   ],
   "export": [FLATBUFFERS, "onnx>=1.23"],
