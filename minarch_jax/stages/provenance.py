@@ -35,7 +35,7 @@ def describe(
     config: that of the study; None = the session's own.
   """
   return {
-    "config": dataclasses.asdict(config or session.config),
+    "config": _choices(config or session.config),
     "versions": {
       name: importlib.metadata.version(name)
       for name in ("jax", "flax", "optax", "numpy", "polars")
@@ -55,6 +55,13 @@ def describe(
     "programs": len(session.programs),
     "packs": list(statistics),
   }
+
+
+def _choices(config: Config) -> dict[str, Any]:
+  found = dataclasses.asdict(config)
+  if config.datasets:  # instead of which --dataset is not read
+    del found["dataset"]
+  return found
 
 
 def machine(out: str) -> Machine | None:
