@@ -8,7 +8,7 @@ a query [features, heads, head size]; dots stand for any number of inputs, so
 "...o" is a kernel of Flax and "oi..." a weight of Equinox.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 import fnmatch
 from typing import Any, NamedTuple
 
@@ -60,6 +60,21 @@ def named(tree: types.Params) -> list[tuple[Path, Any]]:
   return [(_path(keys), leaf) for keys, leaf in pairs]
 
 
+def split(
+  tree: types.Params,
+) -> tuple[list[Any], Callable[[list[Any]], types.Params]]:
+  """Returns the leaves that hold numbers, which programs take as arguments, and
+  the function that puts such leaves back beside the others."""
+  found, treedef = jax.tree.flatten(tree, is_leaf=is_qtensor)
+  at = [i for i, x in enumerate(found) if is_qtensor(x) or is_array(x)]
+
+  def whole(numbers: list[Any]) -> types.Params:
+    changed = dict(zip(at, numbers, strict=True))
+    return treedef.unflatten([changed.get(i, x) for i, x in enumerate(found)])
+
+  return [found[i] for i in at], whole
+
+
 def weights(tree: types.Params) -> frozenset[Path]:
   """The leaves that are weights, by the library that made the tree.
 
@@ -83,6 +98,13 @@ def weights(tree: types.Params) -> frozenset[Path]:
       and all(shapes.get((*path[:-1], b)) != shape for b in BIASES)
     }
   )
+
+
+def is_embedding(path: Path) -> bool:
+  """Says whether rows of a leaf are looked up, not multiplied with."""
+  convention = CONVENTIONS.get(path[-1]) if path else None
+  named = convention == FIRST and _layer(path).startswith("embed")
+  return named or convention == ROWS
 
 
 def likely(tree: types.Params) -> list[str]:
@@ -242,9 +264,7 @@ def _readings(path: Path, ndim: int) -> Readings:
   if ndim < 2:
     return ("i" * ndim,)
   convention = CONVENTIONS.get(path[-1]) if path else None
-  if convention == FIRST and _layer(path).startswith("embed"):
-    convention = ROWS
-  if convention == ROWS:
+  if is_embedding(path):
     return ("s" * (ndim - 2) + "io",)
   deep = range(min(2, ndim - 2) + 1)
   if convention == FIRST:

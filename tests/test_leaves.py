@@ -99,7 +99,7 @@ def test_gptq_takes_kernels_of_one_layer():
   def apply(params, x, tap):
     return tap("a/kernel", x)
 
-  with pytest.raises(ValueError, match="of one layer, not 'a/kernel'"):
+  with pytest.raises(ValueError, match="of one layer, not 'a/kernel', whose"):
     ma.gptq(apply, tree, draw(2, 8), 4)
 
 

@@ -30,7 +30,9 @@ class Context(NamedTuple):
     input_shape: (height, width, channels) of one image.
     activations: what each layer was given, by leaf name ("hidden_0/kernel"),
       as `types.record_inputs` returns it.
-    outputs: number of output axes of a leaf, by leaf name, where it is not 1.
+    outputs: number of output axes of a leaf, by leaf name, where they come last
+      and names do not tell.
+    described: what the axes of leaves are, by path, as `leaves.axes_of` says.
     movement: what `accumulate_movement` summed during training.
     names: last names of the leaves that are pruned; None = the weights.
   """
@@ -43,6 +45,7 @@ class Context(NamedTuple):
   input_shape: tuple[int, ...] | None = None
   activations: Mapping[str, Array] | None = None
   outputs: Mapping[str, int] | None = None
+  described: Mapping[trees.Path, Any] | None = None
   movement: Params | None = None
   names: Sequence[str] | None = None
 

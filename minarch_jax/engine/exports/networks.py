@@ -40,20 +40,8 @@ class Network(NamedTuple):
 
   def split(self) -> tuple[list[Any], Callable[[list[Any], Any], Any]]:
     """Returns the leaves that hold numbers, and `run` as a function of them."""
-    found, treedef = jax.tree.flatten(self.params, is_leaf=leaves.is_qtensor)
-    at = [
-      i
-      for i, leaf in enumerate(found)
-      if leaves.is_qtensor(leaf) or leaves.is_array(leaf)
-    ]
-
-    def run(numbers: list[Any], x: Any) -> Any:
-      whole = list(found)
-      for i, number in zip(at, numbers, strict=True):
-        whole[i] = number
-      return self.run(treedef.unflatten(whole), x)
-
-    return [found[i] for i in at], run
+    numbers, whole = leaves.split(self.params)
+    return numbers, lambda numbers, x: self.run(whole(numbers), x)
 
   def images(self, batch: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct((batch, *self.input_shape), jnp.float32)
