@@ -46,9 +46,12 @@ NOTEBOOK = ["ipykernel>=7", "nbclient>=0.10", "nbformat>=5.10"]
 
 FLATBUFFERS = "flatbuffers>=25.2"  # JAX serializes programs with it
 
+TENSORBOARD = "tensorboardX>=2.6.4"  # writes event files without TensorFlow
+
 EXTRAS = {
   "test": [
     "equinox>=0.13",
+    TENSORBOARD,
     FLATBUFFERS,
     "hypothesis>=6.130",
     "pyright[nodejs]>=1.1.400",
@@ -59,7 +62,12 @@ EXTRAS = {
     "selenium>=4.30",  # drives the chromium that is installed, if there is one
     *NOTEBOOK,
   ],
+  "datasets": ["datasets[vision]>=4"],  # of Hugging Face, saved to disk
   "export": [FLATBUFFERS, "onnx>=1.23"],
+  # Loggers of --log, each imported when it is asked for.
+  "tensorboard": [TENSORBOARD],
+  "trackio": ["trackio>=0.40"],
+  "wandb": ["wandb>=0.24"],
   "ray": ["ray>=2.50"],
   "prepare": ["tensorflow>=2.20"],
   "notebook": [*NOTEBOOK, "jupyterlab>=4.4"],

@@ -66,6 +66,11 @@ def run(stage: Stage, *, trains: bool = True) -> None:
     except OSError as error:
       sys.exit(f"error: {error}; what is finished is kept")
 
+  if "--helpshort" in sys.argv[1:]:  # absl's has four lines for every flag
+    doc = sys.modules["__main__"].__doc__ or ""
+    print(doc.strip(), config_flags.briefly(), sep="\n\n")
+    print("\n--help explains every flag.")
+    sys.exit()
   app.run(main)
 
 

@@ -21,7 +21,14 @@ from minarch_jax.engine.packs import Trained
 from minarch_jax.engine.planning import Pack
 from minarch_jax.engine.programs import Table
 from minarch_jax.engine.session import Session
-from minarch_jax.stages import arms, forecast, mixing, provenance, setup
+from minarch_jax.stages import (
+  arms,
+  forecast,
+  mixing,
+  provenance,
+  setup,
+  watching,
+)
 from minarch_jax.stages import compress as compression
 from minarch_jax.stages import train as training
 from minarch_jax.stages.progress import Progress, say
@@ -73,6 +80,7 @@ def run(config: Config, **stages: bool) -> list[str]:
       anything is trained, or networks that are missing.
   """
   config.on_each(setup.check)
+  watching.follow(config.out, config.log)  # what an earlier run left
   todo = walks(config, **stages)
   fingerprints, programs = [], None
   for number, walk in enumerate(todo, 1):

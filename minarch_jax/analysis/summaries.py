@@ -190,7 +190,7 @@ def _redundancy(found: findings.Evidence, config: Config) -> list[Line]:
       group[f"redundancy{end}"].median() for end in ("", "_low", "_high")
     ]
     text = (
-      f"In the median of {len(group)} stable networks {middle[0]:.0%} "
+      f"In the median of {len(group)} that are stable {middle[0]:.0%} "
       f"[{middle[1]:.0%}, {middle[2]:.0%}] of the weights can go before "
       f"accuracy falls by {_points(config.free_margin)}, in the most prunable "
       f"{largest.redundancy:.0%} [{largest.low:.0%}, {largest.high:.0%}]. "

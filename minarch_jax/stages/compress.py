@@ -22,7 +22,7 @@ from minarch_jax.executors import Task
 from minarch_jax.executors.tasks import Heard
 from minarch_jax.stages import representatives as choices
 from minarch_jax.stages import rows as make_rows
-from minarch_jax.stages import setup, store, train, working
+from minarch_jax.stages import setup, store, train, watching, working
 from minarch_jax.stages.working import Statistics
 
 CELL_SECONDS = 2e-3  # of what is not computing, for each network and cell
@@ -105,6 +105,7 @@ def _compress(session: Session, task: Task, heard: Heard) -> list[Statistics]:
   for table in ("hits", "compression"):  # the last says that it is done
     own = rows.select(*records.SCHEMAS[table])
     records.write(out, table, task.id, own)
+  watching.follow(out, session.config.log)
   heard(1.0)
   return [line for _, line in parts]
 

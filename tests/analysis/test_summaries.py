@@ -19,7 +19,7 @@ def test_summary_is_short_and_says_the_numbers():
     line = next(x.text for x in lines if f"by magnitude, {scope}" in x.text)
     assert "[" in line and "Shown to cost less" in line
     # The world's redundancy is 55 % at depth 1 and 10 % more per doubling.
-    assert 0.5 < float(line.split("networks ")[1].split("%")[0]) / 100 < 0.75
+    assert 0.5 < float(line.split("stable ")[1].split("%")[0]) / 100 < 0.75
   for word in ("test images", "P_min", "weights", "4 bits", "claims"):
     assert word in text
   one = analysis.summary(
