@@ -52,6 +52,7 @@ TENSORBOARD = "tensorboardX>=2.6.4"  # writes event files without TensorFlow
 
 EXTRAS = {
   "test": [
+    "equinox>=0.13",
     TENSORBOARD,
     REFERENCE,
     FLATBUFFERS,

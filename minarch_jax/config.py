@@ -400,6 +400,11 @@ class Config:
   packs_at_once: int = _field(
     2, "Packs in progress at a time: one compiles while another runs.", low=1
   )
+  executor: str = _field(
+    "local",
+    "Where packs are run: in this process (local).",
+    choices=registries.EXECUTORS,
+  )
   checkpoint_minutes: float = _field(
     2.0,
     "Minutes of training after which the state of a pack is kept, so that it "
@@ -424,6 +429,11 @@ class Config:
   )
   repair: bool = _field(
     False, "Set damaged files of --out aside and compute anew what they held."
+  )
+  allow_mixed: bool = _field(
+    False,
+    "Add to --out also where its networks of the data set were trained with "
+    "other flags, on other images or by another version.",
   )
   dry_run: bool = _field(False, "Print the plan without training.")
 

@@ -276,6 +276,11 @@ EXPORTS = Registry(
   safetensors="minarch_jax.engine.exports.numbers:content",
 )
 
+# --- machines ----------------------------------------------------------------
+
+# Where the tasks of a study are done: called as `executors.local.run`.
+EXECUTORS = Registry(local="minarch_jax.executors.local:run")
+
 # --- report ------------------------------------------------------------------
 
 # The tables and figures of the report, as they follow in each section.

@@ -52,9 +52,9 @@ def lines(found: findings.Evidence, config: Config) -> list[Line]:
   ]
 
 
-def _named(head: str, dataset: str, several: bool) -> str:
-  """Names the data set where there are several."""
-  return f"{head}, {dataset}" if several else head
+def _named(head: str, of: str, several: bool) -> str:
+  """Names the data set, or the like, where there are several."""
+  return f"{head}, {of}" if several else head
 
 
 def _recommended(guidance: pl.DataFrame) -> list[Line]:
@@ -195,10 +195,11 @@ def _redundancy(found: findings.Evidence, config: Config) -> list[Line]:
       f"accuracy falls by {_points(config.free_margin)}, in the most prunable "
       f"{largest.redundancy:.0%} [{largest.low:.0%}, {largest.high:.0%}]. "
       f"Shown to cost less: up to {group['shown_free'].max():.0%}. "
-      f"{group['criterion'][0].capitalize()}, {scope}."
+      f"Ranked by {group['criterion'][0]}, {scope}."
     )
     head = _PRUNED.get(schedule, f"Prunable, {schedule}")
-    lines.append(Line(head, text, "pruning_phases"))
+    several = rows.filter(schedule=schedule)["scope"].n_unique() > 1
+    lines.append(Line(_named(head, scope, several), text, "pruning_phases"))
   return lines
 
 

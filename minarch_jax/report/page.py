@@ -124,8 +124,8 @@ def provenance(reading: Reading) -> dict[str, list[tuple[str, str]]]:
   groups = {"Thresholds of this report (each a flag)": thresholds}
   loose = []
   for name, value in reading.study.items():
-    if name == "packs":
-      continue  # a table of its own
+    if name in ("packs", "recipes"):  # a table of its own; for later runs
+      continue
     if isinstance(value, Mapping) and value:
       groups[f"study.json: {name}"] = [
         (str(key), _plain(item)) for key, item in value.items()

@@ -2,17 +2,16 @@
 
 from collections.abc import Iterator, Sequence
 import os
-import threading
 from typing import Any
 
 import polars as pl
 
 from minarch_jax import records, registries
 from minarch_jax.config import ConfigError
+from minarch_jax.executors import leases
 from minarch_jax.stages.loggers import Run
 
 FOLDER = "logs"
-_LOCK = threading.Lock()  # packs end side by side, loggers take turns
 
 
 def follow(out: str, names: Sequence[str]) -> None:
@@ -28,7 +27,9 @@ def follow(out: str, names: Sequence[str]) -> None:
   Raises:
     ConfigError: a logger failed; the records are complete.
   """
-  with _LOCK:
+  if not names:
+    return
+  with leases.alone(out, FOLDER):  # packs end side by side, loggers take turns
     for name in names:
       folder = os.path.join(out, FOLDER, name)
       log = registries.LOGGERS[name]

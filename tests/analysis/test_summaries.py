@@ -16,7 +16,7 @@ def test_summary_is_short_and_says_the_numbers():
   assert lines[0].table == "guidance"
   text = "\n".join(line.text for line in lines)
   for scope in ("global", "layerwise"):
-    line = next(x.text for x in lines if f"Magnitude, {scope}" in x.text)
+    line = next(x.text for x in lines if f"by magnitude, {scope}" in x.text)
     assert "[" in line and "Shown to cost less" in line
     # The world's redundancy is 55 % at depth 1 and 10 % more per doubling.
     assert 0.5 < float(line.split("stable ")[1].split("%")[0]) / 100 < 0.75
