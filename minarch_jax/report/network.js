@@ -139,7 +139,11 @@ const cutIn = ([pruning, , sparsity]) =>
   sparsity ? `${Math.round(100 * sparsity)} % pruned (${DATA.prunings[pruning]})` : "not pruned";
 const rounded = ([, rounding, , bits]) =>
   bits === 32 ? "32" : `${bits} (${DATA.roundings[rounding]})`;
-const asTrained = (rows) => rows.find((r) => r[2] === 0 && r[3] === 32);
+const asTrained = (rows) => {
+  const whole = rows.filter((r) => r[2] === 0 && r[3] === 32);
+  const untouched = (r) => DATA.prunings[r[0]].startsWith("oneshot");
+  return whole.find(untouched) || whole[0];
+};
 
 const costOf = (network) => {
   const rows = network.compressed;

@@ -158,6 +158,11 @@ def test_what_is_opened_says_what_the_records_say(page, found):
   panel = _panel(page)
   assert f"{network['params']:,} parameters" in panel.text
   own = found.records.networks.filter(architecture=architecture)
+  mean = f"{100 * own['val_accuracy'].mean():.1f} %"  # pyright: ignore
+  for line in panel.text.splitlines():
+    if line.startswith("as trained"):
+      assert line.endswith(mean)
+  assert "as trained" in panel.text
   for seed in own.iter_rows(named=True):
     assert f"{100 * seed['val_accuracy']:.1f} %" in panel.text
   assert len(panel.find_elements(By.CSS_SELECTOR, ".validation[d]")) == 2 * len(
