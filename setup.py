@@ -59,6 +59,7 @@ EXTRAS = {
   ],
   "export": [FLATBUFFERS, "onnx>=1.23"],
   "ray": ["ray>=2.50"],
+  "slurm": ["submitit>=1.5.3"],
   "prepare": ["tensorflow>=2.20"],
   "notebook": [*NOTEBOOK, "jupyterlab>=4.4"],
   "develop": ["pre-commit>=4.7"],

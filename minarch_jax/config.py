@@ -401,7 +401,7 @@ class Config:
   executor: str = _field(
     "local",
     "Where packs are run: in this process (local), or on the nodes of a Ray "
-    "cluster, which all see --out.",
+    "or a Slurm cluster, which all see --out.",
     choices=registries.EXECUTORS,
     role="place",
   )
@@ -422,6 +422,20 @@ class Config:
   )
   worker_tpus: int = _field(
     0, "TPU chips that such a worker asks for.", low=0, role="place"
+  )
+  slurm_jobs: int = _field(
+    4, "Jobs of the Slurm array, which share the packs.", low=1, role="place"
+  )
+  slurm_minutes: int = _field(
+    240,
+    "Minutes that a job asks for; what is left then is queued again.",
+    low=1,
+    role="place",
+  )
+  slurm_options: tuple[str, ...] = _field(
+    (),
+    "Further options of sbatch: partition=gpu,account=mine.",
+    role="place",
   )
   checkpoint_minutes: float = _field(
     2.0,
@@ -506,6 +520,11 @@ class Config:
         f"--datasets={','.join(self.datasets)} stands instead of --dataset="
         f"{self.dataset}; name all in --datasets"
       )
+    for option in self.slurm_options:
+      if not re.fullmatch(r"[a-z][a-z_-]*=.+", option):
+        raise ConfigError(
+          f"--slurm_options={option}: write name=value, as sbatch has them"
+        )
     for name in PLACES:
       users = _USERS.get(name, (self.executor,))
       value = getattr(self, name)
@@ -587,9 +606,12 @@ PLACES = _with_role("place")
 # Which executors ask a choice of place; all where none is named.
 _USERS = {
   "ray_address": ("ray",),
-  "worker_cpus": ("ray",),
-  "worker_gpus": ("ray",),
+  "worker_cpus": ("ray", "slurm"),
+  "worker_gpus": ("ray", "slurm"),
   "worker_tpus": ("ray",),
+  "slurm_jobs": ("slurm",),
+  "slurm_minutes": ("slurm",),
+  "slurm_options": ("slurm",),
 }
 RETRAINING = _with_role("retraining")  # no column of a table shows these
 

@@ -282,6 +282,7 @@ EXPORTS = Registry(
 EXECUTORS = Registry(
   local="minarch_jax.executors.local:run",
   ray="minarch_jax.executors.ray:run",
+  slurm="minarch_jax.executors.slurm:run",
 )
 
 # --- report ------------------------------------------------------------------

@@ -67,7 +67,6 @@ def test_ctrl_c_dismisses_the_workers_and_the_rest_is_done_later(
   with pytest.raises(KeyboardInterrupt):
     small_study.run(tmp_path, **on(cluster))
   assert len(records.ids(str(tmp_path), "compression")) < PACKS
-  assert not (tmp_path / "leases").exists()
   small_study.run(tmp_path, **on(cluster))
   found = tiny_study.packs(tmp_path)
   assert {line["stage"] for line in found} == {"train", "compress"}
