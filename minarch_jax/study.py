@@ -12,6 +12,8 @@ import contextlib
 import dataclasses
 from typing import NamedTuple
 
+import jax
+
 from minarch_jax.architectures import Architecture
 from minarch_jax.config import Config
 from minarch_jax.engine import machine as machines
@@ -91,6 +93,11 @@ def run(config: Config, **stages: bool) -> list[str]:
     fingerprints.append(session.dataset.fingerprint)
     programs = session.programs  # data sets of equal shapes share them
   return fingerprints
+
+
+def is_first() -> bool:
+  """Says whether this process reports, of several that are one program."""
+  return jax.process_index() == 0
 
 
 def _along(walk: Walk, session: Session, statistics: list[Statistics]) -> None:
