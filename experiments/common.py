@@ -4,8 +4,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
 import os
 import shlex
+import shutil
 import signal
 import sys
+import textwrap
 import time
 import typing
 from typing import Any
@@ -50,6 +52,11 @@ def run(stage: Stage, *, trains: bool = True) -> None:
       with several.joined(hosts, config.out), messages():
         stage(config)
 
+  if "--helpshort" in sys.argv[1:]:  # absl's has four lines for every flag
+    doc = sys.modules["__main__"].__doc__ or ""
+    print(doc.strip(), config_flags.briefly(), sep="\n\n")
+    print("\n--help explains every flag.")
+    sys.exit()
   app.run(main)
 
 
@@ -180,11 +187,20 @@ def show_report(
 ) -> None:
   """Prints the summary of a report and where everything lies."""
   print()
-  for line in built.summary:
-    print(f"  {line}")
+  say(built.summary)
   print(f"\n  records  {os.path.join(config.out, 'records')}")
   print(f"  report   {built.page}")
   print(f"  took     {time.monotonic() - start:.0f} s")
+
+
+def say(answers: Sequence[tuple[str, str]]) -> None:
+  """Prints what each answer is to, and the answer beside it."""
+  margin = max((len(head) for head, _ in answers), default=0) + 2
+  width = min(shutil.get_terminal_size((WIDTH, 0)).columns, WIDTH)
+  for head, text in answers:
+    lines = textwrap.wrap(text, max(width - margin - 2, 40))
+    for start, line in zip([head, *[""] * len(lines)], lines, strict=False):
+      print(f"  {start:{margin}}{line}")
 
 
 WIDTH = 100  # characters of a printed table, as terminals have them

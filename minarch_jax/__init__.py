@@ -27,6 +27,7 @@ _HOME = {
   "load_sweep": "stages.own_sweeps",
   "Sweep": "stages.own_sweeps",
   "record_inputs": "types",
+  "tapped": "quantization.taps",
   "prune": "pruning",
   "rank": "pruning",
   "masks_at": "pruning",

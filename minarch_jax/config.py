@@ -5,6 +5,7 @@ Imports nothing heavy, so a typo in a flag is reported before JAX starts.
 
 from collections.abc import Callable, Iterable, Mapping
 import dataclasses
+import importlib.util
 import math
 import os
 import re
@@ -53,8 +54,9 @@ class Config:
   dataset: str = _field(
     "digits",
     "Data set: digits, synthetic:DIFFICULTY, any TFDS image set, or one's own "
-    "FILE.npz (x, y) or ./FOLDER (a folder of images per class); a harder form "
-    "of any of them as digits:blurred.",
+    "FILE.npz (x, y) or ./FOLDER (a folder of images per class, or as "
+    "datasets.save_to_disk leaves it); a harder form of any of them as "
+    "digits:blurred.",
     endings=registries.VARIANTS,
   )
   datasets: tuple[str, ...] = _field(
@@ -453,8 +455,19 @@ class Config:
     "(for papers). The page shows the figures without any of them.",
     choices=FORMATS,
   )
+  log: tuple[str, ...] = _field(
+    (),
+    "Where else each network is logged, under <out>/logs; all but csv are "
+    "extras of the package.",
+    choices=registries.LOGGERS,
+  )
   repair: bool = _field(
     False, "Set damaged files of --out aside and compute anew what they held."
+  )
+  allow_mixed: bool = _field(
+    False,
+    "Add to --out also where its networks of the data set were trained with "
+    "other flags, on other images or by another version.",
   )
   dry_run: bool = _field(False, "Print the plan without training.")
 
@@ -509,6 +522,13 @@ class Config:
     ):
       if not getattr(self, name):
         raise ConfigError(f"--{name} is empty; name at least one")
+    for name in self.log:
+      package = registries.PACKAGES.get(name)
+      if package and not importlib.util.find_spec(package):
+        raise ConfigError(
+          f"--log={name} needs the package {package}, which is not installed: "
+          f"pip install 'minarch-jax[{name}]'"
+        )
     if self.folds > 1 and self.validation_fraction:
       raise ConfigError(
         f"--validation_fraction={self.validation_fraction} is for one split; "

@@ -7,6 +7,7 @@ between processes, so they are no part of what a study is.
 from collections.abc import Sequence
 import dataclasses
 import sys
+import textwrap
 import typing
 from typing import Any, NamedTuple
 
@@ -112,6 +113,53 @@ def hosts() -> Hosts | None:
       f"{found.num_processes}, counted from 0"
     )
   return found
+
+
+# What the flags from this field on are about, in the order of the fields.
+GROUPS = {
+  "dataset": "studied",
+  "folds": "data",
+  "num_epochs": "training",
+  "criteria": "pruning",
+  "bits": "rounding",
+  "eps_accuracy": "thresholds",
+  "out": "running",
+}
+
+
+_SHORT = 16  # characters of a default that stands beside its flag
+
+
+def briefly(width: int = 79) -> str:
+  """Lists the flags of the program with their defaults, a group at a time."""
+  own = flags.FLAGS.get_key_flags_for_module(sys.argv[0])
+  groups = {"this command": []} | {group: [] for group in GROUPS.values()}
+  defined = {flag.name: flag for flag in own}
+  group = ""
+  for field in dataclasses.fields(config.Config):
+    group = GROUPS.get(field.name, group)
+    if field.name in defined:
+      groups[group].append(_brief(defined.pop(field.name)))
+  groups["this command"] = [_brief(flag) for flag in defined.values()]
+  margin = max(map(len, groups)) + 2
+  return "\n".join(
+    textwrap.fill(
+      " ".join(texts),
+      width,
+      initial_indent=f"{group:{margin}}",
+      subsequent_indent=" " * margin,
+      break_on_hyphens=False,
+    )
+    for group, texts in groups.items()
+    if texts
+  )
+
+
+def _brief(flag: flags.Flag) -> str:
+  value = (flag.default_as_str or "").strip("'")
+  if flag.boolean or not 0 < len(value) <= _SHORT:
+    return f"--{flag.name}"
+  return f"--{flag.name}={value}"
 
 
 def read() -> config.Config:

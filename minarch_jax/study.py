@@ -23,7 +23,14 @@ from minarch_jax.engine.packs import Trained
 from minarch_jax.engine.planning import Pack
 from minarch_jax.engine.programs import Table
 from minarch_jax.engine.session import Session
-from minarch_jax.stages import arms, forecast, provenance, setup
+from minarch_jax.stages import (
+  arms,
+  forecast,
+  mixing,
+  provenance,
+  setup,
+  watching,
+)
 from minarch_jax.stages import compress as compression
 from minarch_jax.stages import train as training
 from minarch_jax.stages.progress import Progress, say
@@ -75,6 +82,7 @@ def run(config: Config, **stages: bool) -> list[str]:
       anything is trained, or networks that are missing.
   """
   config.on_each(setup.check)
+  watching.follow(config.out, config.log)  # what an earlier run left
   todo = walks(config, **stages)
   fingerprints, programs = [], None
   for number, walk in enumerate(todo, 1):
@@ -118,11 +126,15 @@ def opened(
     config: every choice, on one data set.
     whole: the configuration of the study, where that has several.
     programs: those that another session has compiled.
+
+  Raises:
+    ConfigError: <out> holds networks of another study, as `mixing.check` says.
   """
   session = setup.open_session(config)
   if programs is not None:
     session = dataclasses.replace(session, programs=programs)
-  session = provenance.agreed(session, config.out)
+  mixing.check(session, config.out)
+  session = mixing.agreed(session, config.out)
   statistics: list[Statistics] = []
   try:
     yield session, statistics

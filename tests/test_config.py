@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 import subprocess
 import sys
 
@@ -277,6 +278,18 @@ def test_help_names_the_variants_that_are_registered(parse, monkeypatch):
   parse(names=("dataset",))
   help = flags.FLAGS["dataset"].help
   assert help.endswith(" May end in: :blurred, :noisy, :turned.")
+
+
+def test_help_in_brief_names_every_flag_once_and_fits_a_screen(parse):
+  parse()
+  text = config_flags.briefly()
+  assert sorted(re.findall(r"--(\w+)", text)) == sorted(FIELDS)
+  lines = text.splitlines()
+  assert len(lines) <= 34 and max(map(len, lines)) <= 79
+  starts = [list(FIELDS).index(name) for name in config_flags.GROUPS]
+  assert starts[0] == 0 and starts == sorted(starts)
+  for group in config_flags.GROUPS.values():
+    assert any(line.startswith(f"{group} ") for line in lines)
 
 
 # --- identity ----------------------------------------------------------------

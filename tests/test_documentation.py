@@ -33,7 +33,7 @@ OUTPUTS = re.compile(
 PATH = re.compile(r"[\w.{},*<>-]+(/[\w.{},*<>-]+)*/?")
 SUFFIXES = (".py", ".md", ".html", ".json", ".ipynb", ".sh", ".toml")
 FLAG = re.compile(r"(?<![\w-])--([a-z][a-z_-]*[a-z])(?:=([\w.,:{}-]+))?")
-FOREIGN = {"help", "flagfile", "cache-clear"}  # absl's and pytest's own
+FOREIGN = {"help", "flagfile", "cache-clear", "logdir"}  # of other programs
 
 
 def spans(text):
@@ -213,7 +213,7 @@ def test_the_notebook_example_runs(capsys):
 
 
 def test_the_example_of_a_model_of_ones_own_runs(capsys):
-  (code,) = blocks(section("Your own model"), "python")
+  code, taps = blocks(section("Your own model"), "python")
   small = code.replace("range(8)", "range(2)").replace("20", "1")
   small = small.replace("num_epochs=30", "num_epochs=2")
   names = {}
@@ -221,6 +221,9 @@ def test_the_example_of_a_model_of_ones_own_runs(capsys):
   assert "shape: (2, 8)" in capsys.readouterr().out
   assert names["kernel"].shape == (4, 2, 64, 32)
   assert names["longer"].epochs == 2
+  exec(taps, names)
+  assert names["logits"].shape == (len(names["data"].validation.y), 10)
+  assert abs(float(ma.sparsity(names["masks"])) - 0.5) < 0.01
 
 
 def test_the_export_example_runs(tmp_path, monkeypatch):

@@ -18,7 +18,6 @@ import uuid
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 
 from minarch_jax import checksums
 from minarch_jax.types import Params
@@ -78,7 +77,7 @@ def write(target: str, tree: dict[str, Params]) -> None:
   tree = jax.tree.map(np.asarray, tree)
   tree[_DIGEST] = _digest(tree)
   with _checkpointer() as checkpointer:
-    checkpointer.save(target, ocp.args.StandardSave(tree))
+    checkpointer.save(target, _orbax().args.StandardSave(tree))
 
 
 def _digest(tree: Params) -> np.ndarray:
@@ -90,13 +89,21 @@ def _digest(tree: Params) -> np.ndarray:
   return np.frombuffer(digest.digest(), np.uint8)
 
 
+def _orbax() -> Any:
+  # Half a second, for which the start of training does not wait.
+  import orbax.checkpoint
+
+  return orbax.checkpoint
+
+
 @contextlib.contextmanager
-def _checkpointer() -> Iterator[ocp.Checkpointer]:
+def _checkpointer() -> Iterator[Any]:
   """Saves and reads one thing at a time, as the only process there is.
 
   Of several that are one program orbax has the first write what numpy holds,
   and the others wait; here each has packs of its own.
   """
+  ocp = _orbax()
   # Synchronous: an asynchronous save to a full disk fails minutes later.
   alone = ocp.options.MultiprocessingOptions(0, active_processes={0})
   handler = ocp.StandardCheckpointHandler(multiprocessing_options=alone)
@@ -159,5 +166,7 @@ def _restored(target: str) -> Params:
     abstract = jax.tree.map(
       lambda leaf: np.empty(leaf.shape, leaf.dtype), structure.tree
     )
-    tree = checkpointer.restore(target, args=ocp.args.StandardRestore(abstract))
+    tree = checkpointer.restore(
+      target, args=_orbax().args.StandardRestore(abstract)
+    )
   return jax.tree.map(np.asarray, tree)

@@ -35,7 +35,7 @@ def describe(
     config: that of the study; None = the session's own.
   """
   return {
-    "config": dataclasses.asdict(config or session.config),
+    "config": _choices(config or session.config),
     "versions": {
       name: importlib.metadata.version(name)
       for name in ("jax", "flax", "optax", "numpy", "polars")
@@ -57,6 +57,13 @@ def describe(
   }
 
 
+def _choices(config: Config) -> dict[str, Any]:
+  found = dataclasses.asdict(config)
+  if config.datasets:  # instead of which --dataset is not read
+    del found["dataset"]
+  return found
+
+
 def machine(out: str) -> Machine | None:
   """Returns the machine that a results directory was begun for, if any."""
   left = records.read_json(_path(out)).get("machine")
@@ -65,17 +72,35 @@ def machine(out: str) -> Machine | None:
   return Machine.of(left["backend"], {name: f for name, f in left["factors"]})
 
 
-def agreed(session: Session, out: str) -> Session:
+def recipes(out: str) -> dict[str, dict[str, Any]]:
+  """Returns what was noted of every training recipe, by its id."""
+  return records.read_json(_path(out)).get("recipes", {})
+
+
+def agreed(
+  session: Session, out: str, recipe: str, facts: Mapping[str, Any]
+) -> Session:
   """Has a session plan as all that work in a results directory do.
 
-  The first leaves what its plans go by, before any of them is carried out.
+  The first leaves what its plans go by, before any of them is carried out, and
+  each what later runs compare theirs with.
+
+  Args:
+    session: what is going to run.
+    out: the results directory.
+    recipe: the id of its training recipe.
+    facts: of that recipe.
   """
-  if "machine" not in records.read_json(_path(out)):
-    own = _jsonable(dataclasses.asdict(session.machine))
+  own = _jsonable(dataclasses.asdict(session.machine))
+
+  def noted(before: dict[str, Any]) -> dict[str, Any]:
+    known = {**before.get("recipes", {}), recipe: dict(facts)}
+    return {"machine": own, **before, "recipes": known}
+
+  before = records.read_json(_path(out))
+  if noted(before) != before:
     with leases.alone(out, STUDY):
-      before = records.read_json(_path(out))
-      if "machine" not in before:
-        records.write_json(_path(out), before | {"machine": own})
+      records.write_json(_path(out), noted(records.read_json(_path(out))))
   return dataclasses.replace(session, machine=machine(out) or session.machine)
 
 
@@ -129,6 +154,7 @@ def _add(path: str, now: dict[str, Any]) -> None:
   ):
     return
   now["machine"] = before.get("machine", now["machine"])
+  now["recipes"] = before.get("recipes", {})
   now["packs"] = [*before.get("packs", []), *statistics]
   records.write_json(path, now)
 

@@ -14,7 +14,14 @@ from minarch_jax.engine.planning import Pack
 from minarch_jax.engine.session import Session
 from minarch_jax.executors import Task
 from minarch_jax.executors.tasks import Heard
-from minarch_jax.stages import checkpoints, setup, store, unfinished, working
+from minarch_jax.stages import (
+  checkpoints,
+  setup,
+  store,
+  unfinished,
+  watching,
+  working,
+)
 from minarch_jax.stages import rows as make_rows
 from minarch_jax.stages.working import Statistics
 
@@ -113,6 +120,7 @@ def _keep(
   records.write(out, "hits", id, make_rows.hits(session, recipe, trained))
   rows = make_rows.networks(session, recipe, trained)
   records.write(out, "networks", id, rows)
+  watching.follow(out, session.config.log)
   seconds = (trained.compile_seconds, trained.run_seconds)
   return statistics_of("train", session, trained.pack, seconds, forecast)
 

@@ -18,6 +18,7 @@ import pytest
 import minarch_jax as ma
 from minarch_jax import records
 from minarch_jax.config import Config, THRESHOLDS
+from tests.started import ended
 
 ROOT = pathlib.Path(__file__).parents[2]
 FILES = sorted(path.stem for path in (ROOT / "experiments").glob("*.py"))
@@ -385,30 +386,37 @@ def test_tables_fit_a_terminal(finished, command):
   assert int(rest.split()[0]) < more and "<out>/report/tables" in rest
 
 
+# Long enough to be told to end in the middle.
+LONG = (
+  *("experiments.sweep", *FLAGS, "--architectures=cnn:2", "--num_epochs=300"),
+  "--checkpoint_minutes=0",
+)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(starter, tmp_path_factory):
+  out = tmp_path_factory.mktemp("undisturbed")
+  printed(*starter.run(*LONG, f"--out={out}"))
+  return tables(out)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_sweep_that_is_told_to_end_goes_on_by_the_same_command(
-  tmp_path, number
+  undisturbed, starter, tmp_path, number
 ):
-  words = [sys.executable, "-m", "experiments.sweep", *FLAGS]
-  words += ["--num_epochs=600", "--checkpoint_minutes=0"]
-  told, whole = ([*words, f"--out={tmp_path / name}"] for name in "ab")
-  running = subprocess.Popen(
-    told, cwd=tmp_path, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True
-  )
-  kept = tmp_path / "a" / "checkpoints" / "unfinished"
+  told = [*LONG, f"--out={tmp_path / 'out'}"]
+  running = starter.start(*told)
+  kept = tmp_path / "out" / "checkpoints" / "unfinished"
   deadline = time.monotonic() + 300
   while running.poll() is None and not kept.is_dir():
     assert time.monotonic() < deadline
     time.sleep(0.02)
   running.send_signal(number)
-  _, said = running.communicate(timeout=300)
-  assert running.returncode == os.EX_TEMPFAIL, said
-  assert f"Go on with: {shlex.join(told)}" in said and "Traceback" not in said
-  for each in (told, whole):
-    printed(*start(tmp_path, *each[1:]))
-  for one, other in zip(
-    *map(tables, (tmp_path / n for n in "ab")), strict=True
-  ):
+  code, _, said = ended(running)
+  assert code == os.EX_TEMPFAIL, said
+  assert f"{shlex.join(told)}" in said and "Traceback" not in said
+  printed(*starter.run(*told))
+  for one, other in zip(tables(tmp_path / "out"), undisturbed, strict=True):
     pl.testing.assert_frame_equal(
       one.drop("seconds", strict=False),
       other.drop("seconds", strict=False),

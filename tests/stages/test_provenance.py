@@ -53,7 +53,7 @@ def test_the_configuration_of_the_study_is_told(copy):
   config = CONFIG.replace(datasets=("made-up",), dataset="digits")
   provenance.write(tiny_study.open_session(), str(copy), [], config)
   found = records.read_json(str(copy / "study.json"))["config"]
-  assert found["datasets"] == ["made-up"]
+  assert found["datasets"] == ["made-up"] and "dataset" not in found
 
 
 def test_no_line_is_lost_where_several_write(copy):
@@ -74,7 +74,7 @@ def test_all_plan_by_the_machine_of_the_first(tmp_path):
 
   def agreed(own):
     session = dataclasses.replace(tiny_study.open_session(), machine=own)
-    return provenance.agreed(session, str(tmp_path)).machine
+    return provenance.agreed(session, str(tmp_path), "id", {}).machine
 
   with futures.ThreadPoolExecutor(8) as pool:
     found = list(pool.map(agreed, machines))

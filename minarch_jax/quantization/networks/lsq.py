@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from minarch_jax import leaves, registries, types
+from minarch_jax import leaves, types
 from minarch_jax.quantization import (
   arithmetic,
   formats,
@@ -77,7 +77,7 @@ def init_steps(
   bits: formats.Bits,
   granularity: str = "channel",
   *,
-  choose: trees.Choose = registries.is_weight,
+  choose: trees.Choose | None = None,
 ) -> Steps:
   """Starts every weight's steps at 2 mean|w| / sqrt(highest code).
 
@@ -88,6 +88,7 @@ def init_steps(
   """
   format = _integer_format(bits)
   steps, named = {}, leaves.named(params)
+  choose = choose or leaves.weights(params).__contains__
   axes = leaves.axes_of(named)
   for path, leaf in named:
     if choose(path):
