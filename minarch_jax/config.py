@@ -5,6 +5,7 @@ Imports nothing heavy, so a typo in a flag is reported before JAX starts.
 
 from collections.abc import Callable, Iterable, Mapping
 import dataclasses
+import importlib.util
 import math
 import os
 import re
@@ -27,7 +28,7 @@ def _field(default: Any, help: str, role: str = "", **rules: Any) -> Any:
     default: what it is where nobody says otherwise.
     help: a sentence for --help.
     role: "training" (enters a network's identity), "retraining" or "threshold"
-      (recorded with results).
+      (recorded with results), "place" (where it runs, and nothing else).
     **rules: choices (names, or a function that lists them), endings (names
       that may follow after a colon), low, high (inclusive), below, parsed_by
       ("module:name" of a function that raises ValueError for a text it cannot
@@ -53,8 +54,9 @@ class Config:
   dataset: str = _field(
     "digits",
     "Data set: digits, synthetic:DIFFICULTY, any TFDS image set, or one's own "
-    "FILE.npz (x, y) or ./FOLDER (a folder of images per class); a harder form "
-    "of any of them as digits:blurred.",
+    "FILE.npz (x, y) or ./FOLDER (a folder of images per class, or as "
+    "datasets.save_to_disk leaves it); a harder form of any of them as "
+    "digits:blurred.",
     endings=registries.VARIANTS,
   )
   datasets: tuple[str, ...] = _field(
@@ -398,6 +400,45 @@ class Config:
   packs_at_once: int = _field(
     2, "Packs in progress at a time: one compiles while another runs.", low=1
   )
+  executor: str = _field(
+    "local",
+    "Where packs are run: in this process (local), or on the nodes of a Ray "
+    "or a Slurm cluster, which all see --out.",
+    choices=registries.EXECUTORS,
+    role="place",
+  )
+  ray_address: str = _field(
+    "",
+    "HOST:PORT of the Ray cluster, or auto ('' = that of $RAY_ADDRESS, or one "
+    "of this machine alone).",
+    role="place",
+  )
+  worker_cpus: int = _field(
+    0,
+    "Cores that a worker of another executor asks for (0 = as many as here).",
+    low=0,
+    role="place",
+  )
+  worker_gpus: int = _field(
+    0, "GPUs that such a worker asks for.", low=0, role="place"
+  )
+  worker_tpus: int = _field(
+    0, "TPU chips that such a worker asks for.", low=0, role="place"
+  )
+  slurm_jobs: int = _field(
+    4, "Jobs of the Slurm array, which share the packs.", low=1, role="place"
+  )
+  slurm_minutes: int = _field(
+    240,
+    "Minutes that a job asks for; what is left then is queued again.",
+    low=1,
+    role="place",
+  )
+  slurm_options: tuple[str, ...] = _field(
+    (),
+    "Further options of sbatch: partition=gpu,account=mine.",
+    role="place",
+  )
   checkpoint_minutes: float = _field(
     2.0,
     "Minutes of training after which the state of a pack is kept, so that it "
@@ -414,8 +455,19 @@ class Config:
     "(for papers). The page shows the figures without any of them.",
     choices=FORMATS,
   )
+  log: tuple[str, ...] = _field(
+    (),
+    "Where else each network is logged, under <out>/logs; all but csv are "
+    "extras of the package.",
+    choices=registries.LOGGERS,
+  )
   repair: bool = _field(
     False, "Set damaged files of --out aside and compute anew what they held."
+  )
+  allow_mixed: bool = _field(
+    False,
+    "Add to --out also where its networks of the data set were trained with "
+    "other flags, on other images or by another version.",
   )
   dry_run: bool = _field(False, "Print the plan without training.")
 
@@ -470,6 +522,13 @@ class Config:
     ):
       if not getattr(self, name):
         raise ConfigError(f"--{name} is empty; name at least one")
+    for name in self.log:
+      package = registries.PACKAGES.get(name)
+      if package and not importlib.util.find_spec(package):
+        raise ConfigError(
+          f"--log={name} needs the package {package}, which is not installed: "
+          f"pip install 'minarch-jax[{name}]'"
+        )
     if self.folds > 1 and self.validation_fraction:
       raise ConfigError(
         f"--validation_fraction={self.validation_fraction} is for one split; "
@@ -481,6 +540,19 @@ class Config:
         f"--datasets={','.join(self.datasets)} stands instead of --dataset="
         f"{self.dataset}; name all in --datasets"
       )
+    for option in self.slurm_options:
+      if not re.fullmatch(r"[a-z][a-z_-]*=.+", option):
+        raise ConfigError(
+          f"--slurm_options={option}: write name=value, as sbatch has them"
+        )
+    for name in PLACES:
+      users = _USERS.get(name, (self.executor,))
+      value = getattr(self, name)
+      if self.executor not in users and value != getattr(Config, name):
+        raise ConfigError(
+          f"--{name}={value} is for --executor={' or '.join(users)}; "
+          f"this is --executor={self.executor}"
+        )
     if not self.families and not self.architectures:
       raise ConfigError("--families is empty; name at least one")
     return self
@@ -550,6 +622,17 @@ def _with_role(role: str) -> tuple[str, ...]:
 
 THRESHOLDS = _with_role("threshold")
 TRAINING = _with_role("training")
+PLACES = _with_role("place")
+# Which executors ask a choice of place; all where none is named.
+_USERS = {
+  "ray_address": ("ray",),
+  "worker_cpus": ("ray", "slurm"),
+  "worker_gpus": ("ray", "slurm"),
+  "worker_tpus": ("ray",),
+  "slurm_jobs": ("slurm",),
+  "slurm_minutes": ("slurm",),
+  "slurm_options": ("slurm",),
+}
 RETRAINING = _with_role("retraining")  # no column of a table shows these
 
 

@@ -12,6 +12,8 @@ import contextlib
 import dataclasses
 from typing import NamedTuple
 
+import jax
+
 from minarch_jax.config import Config
 from minarch_jax.engine import keeping, packs
 from minarch_jax.engine import machine as machines
@@ -20,11 +22,18 @@ from minarch_jax.engine.packs import Trained
 from minarch_jax.engine.planning import Pack
 from minarch_jax.engine.programs import Table
 from minarch_jax.engine.session import Session
-from minarch_jax.stages import arms, forecast, provenance, setup
+from minarch_jax.stages import (
+  arms,
+  forecast,
+  mixing,
+  provenance,
+  setup,
+  watching,
+)
 from minarch_jax.stages import compress as compression
 from minarch_jax.stages import train as training
 from minarch_jax.stages.progress import Progress, say
-from minarch_jax.stages.train import Statistics
+from minarch_jax.stages.working import Statistics
 
 
 class Walk(NamedTuple):
@@ -72,6 +81,7 @@ def run(config: Config, **stages: bool) -> list[str]:
       anything is trained, or networks that are missing.
   """
   config.on_each(setup.check)
+  watching.follow(config.out, config.log)  # what an earlier run left
   todo = walks(config, **stages)
   fingerprints, programs = [], None
   for number, walk in enumerate(todo, 1):
@@ -82,6 +92,11 @@ def run(config: Config, **stages: bool) -> list[str]:
     fingerprints.append(session.dataset.fingerprint)
     programs = session.programs  # data sets of equal shapes share them
   return fingerprints
+
+
+def is_first() -> bool:
+  """Says whether this process reports, of several that are one program."""
+  return jax.process_index() == 0
 
 
 def _along(walk: Walk, session: Session, statistics: list[Statistics]) -> None:
@@ -110,11 +125,15 @@ def opened(
     config: every choice, on one data set.
     whole: the configuration of the study, where that has several.
     programs: those that another session has compiled.
+
+  Raises:
+    ConfigError: <out> holds networks of another study, as `mixing.check` says.
   """
   session = setup.open_session(config)
   if programs is not None:
     session = dataclasses.replace(session, programs=programs)
-  provenance.note_machine(session, config.out)
+  mixing.check(session, config.out)
+  session = mixing.agreed(session, config.out)
   statistics: list[Statistics] = []
   try:
     yield session, statistics

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 import subprocess
 import sys
 
@@ -279,6 +280,18 @@ def test_help_names_the_variants_that_are_registered(parse, monkeypatch):
   assert help.endswith(" May end in: :blurred, :noisy, :turned.")
 
 
+def test_help_in_brief_names_every_flag_once_and_fits_a_screen(parse):
+  parse()
+  text = config_flags.briefly()
+  assert sorted(re.findall(r"--(\w+)", text)) == sorted(FIELDS)
+  lines = text.splitlines()
+  assert len(lines) <= 34 and max(map(len, lines)) <= 79
+  starts = [list(FIELDS).index(name) for name in config_flags.GROUPS]
+  assert starts[0] == 0 and starts == sorted(starts)
+  for group in config_flags.GROUPS.values():
+    assert any(line.startswith(f"{group} ") for line in lines)
+
+
 # --- identity ----------------------------------------------------------------
 
 # Written out once more: a field that changes its role changes identities.
@@ -311,8 +324,10 @@ def test_roles_are_what_they_were():
     "retraining": config.RETRAINING,
   }
   assert found == ROLES
+  places = {name for name, f in FIELDS.items() if f.metadata["role"] == "place"}
+  assert places == set(config.PLACES) and "executor" in places
   roles = {field.metadata["role"] for field in FIELDS.values()}
-  assert roles == {"", *ROLES}
+  assert roles == {"", "place", *ROLES}
 
 
 def test_the_recipe_is_what_decides_training():

@@ -33,7 +33,7 @@ OUTPUTS = re.compile(
 PATH = re.compile(r"[\w.{},*<>-]+(/[\w.{},*<>-]+)*/?")
 SUFFIXES = (".py", ".md", ".html", ".json", ".ipynb", ".sh", ".toml")
 FLAG = re.compile(r"(?<![\w-])--([a-z][a-z_-]*[a-z])(?:=([\w.,:{}-]+))?")
-FOREIGN = {"help", "flagfile", "cache-clear"}  # absl's and pytest's own
+FOREIGN = {"help", "flagfile", "cache-clear", "logdir"}  # of other programs
 
 
 def spans(text):

@@ -1,9 +1,9 @@
 """Names of leaves and layers, and the checks a user's tree must pass."""
 
 from collections.abc import Iterable, Sequence
+import sys
 from typing import Any
 
-from flax import nnx
 import jax
 import numpy as np
 
@@ -113,6 +113,8 @@ def like(what: str, tree: Params, params: Params) -> list[Any]:
 
 def _bare(tree: Params) -> Any:
   """The structure of a tree without the NNX variables around its leaves."""
+  nnx = sys.modules.get("flax.nnx")  # a tree has some only where it is imported
+  variables = nnx.Variable if nnx else ()
   return jax.tree.structure(
-    tree, is_leaf=lambda node: isinstance(node, nnx.Variable)
+    tree, is_leaf=lambda node: isinstance(node, variables)
   )

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 import dataclasses
-import os
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,17 +12,18 @@ from minarch_jax.architectures import Architecture
 from minarch_jax.compression import grid as grids
 from minarch_jax.compression import retraining, running
 from minarch_jax.compression.grid import Cell, Precision
-from minarch_jax.config import Config, ConfigError, RETRAINING
+from minarch_jax.config import Config, RETRAINING
 from minarch_jax.engine import costs as costs_lib
 from minarch_jax.engine import packs, planning
 from minarch_jax.engine import session as sessions
 from minarch_jax.engine.planning import Pack
 from minarch_jax.engine.session import Session
+from minarch_jax.executors import Task
+from minarch_jax.executors.tasks import Heard
 from minarch_jax.stages import representatives as choices
 from minarch_jax.stages import rows as make_rows
-from minarch_jax.stages import setup, store, train
-from minarch_jax.stages.progress import Progress
-from minarch_jax.stages.train import Statistics
+from minarch_jax.stages import setup, store, train, watching, working
+from minarch_jax.stages.working import Statistics
 
 CELL_SECONDS = 2e-3  # of what is not computing, for each network and cell
 
@@ -63,12 +63,10 @@ def compress(
     One line of engine statistics per pack.
 
   Raises:
-    ConfigError: networks are missing, or the directory holds retraining with
-      other flags.
+    ConfigError: networks are missing.
   """
   config = session.config
   members = setup.select(config, session.problem)
-  _check_retraining(out, config)
   design = _design(session, out, members, prune, quantize)
   planned = packs.plan(session, members, list(config.seeds))
   return fill(session, out, planned, design)
@@ -83,32 +81,33 @@ def fill(
     One line of engine statistics per pack that was not there.
   """
   kind = _kind(session, design)
-  todo, costs, facts = [], {}, setup.Facts.of(session)
+  facts, tasks = setup.Facts.of(session), []
   for pack in planned:
     names = [[str(a) for a in part] for part in design.of(pack)]
     id = records.content_id([kind, *train.pack_id(pack), *names])
-    if not records.exists(out, "compression", id):
-      todo.append((id, pack))
-      costs[id] = seconds_of(facts, pack, design)
-  todo.sort(key=lambda task: -costs[task[0]])  # the last ones end together
-  name = train.label("compress", session)
-  with Progress(name, facts.wall(sum(costs.values()))) as progress:
+    seconds = facts.wall(seconds_of(facts, pack, design))
+    task = Task(_compress, out, id, ("compression",), (pack,), design, seconds)
+    if not task.done:
+      tasks.append(task)
+  tasks.sort(key=lambda task: -task.seconds)
+  return working.run(session, "compress", tasks)
 
-    def run(task: tuple[str, Pack]) -> list[Statistics]:
-      id, pack = task
-      parts = sessions.in_parts(
-        pack, lambda part: _compressed(session, out, part, design)
-      )
-      rows = pl.concat(
-        [table for tables, _ in parts for table in tables], how="diagonal"
-      )
-      for table in ("hits", "compression"):  # the last says that it is done
-        own = rows.select(*records.SCHEMAS[table])
-        records.write(out, table, id, own)
-      progress.advance(facts.wall(costs[id]))
-      return [line for _, line in parts]
 
-    return sum(sessions.together(session, todo, run), [])
+def _compress(session: Session, task: Task, heard: Heard) -> list[Statistics]:
+  """Compresses a pack by a design and writes its rows."""
+  out, (pack,), design = task.out, task.packs, task.how
+  parts = sessions.in_parts(
+    pack, lambda part: _compressed(session, out, part, design)
+  )
+  rows = pl.concat(
+    [table for tables, _ in parts for table in tables], how="diagonal"
+  )
+  for table in ("hits", "compression"):  # the last says that it is done
+    own = rows.select(*records.SCHEMAS[table])
+    records.write(out, table, task.id, own)
+  watching.follow(out, session.config.log)
+  heard(1.0)
+  return [line for _, line in parts]
 
 
 def _design(
@@ -245,17 +244,3 @@ def seconds_of(facts: setup.Facts, pack: Pack, design: Design) -> float:
   trainings = anew + retrained * config.finetune_share
   host = cells * CELL_SECONDS * len(pack.seeds)
   return facts.shared(factor * (trainings * training + cells * forward + host))
-
-
-def _check_retraining(out: str, config: Config) -> None:
-  """Keeps two kinds of retraining out of one directory."""
-  before = records.read_json(os.path.join(out, "study.json")).get("config", {})
-  if not os.path.isdir(os.path.join(out, "records", "compression")):
-    return
-  for name in RETRAINING:
-    value = getattr(config, name)
-    if name in before and before[name] != value:
-      raise ConfigError(
-        f"--{name}={value}, but {out} holds retraining with "
-        f"{name}={before[name]}; use that value or another --out"
-      )

@@ -17,7 +17,7 @@ from minarch_jax.stages import arms, compress, provenance, setup, train
 from minarch_jax.stages import representatives as choices
 from minarch_jax.stages.progress import clock
 from minarch_jax.stages.setup import Facts
-from minarch_jax.stages.train import Statistics
+from minarch_jax.stages.working import Statistics
 
 TRAINING, COMPRESSION, ARMS = "training", "compression", "arms"
 COMPILATION, REST = "compilation", "start and report"

@@ -85,12 +85,6 @@ def test_compressing_needs_trained_networks(tmp_path):
     compress.compress(session, str(tmp_path))
 
 
-def test_two_kinds_of_retraining_do_not_share_a_directory(copy):
-  session = tiny_study.open_session(finetune_learning_rate=0.5)
-  with pytest.raises(ConfigError, match="--finetune_learning_rate=0.5, but"):
-    compress.compress(session, str(copy))
-
-
 # --- identity ----------------------------------------------------------------
 
 

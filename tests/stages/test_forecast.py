@@ -10,7 +10,7 @@ from minarch_jax.config import Config
 from minarch_jax.engine import costs, machine, population
 from minarch_jax.engine.costs import Machine
 from minarch_jax.engine.machine import Seen
-from minarch_jax.stages import forecast, provenance
+from minarch_jax.stages import forecast, mixing, provenance
 from tests import tiny_study
 
 
@@ -88,11 +88,11 @@ def test_a_directory_keeps_the_machine_that_it_was_begun_for(
   out = str(tmp_path)
   session = tiny_study.open_session()
   assert provenance.machine(out) is None
-  provenance.note_machine(session, out)
+  mixing.agreed(session, out)
   assert provenance.machine(out) == costs.REFERENCE
   monkeypatch.setattr(machine, "here", lambda: Machine.of("gpu", {"a": 2.0}))
   other = tiny_study.open_session()
-  provenance.note_machine(other, out)
+  mixing.agreed(other, out)
   assert provenance.machine(out) == costs.REFERENCE
   provenance.write(other, out, [{"stage": "train"}])
   assert provenance.machine(out) == costs.REFERENCE
