@@ -45,8 +45,8 @@ def matrix(side: int) -> jax.Array:
   return jnp.asarray(rng.normal(size=(side, side)).astype(np.float32))
 
 
-def transformer() -> Any:
-  """337 leaves: six kernels and biases in each layer, and one more."""
+def transformer(layers: int) -> Any:
+  """Six kernels and biases in each layer, and one more."""
   rng = np.random.default_rng(0)
   shapes = {
     **dict.fromkeys(("query", "key", "value"), (64, 4, 16)),
@@ -60,7 +60,7 @@ def transformer() -> Any:
       }
       for name, shape in shapes.items()
     }
-    for i in range(LAYERS)
+    for i in range(layers)
   }
   head = rng.normal(size=(64, 10)).astype(np.float32)
   return jax.tree.map(jnp.asarray, tree | {"head": {"kernel": head}})
@@ -100,7 +100,9 @@ def gptq_of(width: int) -> Any:
 
 def works(quick: bool) -> dict[str, dict[str, Any]]:
   """Lists what is done by whom; `ma` comes first."""
-  w, tree = matrix(256 if quick else 3163), transformer()
+  w = matrix(256 if quick else 3163)
+  tree = transformer(1 if quick else LAYERS)
+  count = len(jax.tree.leaves(tree))
   one = {"layer": {"kernel": w}}
   host = np.asarray(w)
   prune = functools.partial(ma.prune, sparsity=SPARSITY)
@@ -110,7 +112,7 @@ def works(quick: bool) -> dict[str, dict[str, Any]]:
       "jit by hand": functools.partial(prune_by_hand, one),
       "np.partition": functools.partial(partition, host),
     },
-    "prune 337 leaves": {
+    f"prune {count} leaves": {
       "ma": functools.partial(prune, tree),
       "jit by hand": functools.partial(prune_by_hand, tree),
     },
@@ -121,7 +123,7 @@ def works(quick: bool) -> dict[str, dict[str, Any]]:
       "ma": functools.partial(ma.quantize, one, 8),
       "jit by hand": functools.partial(quantize_by_hand, w, 8),
     },
-    "quantize 337 leaves to 4 bits": {
+    f"quantize {count} leaves to 4 bits": {
       "ma": functools.partial(ma.quantize, tree, 4)
     },
     "GPTQ": {"ma": gptq_of(64 if quick else 1024)},
