@@ -15,7 +15,7 @@ from minarch_jax.config import Config
 from minarch_jax.engine import packs as packs_lib
 from minarch_jax.engine.packs import Trained
 from minarch_jax.engine.session import Session
-from minarch_jax.stages import own_checks, populations, setup
+from minarch_jax.stages import own_recipes, populations, setup
 from minarch_jax.stages import rows as make_rows
 from minarch_jax.stages.populations import Population
 from minarch_jax.types import Batch, Dataset, Params
@@ -127,7 +127,7 @@ def train(
     )
   _check(dataset)
   rate = overrides.pop("learning_rate", Config.learning_rate)
-  rates = own_checks.learning_rates(rate, tx, overrides)
+  rates = own_recipes.learning_rates(rate, tx, overrides)
   named = {"init": init} if isinstance(init, str) else {}
   overrides |= {"num_seeds": num_seeds, "num_epochs": num_epochs, **named}
   config = Config().replace(**overrides)
@@ -136,9 +136,9 @@ def train(
   members = architectures_lib.select(
     [str(a) for a in architectures], config.grid, config.families, problem
   )
-  own = own_checks.own_recipe(tx, loss, None if named else init)
+  own = own_recipes.own_recipe(tx, loss, None if named else init)
   for member in members:
-    own_checks.own_step(own, member, problem)
+    own_recipes.own_step(own, member, problem)
   if start is not None:
     populations.check_start(start, members, configs, dataset)
   session = setup.open_session(configs[0], dataset)
@@ -148,7 +148,7 @@ def train(
     now = dataclasses.replace(session, config=each)  # the same programs
     begun = start.trained[number] if start else None
     found.append(_train(now, members, begun))
-  several = own_checks.is_list(rate)
+  several = own_recipes.is_list(rate)
   return _population(session, members, found, rates if several else None)
 
 
