@@ -540,19 +540,7 @@ class Config:
         f"--datasets={','.join(self.datasets)} stands instead of --dataset="
         f"{self.dataset}; name all in --datasets"
       )
-    for option in self.slurm_options:
-      if not re.fullmatch(r"[a-z][a-z_-]*=.+", option):
-        raise ConfigError(
-          f"--slurm_options={option}: write name=value, as sbatch has them"
-        )
-    for name in PLACES:
-      users = _USERS.get(name, (self.executor,))
-      value = getattr(self, name)
-      if self.executor not in users and value != getattr(Config, name):
-        raise ConfigError(
-          f"--{name}={value} is for --executor={' or '.join(users)}; "
-          f"this is --executor={self.executor}"
-        )
+    _check_places(self)
     if not self.families and not self.architectures:
       raise ConfigError("--families is empty; name at least one")
     return self
@@ -668,6 +656,23 @@ def _check_item(name: str, item: Any, rules: Mapping[str, Any]) -> None:
     raise ConfigError(f"--{name}={item} is above {rules['high']}")
   if "below" in rules and item >= rules["below"]:
     raise ConfigError(f"--{name}={item} must be below {rules['below']}")
+
+
+def _check_places(config: Config) -> None:
+  """Raises ConfigError for what the executor does not ask."""
+  for option in config.slurm_options:
+    if not re.fullmatch(r"[a-z][a-z_-]*=.+", option):
+      raise ConfigError(
+        f"--slurm_options={option}: write name=value, as sbatch has them"
+      )
+  for name in PLACES:
+    users = _USERS.get(name, (config.executor,))
+    value = getattr(config, name)
+    if config.executor not in users and value != getattr(Config, name):
+      raise ConfigError(
+        f"--{name}={value} is for --executor={' or '.join(users)}; "
+        f"this is --executor={config.executor}"
+      )
 
 
 def check_writable(path: str) -> None:
