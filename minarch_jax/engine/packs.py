@@ -301,7 +301,7 @@ def plan(
       seeds,
       session.work,
       machine=session.machine,
-      devices=jax.local_device_count(),
+      devices=session.machine.devices or jax.local_device_count(),
       at_once=session.config.packs_at_once,
       memory_limit=memory.limit(session.config),
     )

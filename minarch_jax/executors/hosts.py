@@ -26,7 +26,7 @@ from minarch_jax.flags import Hosts
 
 HEARTBEAT_SECONDS = 20  # without a sign of life, a process is taken for gone
 REPORT_SECONDS = 3600  # that others wait for the first to end
-SEEN_SECONDS = 15.0  # for a new file to be seen by all hosts
+SEEN_SECONDS = 10.0  # for a new file to be seen by all hosts
 
 
 @contextlib.contextmanager
@@ -52,7 +52,7 @@ def joined(hosts: Hosts | None, out: str) -> Iterator[None]:
     if jax.process_index():
       sys.stdout = open(os.devnull, "w")
     yield
-  except ConfigError as error:
+  except (ConfigError, OSError) as error:
     _leave_at_once(f"error: {error}")
   except SystemExit as error:
     _leave_at_once(error.code)

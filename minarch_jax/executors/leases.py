@@ -69,8 +69,16 @@ class Leases:
       self.release(name)
     if self._renewer.is_alive():
       self._renewer.join()
+    self._clear()
     with contextlib.suppress(OSError):  # not there, or not empty
       os.rmdir(self._folder)
+
+  def _clear(self) -> None:
+    """Removes leases of what was done when its owner died."""
+    with contextlib.suppress(OSError):
+      for name in os.listdir(self._folder):
+        if _is_dead(self._read(self._path(name)) or ""):
+          os.remove(self._path(name))
 
   def _path(self, name: str) -> str:
     return os.path.join(self._folder, name)
@@ -139,6 +147,11 @@ class Leases:
 
   def _content(self) -> str:
     return f"{self._owner} {self._count:012}"
+
+
+def exists(out: str, name: str) -> bool:
+  """Says whether somebody has a lease."""
+  return os.path.exists(os.path.join(out, FOLDER, name))
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ import functools
 import importlib
 import logging
 import os
+import socket
 import threading
 import time
 from typing import Any
@@ -24,11 +25,13 @@ import minarch_jax
 from minarch_jax.config import Config, ConfigError
 from minarch_jax.engine.programs import Table
 from minarch_jax.engine.session import Session
+from minarch_jax.executors import leases
 from minarch_jax.executors.queue import Queue
 from minarch_jax.executors.tasks import Scene, Task, Watcher
 
 LOOK_SECONDS = 0.5  # between looks at workers
 STOP_SECONDS = 60.0  # for workers to keep what they are in the middle of
+SEEN_SECONDS = 10.0  # for a new file to be seen by all nodes
 MOST_DEATHS = 3  # of workers in the middle of the same task
 
 
@@ -87,6 +90,7 @@ class _Works:
     """Returns once the process stands."""
 
   def do(self, scene: Scene, dataset: Any, number: int, task: Task) -> Any:
+    _check_seen(task)
     with self._lock:  # one opens the session, the others find it
       if scene not in self._sessions:
         self._sessions[scene] = dataclasses.replace(
@@ -108,6 +112,18 @@ class _Works:
 
   def stop(self) -> None:
     self._stop.set()
+
+
+def _check_seen(task: Task) -> None:
+  """Raises ConfigError where the lease that was just taken is not seen."""
+  patience = time.monotonic() + SEEN_SECONDS
+  while not leases.exists(task.out, task.id):
+    if time.monotonic() > patience:
+      raise ConfigError(
+        f"--out={task.out} is another directory on {socket.gethostname()}; all "
+        "nodes of the Ray cluster must see one (NFS, a mounted bucket)"
+      )
+    time.sleep(0.1)
 
 
 # --- here --------------------------------------------------------------------
@@ -175,7 +191,7 @@ class _Crew:
     dataset = self._datasets[scene.fingerprint]
 
     def order(worker: _Worker, number: int, task: Task) -> None:
-      result = worker.actor.do.remote(scene, dataset, number, task)
+      result = worker.actor.do.remote(scene, dataset, number, task.anywhere)
       worker.tasks[result] = number
 
     try:

@@ -2,7 +2,7 @@
 
 A job is one more process in the results directory: it does the tasks that no
 other has a lease of. Before its time is up, or where it has to make room, Slurm
-tells it (--signal=USR2): it keeps what it is in the middle of and is queued
+tells it by a signal: it keeps what it is in the middle of and is queued
 again. What the jobs print is in <out>/slurm.
 """
 
@@ -66,7 +66,7 @@ def _submitted(session: Session, tasks: Sequence[Task]) -> list[Any]:
     timeout_min=config.slurm_minutes,
     slurm_additional_parameters=_options(config),
   )
-  job = _Job(Scene.of(session), list(tasks), cpus)
+  job = _Job(Scene.of(session), [task.anywhere for task in tasks], cpus)
   with executor.batch():
     count = min(config.slurm_jobs, len(tasks))
     return [executor.submit(job) for _ in range(count)]

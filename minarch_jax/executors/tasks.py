@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 import dataclasses
+import os
 from typing import Any, Protocol
 
 from minarch_jax import data, records
@@ -41,6 +42,11 @@ class Task:
   @property
   def done(self) -> bool:
     return all(records.exists(self.out, t, self.id) for t in self.tables)
+
+  @property
+  def anywhere(self) -> "Task":
+    """The same for a process in another folder."""
+    return dataclasses.replace(self, out=os.path.abspath(self.out))
 
 
 Work = Callable[[Session, Task, Heard], Any]

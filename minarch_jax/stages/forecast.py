@@ -83,7 +83,7 @@ def planned(config: Config, machine: Machine) -> tuple[Facts, list[Pack]]:
     list(config.seeds),
     work,
     machine=machine,
-    devices=jax.local_device_count(),
+    devices=machine.devices or jax.local_device_count(),
     at_once=config.packs_at_once,
     memory_limit=memory.limit(config),
   )

@@ -69,7 +69,8 @@ def machine(out: str) -> Machine | None:
   left = records.read_json(_path(out)).get("machine")
   if not left:
     return None
-  return Machine.of(left["backend"], {name: f for name, f in left["factors"]})
+  found = Machine.of(left["backend"], dict(left["factors"]))
+  return dataclasses.replace(found, devices=left.get("devices", 0))
 
 
 def recipes(out: str) -> dict[str, dict[str, Any]]:
@@ -91,7 +92,8 @@ def agreed(
     recipe: the id of its training recipe.
     facts: of that recipe.
   """
-  own = _jsonable(dataclasses.asdict(session.machine))
+  mine = dataclasses.replace(session.machine, devices=jax.local_device_count())
+  own = _jsonable(dataclasses.asdict(mine))
 
   def noted(before: dict[str, Any]) -> dict[str, Any]:
     known = {**before.get("recipes", {}), recipe: dict(facts)}

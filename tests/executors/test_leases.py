@@ -161,6 +161,11 @@ def test_a_dead_owner_on_this_machine_is_seen_at_once(path):
   assert own.claim("a")
   own.release("a")
   owner.communicate()
+  other = path.with_name("b")  # of what was done when it died
+  other.write_text(path_of(owner.pid, started="1"))
+  Leases(out).close()
+  assert not path.parent.exists()
+  path.parent.mkdir()
   # Another process may have its number by now.
   path.write_text(path_of(os.getpid(), started="1"))
   assert own.claim("a")

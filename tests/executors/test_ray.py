@@ -1,5 +1,6 @@
 """A real Ray cluster on this machine: tables of one process, nodes or not."""
 
+import dataclasses
 import signal
 import threading
 import time
@@ -11,6 +12,7 @@ import minarch_jax as ma
 from minarch_jax import records
 from minarch_jax.config import ConfigError
 from minarch_jax.executors import ray as rays
+from minarch_jax.executors import Task
 from tests import tiny_study
 from tests.executors import small_study
 from tests.executors.small_study import assert_shared, PACKS
@@ -38,7 +40,8 @@ def on(cluster):
   return {"executor": "ray", "ray_address": cluster.address}
 
 
-def test_a_killed_node_is_made_up_for(alone, cluster, tmp_path):
+def test_a_killed_node_is_made_up_for(alone, cluster, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path.parent)  # workers stand elsewhere
   parts = tmp_path / "records" / "networks"
 
   def kill():
@@ -48,7 +51,7 @@ def test_a_killed_node_is_made_up_for(alone, cluster, tmp_path):
 
   killer = threading.Thread(target=kill, daemon=True)
   killer.start()
-  small_study.run(tmp_path, **on(cluster))
+  small_study.run(tmp_path.name, **on(cluster))
   killer.join()
   assert_shared(tmp_path, alone)
 
@@ -78,6 +81,15 @@ def test_ctrl_c_dismisses_the_workers_and_the_rest_is_done_later(
 def test_what_no_node_has_is_told(cluster, tmp_path):
   with pytest.raises(ConfigError, match="no node of the Ray cluster has 8 CPU"):
     small_study.run(tmp_path, **on(cluster), worker_gpus=3)
+
+
+def test_nodes_that_see_another_directory_are_told(
+  cluster, tmp_path, monkeypatch
+):
+  elsewhere = property(lambda task: dataclasses.replace(task, out="elsewhere"))
+  monkeypatch.setattr(Task, "anywhere", elsewhere)
+  with pytest.raises(ConfigError, match="--out=elsewhere is another directory"):
+    small_study.run(tmp_path, **on(cluster))
 
 
 def test_an_error_of_a_task_is_that_error(cluster, tmp_path):

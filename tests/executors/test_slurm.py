@@ -73,7 +73,7 @@ def test_jobs_share_the_packs_and_go_on_when_queued_again(
     ma.read_records(str(out)), ma.read_records(str(tmp_path / "alone"))
   )
   log = "".join(path.read_text() for path in out.glob("slurm/*.err"))
-  assert "Requeued job" in log
+  assert "this job is preempted" in log
 
 
 def test_jobs_that_fail_are_told(config, here, tmp_path):

@@ -9,8 +9,10 @@ import jax
 
 import minarch_jax as ma
 from minarch_jax import records
+from minarch_jax.architectures import Architecture
+from minarch_jax.engine import packs
 from minarch_jax.engine.costs import Machine
-from minarch_jax.stages import provenance
+from minarch_jax.stages import mixing, provenance
 from tests import tiny_study
 from tests.tiny_study import CONFIG
 
@@ -78,4 +80,22 @@ def test_all_plan_by_the_machine_of_the_first(tmp_path):
 
   with futures.ThreadPoolExecutor(8) as pool:
     found = list(pool.map(agreed, machines))
-  assert found[0] in machines and set(found) == {found[0]}
+  assert set(found) == {found[0]}
+  assert found[0].devices == jax.local_device_count()
+  assert dataclasses.replace(found[0], devices=0) in machines
+
+
+def test_plans_are_for_the_devices_that_a_directory_was_begun_on(
+  tmp_path, monkeypatch
+):
+  members = [Architecture.parse(f"dnn:{width}") for width in range(3, 400, 9)]
+
+  def planned(devices, out):
+    monkeypatch.setattr(jax, "local_device_count", lambda: devices)
+    session = tiny_study.open_session(num_epochs=100)
+    session = mixing.agreed(session, str(tmp_path / out))
+    return packs.plan(session, members, range(50))
+
+  begun = planned(1, "a")
+  assert planned(64, "b") != begun  # or else this would say nothing
+  assert planned(64, "a") == begun
