@@ -75,8 +75,17 @@ const filterable = (table) => {
   table.closest(".box").before(box);
 };
 
+// Where there is no room for columns of prose, each row becomes a paragraph.
+const stackable = (table) => {
+  table.classList.add("prose");
+  const heads = [...table.tHead.rows[0].cells].map((head) => head.textContent);
+  for (const row of table.tBodies[0].rows)
+    heads.forEach((head, column) => (row.cells[column].dataset.head = head));
+};
+
 for (const table of document.querySelectorAll("table:not(.pairs)")) {
   table.dataset.sortable = "";
+  if (table.querySelector("td.long")) stackable(table);
   sortable(table);
   filterable(table);
 }

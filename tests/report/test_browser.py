@@ -87,6 +87,16 @@ def test_nothing_is_wider_than_a_phone(page):
   assert needed <= there
 
 
+@pytest.mark.parametrize("width", [500, 1280])
+def test_the_claims_are_not_cut_off_at_the_right(page, width):
+  page.set_window_size(width, 900)
+  box = page.find_element(By.CSS_SELECTOR, "#table-claims .box")
+  wide, seen = (box.get_property(n) for n in ("scrollWidth", "clientWidth"))
+  right = box.rect["x"] + seen
+  page.set_window_size(1280, 900)
+  assert wide <= seen and right <= width
+
+
 def test_tables_sort_by_a_click_and_by_a_key(page):
   head = next(
     head
