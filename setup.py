@@ -73,6 +73,7 @@ EXTRAS = {
   "wandb": ["wandb>=0.24"],
   "reference": [REFERENCE],
   "ray": ["ray>=2.50"],
+  "slurm": ["submitit>=1.5.3"],
   "prepare": ["tensorflow>=2.20"],
   "notebook": [*NOTEBOOK, "jupyterlab>=4.4"],
   "develop": ["pre-commit>=4.7"],

@@ -28,7 +28,7 @@ def _field(default: Any, help: str, role: str = "", **rules: Any) -> Any:
     default: what it is where nobody says otherwise.
     help: a sentence for --help.
     role: "training" (enters a network's identity), "retraining" or "threshold"
-      (recorded with results).
+      (recorded with results), "place" (where it runs, and nothing else).
     **rules: choices (names, or a function that lists them), endings (names
       that may follow after a colon), low, high (inclusive), below, parsed_by
       ("module:name" of a function that raises ValueError for a text it cannot
@@ -402,8 +402,42 @@ class Config:
   )
   executor: str = _field(
     "local",
-    "Where packs are run: in this process (local).",
+    "Where packs are run: in this process (local), or on the nodes of a Ray "
+    "or a Slurm cluster, which all see --out.",
     choices=registries.EXECUTORS,
+    role="place",
+  )
+  ray_address: str = _field(
+    "",
+    "HOST:PORT of the Ray cluster, or auto ('' = that of $RAY_ADDRESS, or one "
+    "of this machine alone).",
+    role="place",
+  )
+  worker_cpus: int = _field(
+    0,
+    "Cores that a worker of another executor asks for (0 = as many as here).",
+    low=0,
+    role="place",
+  )
+  worker_gpus: int = _field(
+    0, "GPUs that such a worker asks for.", low=0, role="place"
+  )
+  worker_tpus: int = _field(
+    0, "TPU chips that such a worker asks for.", low=0, role="place"
+  )
+  slurm_jobs: int = _field(
+    4, "Jobs of the Slurm array, which share the packs.", low=1, role="place"
+  )
+  slurm_minutes: int = _field(
+    240,
+    "Minutes that a job asks for; what is left then is queued again.",
+    low=1,
+    role="place",
+  )
+  slurm_options: tuple[str, ...] = _field(
+    (),
+    "Further options of sbatch: partition=gpu,account=mine.",
+    role="place",
   )
   checkpoint_minutes: float = _field(
     2.0,
@@ -506,6 +540,19 @@ class Config:
         f"--datasets={','.join(self.datasets)} stands instead of --dataset="
         f"{self.dataset}; name all in --datasets"
       )
+    for option in self.slurm_options:
+      if not re.fullmatch(r"[a-z][a-z_-]*=.+", option):
+        raise ConfigError(
+          f"--slurm_options={option}: write name=value, as sbatch has them"
+        )
+    for name in PLACES:
+      users = _USERS.get(name, (self.executor,))
+      value = getattr(self, name)
+      if self.executor not in users and value != getattr(Config, name):
+        raise ConfigError(
+          f"--{name}={value} is for --executor={' or '.join(users)}; "
+          f"this is --executor={self.executor}"
+        )
     if not self.families and not self.architectures:
       raise ConfigError("--families is empty; name at least one")
     return self
@@ -575,6 +622,17 @@ def _with_role(role: str) -> tuple[str, ...]:
 
 THRESHOLDS = _with_role("threshold")
 TRAINING = _with_role("training")
+PLACES = _with_role("place")
+# Which executors ask a choice of place; all where none is named.
+_USERS = {
+  "ray_address": ("ray",),
+  "worker_cpus": ("ray", "slurm"),
+  "worker_gpus": ("ray", "slurm"),
+  "worker_tpus": ("ray",),
+  "slurm_jobs": ("slurm",),
+  "slurm_minutes": ("slurm",),
+  "slurm_options": ("slurm",),
+}
 RETRAINING = _with_role("retraining")  # no column of a table shows these
 
 

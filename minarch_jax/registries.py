@@ -279,7 +279,11 @@ EXPORTS = Registry(
 # --- machines ----------------------------------------------------------------
 
 # Where the tasks of a study are done: called as `executors.local.run`.
-EXECUTORS = Registry(local="minarch_jax.executors.local:run")
+EXECUTORS = Registry(
+  local="minarch_jax.executors.local:run",
+  ray="minarch_jax.executors.ray:run",
+  slurm="minarch_jax.executors.slurm:run",
+)
 
 # --- report ------------------------------------------------------------------
 

@@ -324,8 +324,10 @@ def test_roles_are_what_they_were():
     "retraining": config.RETRAINING,
   }
   assert found == ROLES
+  places = {name for name, f in FIELDS.items() if f.metadata["role"] == "place"}
+  assert places == set(config.PLACES) and "executor" in places
   roles = {field.metadata["role"] for field in FIELDS.values()}
-  assert roles == {"", *ROLES}
+  assert roles == {"", "place", *ROLES}
 
 
 def test_the_recipe_is_what_decides_training():

@@ -197,19 +197,25 @@ def test_how_to_add_runs(fresh_registries):
   assert names["data"].input_shape == (8, 8, 1)
 
 
-def test_the_notebook_example_runs(capsys):
-  (code,) = blocks(section("In a notebook"), "python")
+def test_the_notebook_example_runs(capsys, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  code, swept = blocks(section("In a notebook"), "python")
   small = code.replace(
     "num_seeds=5, num_epochs=20", "num_seeds=2, num_epochs=1"
   )
   assert small != code
-  exec(small, {})
+  names = {}
+  exec(small, names)
   printed = capsys.readouterr().out.splitlines()
   assert [line.split()[0] for line in printed] == [
     "dnn:30",
     "dnn:30-30",
     "cnn:8",
   ]
+  brief = swept.replace("num_epochs=5", "num_epochs=1")
+  exec(brief.replace("num_epochs=10", "num_epochs=2"), names)
+  assert len(names["best"].networks) == 10
+  assert names["population"].curves["epoch"].max() == 2
 
 
 def test_the_example_of_a_model_of_ones_own_runs(capsys):

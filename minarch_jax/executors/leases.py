@@ -86,23 +86,27 @@ class Leases:
     return (self._read(self._path(name)) or "").startswith(self._owner)
 
   def _create(self, name: str) -> bool:
+    with self._lock:
+      self._mine.add(name)  # first: whatever comes, it is given back
+      if not self._renewer.is_alive():
+        self._renewer.start()
+    try:
+      self._write_new(name)
+    except FileExistsError:
+      self._mine.discard(name)
+      return False
+    return True
+
+  def _write_new(self, name: str) -> None:
     flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY
     while True:
       os.makedirs(self._folder, exist_ok=True)
-      try:
+      # The last one out may remove the folder meanwhile.
+      with contextlib.suppress(FileNotFoundError):
         descriptor = os.open(self._path(name), flags)
         break
-      except FileExistsError:
-        return False
-      except FileNotFoundError:  # the last one out removed the folder
-        continue
     with os.fdopen(descriptor, "w") as file:
       file.write(self._content())
-    with self._lock:
-      self._mine.add(name)
-      if not self._renewer.is_alive():
-        self._renewer.start()
-    return True
 
   def _take_away(self, name: str, content: str) -> bool:
     """Removes a lease that its owner left; one process succeeds."""

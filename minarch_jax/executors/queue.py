@@ -101,5 +101,6 @@ class Queue:
     if not self._waits:
       self._waits = True
       self._watcher.say(
-        f"{len(self._elsewhere)} packs are left, which other processes work on"
+        f"waiting for other processes, which work on {len(self._elsewhere)} of "
+        "the packs"
       )

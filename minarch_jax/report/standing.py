@@ -13,7 +13,7 @@ from minarch_jax import records
 FILE = "summary.json"
 
 # What decides neither what a study leaves nor how it is judged.
-_AROUND = ("out", "dry_run", "repair", "allow_mixed")
+_AROUND = ("out", "dry_run", "repair", "allow_mixed", *config_lib.PLACES)
 
 
 class Built(NamedTuple):

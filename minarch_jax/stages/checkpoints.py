@@ -5,7 +5,7 @@ shapes. What a checkpoint contains is known from its name alone: the id of the
 part file written after it. A digest of the arrays lies among them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 import contextlib
 import errno
 import glob
@@ -76,7 +76,7 @@ def write(target: str, tree: dict[str, Params]) -> None:
   """Saves a tree and its digest in a directory that is there once all is."""
   tree = jax.tree.map(np.asarray, tree)
   tree[_DIGEST] = _digest(tree)
-  with _ALONE, _checkpointer() as checkpointer:
+  with _checkpointer() as checkpointer:
     checkpointer.save(target, _orbax().args.StandardSave(tree))
 
 
@@ -96,9 +96,35 @@ def _orbax() -> Any:
   return orbax.checkpoint
 
 
-def _checkpointer() -> Any:
+@contextlib.contextmanager
+def _checkpointer() -> Iterator[Any]:
+  """Saves and reads one thing at a time, as the only process there is.
+
+  Of several that are one program orbax has the first write what numpy holds,
+  and the others wait; here each has packs of its own.
+  """
+  ocp = _orbax()
   # Synchronous: an asynchronous save to a full disk fails minutes later.
-  return _orbax().Checkpointer(_orbax().StandardCheckpointHandler())
+  alone = ocp.options.MultiprocessingOptions(0, active_processes={0})
+  handler = ocp.StandardCheckpointHandler(multiprocessing_options=alone)
+  with _ALONE, _as_the_first():
+    with ocp.Checkpointer(handler, multiprocessing_options=alone) as found:
+      yield found
+
+
+@contextlib.contextmanager
+def _as_the_first() -> Iterator[None]:
+  if jax.process_count() == 1:
+    yield
+    return
+  from orbax.checkpoint._src.multihost import multihost
+
+  before = multihost.process_index
+  multihost.process_index = lambda: 0
+  try:
+    yield
+  finally:
+    multihost.process_index = before
 
 
 def load(out: str, id: str) -> list[Params]:
@@ -135,10 +161,10 @@ def read(target: str) -> dict[str, Params]:
 
 
 def _restored(target: str) -> Params:
-  with _ALONE, _checkpointer() as checkpointer:
-    structure = checkpointer.metadata(target).item_metadata.tree
+  with _checkpointer() as checkpointer:
+    structure: Any = checkpointer.metadata(target).item_metadata
     abstract = jax.tree.map(
-      lambda leaf: np.empty(leaf.shape, leaf.dtype), structure
+      lambda leaf: np.empty(leaf.shape, leaf.dtype), structure.tree
     )
     tree = checkpointer.restore(
       target, args=_orbax().args.StandardRestore(abstract)

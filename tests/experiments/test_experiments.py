@@ -63,6 +63,8 @@ TYPOS = [
   ("study", "--num_seeds=x", ["num_seeds", "x"]),
   ("study", "--batch_size=5000", ["--batch_size=5000", "digits"]),
   ("study", "digits", ["'digits'", "--name=value"]),
+  ("study", "--process_id=1", ["--process_id=1", "--distributed"]),
+  ("study", "--executor=loacl", ["--executor=loacl", "'local'"]),
   ("sweep", "--optimizer=adm", ["--optimizer=adm", "'adam'"]),
   ("prune", "--criteria=magnitud", ["--criteria=magnitud", "'magnitude'"]),
   ("quantize", "--bits=8,5.5", ["--bits=8,5.5", "integers"]),
@@ -71,6 +73,25 @@ TYPOS = [
   ("report", "--out=nowhere", ["nowhere", "python -m experiments"]),
   ("sensitivity", "--out=nowhere", ["nowhere", "python -m experiments"]),
 ]
+
+
+@pytest.mark.parametrize(
+  "flags, part",
+  [
+    (["--coordinator=here"], "--coordinator=here is not HOST:PORT"),
+    (
+      ["--coordinator=here:1", "--num_processes=2", "--process_id=2"],
+      "--process_id=2 is not one of the --num_processes=2",
+    ),
+    (["--repair"], "--repair is for one process"),
+  ],
+)
+def test_hosts_that_cannot_be_end_with_one_message(
+  starter, tmp_path, flags, part
+):
+  done = starter.run("experiments.study", "--distributed", *flags, cwd=tmp_path)
+  assert_one_message(done.returncode, done.stdout, done.stderr)
+  assert part in done.stderr and not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("binary, flag, parts", TYPOS)
