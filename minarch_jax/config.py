@@ -490,71 +490,8 @@ class Config:
         _check_item(field.name, item, field.metadata["rules"])
       if isinstance(value, tuple) and len(set(value)) != len(value):
         raise ConfigError(f"--{field.name} names a value twice: {value}")
-    for name in ("bits", "dense_bits", "activation_bits"):
-      for bits in getattr(self, name):
-        if bits not in BITS:
-          raise ConfigError(
-            f"--{name}={bits} is not one of {', '.join(map(str, BITS))}"
-          )
-    for text in self.granularities:
-      name, colon, sizes = text.partition(":")
-      if name not in registries.GRANULARITIES:
-        raise ConfigError(
-          f"--granularities={text} is not one of "
-          f"{', '.join(registries.GRANULARITIES)} (with sizes: nm:4, block:4x4)"
-          f"{registries.nearest(name, registries.GRANULARITIES)}"
-        )
-      if colon and not re.fullmatch(_SIZES, sizes):
-        raise ConfigError(
-          f"--granularities={text}: write positive sizes after the colon, as "
-          "in nm:4 or block:4x4"
-        )
-    for sparsity in self.control_sparsities:
-      if sparsity not in self.sparsities:
-        raise ConfigError(
-          f"--control_sparsities={sparsity} is not one of --sparsities="
-          f"{','.join(map(str, self.sparsities))}; controls are compared with "
-          "networks pruned as much"
-        )
-    for name in (
-      *("sparsities", "bits", "activation_bits", "quantizers"),
-      *("criteria", "scopes"),
-    ):
-      if not getattr(self, name):
-        raise ConfigError(f"--{name} is empty; name at least one")
-    for name in self.log:
-      package = registries.PACKAGES.get(name)
-      if package and not importlib.util.find_spec(package):
-        raise ConfigError(
-          f"--log={name} needs the package {package}, which is not installed: "
-          f"pip install 'minarch-jax[{name}]'"
-        )
-    if self.folds > 1 and self.validation_fraction:
-      raise ConfigError(
-        f"--validation_fraction={self.validation_fraction} is for one split; "
-        f"--folds={self.folds} holds out one part in {self.folds}: add "
-        "--folds=1, or leave it out"
-      )
-    if self.datasets and self.dataset != Config.dataset:
-      raise ConfigError(
-        f"--datasets={','.join(self.datasets)} stands instead of --dataset="
-        f"{self.dataset}; name all in --datasets"
-      )
-    for option in self.slurm_options:
-      if not re.fullmatch(r"[a-z][a-z_-]*=.+", option):
-        raise ConfigError(
-          f"--slurm_options={option}: write name=value, as sbatch has them"
-        )
-    for name in PLACES:
-      users = _USERS.get(name, (self.executor,))
-      value = getattr(self, name)
-      if self.executor not in users and value != getattr(Config, name):
-        raise ConfigError(
-          f"--{name}={value} is for --executor={' or '.join(users)}; "
-          f"this is --executor={self.executor}"
-        )
-    if not self.families and not self.architectures:
-      raise ConfigError("--families is empty; name at least one")
+    for check in (_bits, _pruning, _lists, _loggers, _data, _places):
+      check(self)
     return self
 
   def each(self) -> tuple["Config", ...]:
@@ -634,6 +571,92 @@ _USERS = {
   "slurm_options": ("slurm",),
 }
 RETRAINING = _with_role("retraining")  # no column of a table shows these
+
+
+# --- rules of several fields, or of what a list holds ------------------------
+
+
+def _bits(config: Config) -> None:
+  for name in ("bits", "dense_bits", "activation_bits"):
+    for bits in getattr(config, name):
+      if bits not in BITS:
+        raise ConfigError(
+          f"--{name}={bits} is not one of {', '.join(map(str, BITS))}"
+        )
+
+
+def _pruning(config: Config) -> None:
+  for text in config.granularities:
+    name, colon, sizes = text.partition(":")
+    if name not in registries.GRANULARITIES:
+      raise ConfigError(
+        f"--granularities={text} is not one of "
+        f"{', '.join(registries.GRANULARITIES)} (with sizes: nm:4, block:4x4)"
+        f"{registries.nearest(name, registries.GRANULARITIES)}"
+      )
+    if colon and not re.fullmatch(_SIZES, sizes):
+      raise ConfigError(
+        f"--granularities={text}: write positive sizes after the colon, as "
+        "in nm:4 or block:4x4"
+      )
+  for sparsity in config.control_sparsities:
+    if sparsity not in config.sparsities:
+      raise ConfigError(
+        f"--control_sparsities={sparsity} is not one of --sparsities="
+        f"{','.join(map(str, config.sparsities))}; controls are compared with "
+        "networks pruned as much"
+      )
+
+
+def _lists(config: Config) -> None:
+  for name in (
+    *("sparsities", "bits", "activation_bits", "quantizers"),
+    *("criteria", "scopes"),
+  ):
+    if not getattr(config, name):
+      raise ConfigError(f"--{name} is empty; name at least one")
+  if not config.families and not config.architectures:
+    raise ConfigError("--families is empty; name at least one")
+
+
+def _loggers(config: Config) -> None:
+  for name in config.log:
+    package = registries.PACKAGES.get(name)
+    if package and not importlib.util.find_spec(package):
+      raise ConfigError(
+        f"--log={name} needs the package {package}, which is not installed: "
+        f"pip install 'minarch-jax[{name}]'"
+      )
+
+
+def _data(config: Config) -> None:
+  if config.folds > 1 and config.validation_fraction:
+    raise ConfigError(
+      f"--validation_fraction={config.validation_fraction} is for one split; "
+      f"--folds={config.folds} holds out one part in {config.folds}: add "
+      "--folds=1, or leave it out"
+    )
+  if config.datasets and config.dataset != Config.dataset:
+    raise ConfigError(
+      f"--datasets={','.join(config.datasets)} stands instead of --dataset="
+      f"{config.dataset}; name all in --datasets"
+    )
+
+
+def _places(config: Config) -> None:
+  for option in config.slurm_options:
+    if not re.fullmatch(r"[a-z][a-z_-]*=.+", option):
+      raise ConfigError(
+        f"--slurm_options={option}: write name=value, as sbatch has them"
+      )
+  for name in PLACES:
+    users = _USERS.get(name, (config.executor,))
+    value = getattr(config, name)
+    if config.executor not in users and value != getattr(Config, name):
+      raise ConfigError(
+        f"--{name}={value} is for --executor={' or '.join(users)}; "
+        f"this is --executor={config.executor}"
+      )
 
 
 def choices_of(rules: Mapping[str, Any]) -> list[str]:
