@@ -38,10 +38,11 @@ const asked = (text, names) =>
     if (column < 0) return (row) => row.textContent.toLowerCase().includes(word);
     const [sign, limit] = [found[2], found[3]];
     return (row) => {
-      const key = row.cells[column].dataset.key.toLowerCase();
-      if (sign === "=") return key === limit || (key !== "" && +key === +limit);
-      if (key === "" || isNaN(key)) return false;
-      const over = key - limit;
+      // As it is shown: in per cent where the column is, and before a bracket.
+      const shown = row.cells[column].textContent.toLowerCase();
+      const number = parseFloat(shown.replaceAll(",", "").replace("−", "-"));
+      if (sign === "=") return shown === limit || number === +limit;
+      const over = number - limit;
       return (over === 0 && sign[1] === "=") || (sign[0] === "<" ? over < 0 : over > 0);
     };
   });

@@ -136,6 +136,18 @@ def test_tables_filter_by_words_and_by_numbers(page):
   field.send_keys(" nowhere")
   assert not _rows(page, "regimes")
   field.clear()
+  field.send_keys("validation>50")  # as it is shown: in per cent
+  shown = [
+    float(row.find_elements(By.TAG_NAME, "td")[7].text)
+    for row in _rows(page, "regimes")
+  ]
+  keys = page.execute_script(
+    "return [...document.querySelectorAll('#table-regimes tbody tr')]"
+    ".map((row) => +row.cells[7].dataset.key)"
+  )
+  assert len(shown) == sum(key > 0.5 for key in keys) > 0
+  assert len(shown) < every and min(shown) > 50
+  field.clear()
   field.send_keys(" ")
   assert len(_rows(page, "regimes")) == every
 
