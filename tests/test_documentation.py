@@ -33,7 +33,13 @@ OUTPUTS = re.compile(
 PATH = re.compile(r"[\w.{},*<>-]+(/[\w.{},*<>-]+)*/?")
 SUFFIXES = (".py", ".md", ".html", ".json", ".ipynb", ".sh", ".toml")
 FLAG = re.compile(r"(?<![\w-])--([a-z][a-z_-]*[a-z])(?:=([\w.,:{}-]+))?")
-FOREIGN = {"help", "flagfile", "cache-clear", "logdir"}  # of other programs
+FOREIGN = {
+  "help",
+  "flagfile",
+  "cache-clear",
+  "logdir",
+  "signal",
+}  # of other programs
 
 
 def spans(text):

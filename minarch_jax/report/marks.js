@@ -62,7 +62,7 @@ for (const cell of document.querySelectorAll("td[data-network]"))
 for (const line of document.querySelectorAll(".answer [data-dataset] dd"))
   for (const part of [...line.childNodes].filter((node) => node.nodeType === 3))
     part.replaceWith(
-      ...part.data.split(/([a-z]+:[\w-]+)/).map((text) => {
+      ...part.data.split(/([a-z]+:[\w-]+(?:\.\w[\w-]*)*)/).map((text) => {
         const key = `${line.parentNode.dataset.dataset} ${text}`;
         return key in DATA.networks ? link(key, text) : text;
       }),

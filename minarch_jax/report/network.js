@@ -219,7 +219,7 @@ const compressionOf = (network) => {
   map.className = "map";
   return [
     build("h3", {}, "Compression"),
-    build("p", {}, "Validation accuracy, mean over seeds, and bytes; the darker, the more is lost."),
+    build("p", {}, "Validation accuracy, mean over seeds, and bytes; the stronger the colour, the more is lost."),
     build("p", { class: "choices" }, first, " ", second),
     map,
   ];

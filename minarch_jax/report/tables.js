@@ -38,10 +38,11 @@ const asked = (text, names) =>
     if (column < 0) return (row) => row.textContent.toLowerCase().includes(word);
     const [sign, limit] = [found[2], found[3]];
     return (row) => {
-      const key = row.cells[column].dataset.key.toLowerCase();
-      if (sign === "=") return key === limit || (key !== "" && +key === +limit);
-      if (key === "" || isNaN(key)) return false;
-      const over = key - limit;
+      // As it is shown: in per cent where the column is, and before a bracket.
+      const shown = row.cells[column].textContent.toLowerCase();
+      const number = parseFloat(shown.replaceAll(",", "").replace("−", "-"));
+      if (sign === "=") return shown === limit || number === +limit;
+      const over = number - limit;
       return (over === 0 && sign[1] === "=") || (sign[0] === "<" ? over < 0 : over > 0);
     };
   });
@@ -75,8 +76,17 @@ const filterable = (table) => {
   table.closest(".box").before(box);
 };
 
+// Where there is no room for columns of prose, each row becomes a paragraph.
+const stackable = (table) => {
+  table.classList.add("prose");
+  const heads = [...table.tHead.rows[0].cells].map((head) => head.textContent);
+  for (const row of table.tBodies[0].rows)
+    heads.forEach((head, column) => (row.cells[column].dataset.head = head));
+};
+
 for (const table of document.querySelectorAll("table:not(.pairs)")) {
   table.dataset.sortable = "";
+  if (table.querySelector("td.long")) stackable(table);
   sortable(table);
   filterable(table);
 }

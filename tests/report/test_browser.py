@@ -87,6 +87,16 @@ def test_nothing_is_wider_than_a_phone(page):
   assert needed <= there
 
 
+@pytest.mark.parametrize("width", [500, 1280])
+def test_the_claims_are_not_cut_off_at_the_right(page, width):
+  page.set_window_size(width, 900)
+  box = page.find_element(By.CSS_SELECTOR, "#table-claims .box")
+  wide, seen = (box.get_property(n) for n in ("scrollWidth", "clientWidth"))
+  right = box.rect["x"] + seen
+  page.set_window_size(1280, 900)
+  assert wide <= seen and right <= width
+
+
 def test_tables_sort_by_a_click_and_by_a_key(page):
   head = next(
     head
@@ -125,6 +135,18 @@ def test_tables_filter_by_words_and_by_numbers(page):
   assert f"1 of {every} rows" in field.find_element(By.XPATH, "..").text
   field.send_keys(" nowhere")
   assert not _rows(page, "regimes")
+  field.clear()
+  field.send_keys("validation>50")  # as it is shown: in per cent
+  shown = [
+    float(row.find_elements(By.TAG_NAME, "td")[7].text)
+    for row in _rows(page, "regimes")
+  ]
+  keys = page.execute_script(
+    "return [...document.querySelectorAll('#table-regimes tbody tr')]"
+    ".map((row) => +row.cells[7].dataset.key)"
+  )
+  assert len(shown) == sum(key > 0.5 for key in keys) > 0
+  assert len(shown) < every and min(shown) > 50
   field.clear()
   field.send_keys(" ")
   assert len(_rows(page, "regimes")) == every
