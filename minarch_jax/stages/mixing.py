@@ -78,8 +78,8 @@ def _difference(name: str, before: Any, now: Any) -> str:
     return f"by version {before} of this package, this is {now}"
   if name == "fingerprint":
     return (
-      f"of data with fingerprint {before[:12]}, now {now[:12]}: other images or "
-      "other folds or splits"
+      f"of data with fingerprint {before[:12]}, now {now[:12]}: other images, "
+      "folds or splits"
     )
   return f"--{name}={before}, now {now}"
 
