@@ -50,6 +50,13 @@ STUDY = (
 )
 OTHERWISE = ("--learning_rate=0.02", "--out=other")
 NORMAL = Run()
+# After the first pack is written, and while one is in training.
+_STATES = "minarch_jax.stages.unfinished:_Unfinished"
+STOPS = {
+  "": faults.nothing,
+  "half": faults.stop_after("minarch_jax.stages:train", "_keep", 1),
+  "training": faults.stop_after(_STATES, "keep", 5),
+}
 TABLES = "tables: "
 PATIENCE = 300.0  # seconds for one run
 
@@ -175,19 +182,15 @@ def make_bases(root: pathlib.Path) -> tuple[dict[str, Place], Ended]:
   shutil.rmtree(whole.out)
   undisturbed = ran(whole)  # with all programs cached
   bases = {"whole": whole}
-  for name in ("", "half"):
+  for name, before in STOPS.items():
     bases[name] = Place(root / f"base {name}")
     shutil.copytree(whole.root, bases[name].root)
     shutil.rmtree(bases[name].out)
-  half = bases["half"]
-  for share in range(4, 20):
-    moment = share / 20 * undisturbed.seconds
-    ran(half, Run(kill=[(moment, signal.SIGTERM)]))
-    kept = list(half.out.glob("checkpoints/unfinished/*/*"))
-    if kept and list(half.out.glob("records/networks/*")):
-      return bases, undisturbed
-    shutil.rmtree(half.out, ignore_errors=True)
-  raise RuntimeError("no pack was stopped in the middle")
+    if name:
+      assert ran(bases[name], Run(before=before)).code == os.EX_TEMPFAIL
+  assert list(bases["training"].out.glob("checkpoints/unfinished/*/*"))
+  assert list(bases["half"].out.glob("records/networks/*"))
+  return bases, undisturbed
 
 
 def judged(first: Ended, last: Ended, run: Run, expected: str) -> str:

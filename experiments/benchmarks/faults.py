@@ -6,6 +6,7 @@ how the process is run, and what a user does who has read the message.
 
 from collections.abc import Callable, Sequence
 import errno
+import itertools
 import os
 import pathlib
 import random
@@ -15,6 +16,8 @@ import signal
 import subprocess
 import time
 from typing import Any, NamedTuple
+
+from minarch_jax import registries
 
 
 class Place(NamedTuple):
@@ -66,7 +69,7 @@ REPAIR = Run(words=("--repair",))
 class Kind(NamedTuple):
   """A kind of fault: what it does to which study, and how often."""
 
-  base: str  # "" = before the first run, "half" = stopped, "whole" = finished
+  base: str  # "" = before the first run, "whole" = done, else stopped
   fault: Fault
   times: int = 5
 
@@ -335,6 +338,25 @@ def killed(seconds: float, *numbers: int) -> Fault:
   return fault
 
 
+def stop_after(module: str, name: str, calls: int) -> Callable[[], None]:
+  """Makes what ends the process after so many calls of a function."""
+
+  def before() -> None:
+    owner: Any = registries.resolve(module)
+    function = getattr(owner, name)
+    left = itertools.count(1)
+
+    def counted(*arguments):
+      found = function(*arguments)
+      if next(left) == calls:
+        os.kill(os.getpid(), signal.SIGTERM)
+      return found
+
+    setattr(owner, name, counted)
+
+  return before
+
+
 # --- images ------------------------------------------------------------------
 
 
@@ -386,7 +408,7 @@ def kinds(seconds: float, can_mount: bool) -> dict[str, Kind]:
   spoiled = {
     "part": ("whole", "out", PARTS, REPAIR),
     "study.json": ("half", "out", "study.json", REPAIR),
-    "state in training": ("half", "out", STATES, ANEW),
+    "state in training": ("training", "out", STATES, ANEW),
     "cached images": ("whole", "cache", "data/*/*", ANEW),
     "cached program": ("", "cache", "programs/*-cache", ANEW),
     "cached machine": ("", "cache", "machine.json", ANEW),
