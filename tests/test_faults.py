@@ -1,9 +1,10 @@
 """Faults: told in one message, and made good without a number changed.
 
-Damaged parts and checkpoints are in `stages/test_repair.py`, states of packs in
-`stages/test_unfinished.py`, compiled programs in `engine/test_kept_programs.py`,
-cached images in `data/test_cache.py`, changed data in `stages/test_mixing.py`.
-`experiments/benchmarks/fault_campaign.py` injects hundreds into processes.
+Damaged parts and checkpoints are in `stages/test_repair.py`, states of packs
+in `stages/test_unfinished.py`, compiled programs in
+`engine/test_kept_programs.py`, cached images in `data/test_cache.py`, changed
+data in `stages/test_mixing.py`. `experiments/benchmarks/fault_campaign.py`
+injects hundreds into processes.
 """
 
 import errno
@@ -134,9 +135,7 @@ def test_the_clock_decides_nothing(studied, copy, monkeypatch, shift):
   monkeypatch.setattr(time, "time", lambda: now() + shift)
   tiny_study.run(copy)
   found, expected = (ma.read_records(str(out)) for out in (copy, studied))
-  tiny_study.assert_same_tables(
-    found._replace(hits=expected.hits), expected
-  )
+  tiny_study.assert_same_tables(found._replace(hits=expected.hits), expected)
 
 
 def test_a_worker_that_fails_ends_the_others(studied, tmp_path, monkeypatch):
