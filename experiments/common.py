@@ -102,6 +102,19 @@ def messages() -> Iterator[None]:
     sys.exit(1)
   except OSError as error:
     sys.exit(f"error: {error}; what is finished is kept")
+  except Exception as error:
+    if not _is_full(error):
+      raise
+    sys.exit(
+      f"error: out of memory ({str(error).partition(chr(10))[0]}); what is "
+      "finished is kept; give packs less with --memory_limit (GiB) or "
+      "--packs_at_once=1"
+    )
+
+
+def _is_full(error: Exception) -> bool:
+  """Says whether the host or a device had no more memory to give."""
+  return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
 
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)

@@ -429,6 +429,9 @@ def of_run(records: Records, run_id: str) -> Records:
 def read(out: str) -> Records:
   """Reads the tables of a results directory.
 
+  Rows of recipes by which no network is there are left out: a part may lie
+  there that belongs to another directory.
+
   Raises:
     FileNotFoundError: there are no records at `out`.
   """
@@ -436,7 +439,14 @@ def read(out: str) -> Records:
     raise FileNotFoundError(
       f"no records in {out!r}; run `python -m experiments.study --out={out}`"
     )
-  return Records(*(read_table(out, table) for table in Records._fields))
+  found = Records(*(read_table(out, table) for table in Records._fields))
+  known = found.networks["run_id"].unique()
+  return Records(*(_of_recipes(table, known) for table in found))
+
+
+def _of_recipes(table: pl.DataFrame, known: pl.Series) -> pl.DataFrame:
+  own = table["run_id"].is_in(known.implode())
+  return table if own.all() else table.filter(own)
 
 
 def write_json(path: str, value: Mapping[str, Any]) -> None:

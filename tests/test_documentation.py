@@ -111,6 +111,11 @@ def test_paths_exist(page):
         assert any((place / word).exists() for place in places), code
 
 
+def test_tests_that_hold_a_statement_exist(page):
+  for path, name in re.findall(r"`(tests/\S+\.py)::(\w+)`", page):
+    assert f"def {name}(" in (ROOT / path).read_text(), name
+
+
 def test_names_exist(page):
   for name in re.findall(r"\bma\.(\w+)", page):
     assert name in (*ma.__all__, "__version__"), name

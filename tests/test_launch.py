@@ -21,6 +21,7 @@ AWKWARD = [
   "--out=results/a b",
   "--x='q' \"r\" $HOME `ls`; \\ *",
   "--y=ä\nz",
+  "--z=$(touch pwned); touch pwned & ${HOME} !! *",
   "",
 ]
 
@@ -275,6 +276,7 @@ def test_arguments_survive_the_way_to_the_host_and_back(cloud, module):
   call = checkout.parent / "pulled here" / "results" / "call.json"
   words = ["-m", module or "experiments.study", *AWKWARD]
   assert json.loads(call.read_text()) == [words, "source"]
+  assert not list(checkout.parent.rglob("pwned"))  # ran nothing on the way
 
 
 def test_a_run_goes_on_without_its_connection_and_alone(cloud):

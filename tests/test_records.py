@@ -284,3 +284,15 @@ def test_an_id_stays_what_it_was():
   # with SCHEMA_VERSION.
   found = records.content_id({"a": [1, "b", None]})
   assert (records.SCHEMA_VERSION, found) == (3, "2685f1f871d90d4e7e8c")
+
+
+def test_rows_without_their_networks_are_left_out(tmp_path):
+  """As of a part that was copied from another directory."""
+  out = str(tmp_path)
+  records.write(out, "networks", "one", rows("networks"))
+  records.write(out, "curves", "one", rows("curves"))
+  expected = records.read(out)
+  other = rows("curves").with_columns(run_id=pl.lit("other"))
+  records.write(out, "curves", "two", other)
+  assert len(records.read_table(out, "curves")) == 4
+  testing.assert_frame_equal(records.read(out).curves, expected.curves)

@@ -9,7 +9,9 @@ folder that `datasets.save_to_disk` left is read by `saved`.
 """
 
 from collections.abc import Iterator, Mapping
+import contextlib
 import hashlib
+import math
 import pathlib
 from typing import Any, NamedTuple
 import zipfile
@@ -155,13 +157,13 @@ def _describe_file(name: str, data_dir: str | None) -> sources.Info:
 
 def _read_file(name: str, data_dir: str | None) -> sources.Raw:
   del data_dir
-  with np.load(path_of(name)) as file:
+  with _reading(name), np.load(path_of(name), allow_pickle=False) as file:
     return raw_of(*_arrays(name, file))
 
 
 def _arrays(name: str, images: Mapping[str, Any]) -> list[Any]:
   """Lists x and y, and those of the test split; labels are read."""
-  with np.load(path_of(name)) as file:
+  with _reading(name), np.load(path_of(name), allow_pickle=False) as file:
     known = [pair for pair in _NAMES if set(pair) <= set(file.files)]
     if not known:
       raise config.ConfigError(
@@ -171,41 +173,53 @@ def _arrays(name: str, images: Mapping[str, Any]) -> list[Any]:
     pairs = [known[0]]
     if {"x_test", "y_test"} <= set(file.files):
       pairs.append(("x_test", "y_test"))
-    try:
-      labels = [file[y] for _, y in pairs]
-    except ValueError as error:  # objects, which only pickle could read
-      raise config.ConfigError(
-        f"--dataset={name}: {error}; save labels as integers"
-      ) from None
-  found = []
-  for (x, _), y in zip(pairs, labels, strict=True):
-    found += [images[x], y]
+    found = []
+    for x, y in pairs:
+      found += [images[x], file[y]]
   return found
 
 
 def _headers(name: str) -> dict[str, Header]:
-  """Reads the headers of all arrays of a file.
+  """Reads the headers of all arrays of a file, before memory is taken.
 
   Raises:
-    ConfigError: it is no file of arrays.
+    ConfigError: it is no file of arrays, or one is not as long as it says.
   """
   found = {}
-  try:
-    with zipfile.ZipFile(path_of(name)) as archive:
-      for member in archive.namelist():
-        with archive.open(member) as file:
-          version = np.lib.format.read_magic(file)
-          read = np.lib.format.read_array_header_1_0
-          if version > (1, 0):
-            read = np.lib.format.read_array_header_2_0
-          shape, _, dtype = read(file)
-        found[member.removesuffix(".npy")] = Header(shape, dtype)
-  except (OSError, ValueError, zipfile.BadZipFile) as error:
-    raise config.ConfigError(
-      f"--dataset={name} cannot be read ({error}); save arrays x and y with "
-      "numpy.savez"
-    ) from None
+  with _reading(name), zipfile.ZipFile(path_of(name)) as archive:
+    for member in archive.infolist():
+      with archive.open(member) as file:
+        version = np.lib.format.read_magic(file)
+        read = np.lib.format.read_array_header_1_0
+        if version > (1, 0):
+          read = np.lib.format.read_array_header_2_0
+        shape, _, dtype = read(file)
+        length = member.file_size - file.tell()
+      if dtype.hasobject:
+        raise ValueError(f"{member.filename} holds objects, not numbers")
+      if (
+        min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != length
+      ):
+        raise ValueError(
+          f"{member.filename} is {length} bytes long and says that it holds "
+          f"{dtype} {shape}"
+        )
+      found[member.filename.removesuffix(".npy")] = Header(shape, dtype)
   return found
+
+
+@contextlib.contextmanager
+def _reading(name: str) -> Iterator[None]:
+  """Turns whatever the readers of a damaged file raise into one message."""
+  try:
+    yield
+  except config.ConfigError:
+    raise
+  except Exception as error:
+    raise config.ConfigError(
+      f"--dataset={name} cannot be read ({error or type(error).__name__}); "
+      "save x and y, integers, with numpy.savez"
+    ) from None
 
 
 # --- a folder ----------------------------------------------------------------

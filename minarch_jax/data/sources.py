@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from minarch_jax.config import ConfigError
+
 
 class Info(NamedTuple):
   """What a source knows without decoding an image.
@@ -79,22 +81,22 @@ def raw(
 
 
 def check(name: str, info: Info, images: Raw) -> None:
-  """Raises ValueError unless the arrays are what `info` promised."""
+  """Raises ConfigError unless the arrays are what `info` promised."""
   for split, x, y, size in (
     ("train", images.x, images.y, info.num_train),
     ("test", images.test_x, images.test_y, info.num_test),
   ):
     where = f"data set {name!r}, split {split!r}"
     if x.shape != (size, *info.input_shape) or x.dtype != np.uint8:
-      raise ValueError(
+      raise ConfigError(
         f"{where}: got {x.dtype} images {x.shape}, expected uint8 "
         f"{(size, *info.input_shape)}; prepare the data set again"
       )
     if y.shape != (size,):
-      raise ValueError(f"{where}: {y.shape} labels for {size} images")
+      raise ConfigError(f"{where}: {y.shape} labels for {size} images")
     bad = np.flatnonzero((y < 0) | (y >= info.num_classes))
     if bad.size:
-      raise ValueError(
+      raise ConfigError(
         f"{where}: label {y[bad[0]]} of image {bad[0]} is outside "
         f"0..{info.num_classes - 1} ({bad.size} such images); the split is "
         "unlabelled or damaged"

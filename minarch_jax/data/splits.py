@@ -4,6 +4,8 @@ import math
 
 import numpy as np
 
+from minarch_jax.config import ConfigError
+
 TEST_FRACTION = 0.2  # where no test split exists
 TEST, VALIDATION = 0, 1  # purposes of `stratified` and `folds`
 
@@ -23,11 +25,11 @@ def held_out(total: int, fraction: float) -> int:
   """Counts the images held out of `total`: the fraction, rounded half up.
 
   Raises:
-    ValueError: one of the two parts would be empty.
+    ConfigError: one of the two parts would be empty.
   """
   held = math.floor(total * fraction + 0.5)
   if not 0 < held < total:
-    raise ValueError(
+    raise ConfigError(
       f"holding out {fraction} of {total} images leaves one part empty; "
       "use another fraction or a larger data set"
     )
@@ -38,10 +40,10 @@ def largest_fold(total: int, count: int) -> int:
   """Counts the images of the largest of `count` equal folds.
 
   Raises:
-    ValueError: there are fewer images than folds.
+    ConfigError: there are fewer images than folds.
   """
   if total < count:
-    raise ValueError(
+    raise ConfigError(
       f"{total} images cannot be divided among {count} folds; use fewer"
     )
   return -(-total // count)
@@ -63,7 +65,7 @@ def folds(y: np.ndarray, count: int, seed: int, purpose: int) -> np.ndarray:
     int [N], the fold of every image.
 
   Raises:
-    ValueError: there are fewer images than folds.
+    ConfigError: there are fewer images than folds.
   """
   largest_fold(len(y), count)
   order = np.lexsort((random_bits(seed, purpose, len(y)), y))
@@ -90,7 +92,7 @@ def stratified(
     (kept, held): sorted int64 indices, disjoint, together all of N.
 
   Raises:
-    ValueError: one of the two parts would be empty.
+    ConfigError: one of the two parts would be empty.
   """
   sizes = np.bincount(y)
   held = held_out(len(y), fraction)

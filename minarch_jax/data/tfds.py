@@ -282,7 +282,7 @@ def _decode_split(prepared: Prepared, builder, split: str) -> list[np.ndarray]:
         y[i] = example[prepared.label]
   except Exception as error:
     # Damaged files surface as whatever the reader below happens to raise.
-    raise ValueError(
+    raise config.ConfigError(
       f"{where}: {error}; the files are damaged, prepare the data set again"
     ) from error
   return [x, y]

@@ -23,7 +23,7 @@ import numpy as np
 from minarch_jax import registries
 from minarch_jax.architectures import Family
 from minarch_jax.config import Config, ConfigError
-from minarch_jax.engine import planning
+from minarch_jax.engine import kept_programs, planning
 
 AXIS = "devices"
 
@@ -427,6 +427,7 @@ def use_cache(directory: str) -> None:
     return
   if directory == "default":
     directory = os.path.join(cache_directory(), "programs")
+  kept_programs.check(directory)
   jax.config.update("jax_compilation_cache_dir", directory)
   # The default keeps only what took a second; ours are many and small.
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

@@ -2,7 +2,9 @@
 
 One checkpoint holds one pack: its stacked parameters at the members' true
 shapes. What a checkpoint contains is known from its name alone: the id of the
-part file written after it. A digest of the arrays lies among them.
+part file written after it. A digest of the arrays lies among them, and one of
+all files beside them: what is damaged is found before orbax parses it, whose
+threads would print tracebacks.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,6 +13,7 @@ import errno
 import glob
 import hashlib
 import os
+import pathlib
 import shutil
 import threading
 from typing import Any
@@ -19,10 +22,10 @@ import uuid
 import jax
 import numpy as np
 
-from minarch_jax import checksums
+from minarch_jax import checksums, records
 from minarch_jax.types import Params
 
-_DIGEST = "digest"
+_DIGEST, _SEAL = "digest", "sha256"
 # Threads that save at the same time lose each other's arrays (orbax 0.12).
 _ALONE = threading.Lock()
 
@@ -76,8 +79,34 @@ def write(target: str, tree: dict[str, Params]) -> None:
   """Saves a tree and its digest in a directory that is there once all is."""
   tree = jax.tree.map(np.asarray, tree)
   tree[_DIGEST] = _digest(tree)
+  fresh = f"{target}-tmp"
+  if os.path.exists(fresh):
+    shutil.rmtree(fresh)  # left by a process that ended here
   with _checkpointer() as checkpointer:
-    checkpointer.save(target, _orbax().args.StandardSave(tree))
+    checkpointer.save(fresh, _orbax().args.StandardSave(tree))
+  with records.atomic(os.path.join(fresh, _SEAL)) as path:
+    pathlib.Path(path).write_text(_seal(fresh))
+  os.rename(fresh, target)
+
+
+def _seal(folder: str) -> str:
+  """SHA-256 of the names and contents of all files but the seal."""
+  digest, root = hashlib.sha256(), pathlib.Path(folder)
+  for file in sorted(root.rglob("*")):
+    name = str(file.relative_to(root))
+    if file.is_file() and not name.startswith(_SEAL):
+      content = hashlib.sha256(file.read_bytes()).hexdigest()
+      digest.update(f"{name} {content}\n".encode())
+  return digest.hexdigest()
+
+
+def _is_sealed(folder: str) -> bool:
+  """Says whether all files are as written; those of 0.1 have no seal."""
+  try:
+    seal = pathlib.Path(folder, _SEAL).read_bytes()
+  except FileNotFoundError:
+    return True
+  return seal == _seal(folder).encode()
 
 
 def _digest(tree: Params) -> np.ndarray:
@@ -149,6 +178,8 @@ def read(target: str) -> dict[str, Params]:
   Raises:
     ConfigError: it does not hold what was saved.
   """
+  if not _is_sealed(target):
+    raise checksums.damaged(target, "its files are not those it was given")
   try:
     tree = _restored(target)
   except Exception as error:  # of whichever layer stumbled over the bytes

@@ -170,7 +170,7 @@ LABELS = Y.astype(float)
     ({"x": X[:, 0, 0], "y": Y}, r"x is \(60, 1\); give images"),
     ({"x": X, "y": Y[1:]}, "60 images, but labels int32"),
     ({"x": X, "y": LABELS}, "but labels float64"),
-    ({"x": X, "y": Y.astype(str).astype(object)}, "save labels as integers"),
+    ({"x": X, "y": Y.astype(str).astype(object)}, "y.npy holds objects"),
     ({"x": X, "y": Y - 1}, "a label is -1; number classes from 0"),
     ({"x": X, "y": 2 * Y}, "no image outside the test split is of class 1"),
     ({"x": X, "y": 0 * Y}, "all images are of one class"),

@@ -129,6 +129,8 @@ common.run(stage, trains=False)
     ("raise KeyboardInterrupt", os.EX_TEMPFAIL, "Go on with: "),
     ("raise OSError(28, 'No space left')", 1, "No space left"),
     ("raise config.ConfigError('--x=1 is wrong')", 1, "error: --x=1 is wrong"),
+    ("raise MemoryError('4 GiB')", 1, "out of memory (4 GiB); what is"),
+    ("raise RuntimeError('RESOURCE_EXHAUSTED: x')", 1, "--packs_at_once=1"),
   ],
 )
 def test_the_end_of_a_stage_is_a_message(tmp_path, body, status, message):

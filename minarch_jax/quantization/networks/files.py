@@ -143,7 +143,11 @@ def _decode(parts: dict[str, np.ndarray], described: dict[str, Any]) -> Any:
   codes = jnp.asarray(codes.reshape(shape))
   if name == "float32" or described.get("plain"):
     return codes
-  return types.QTensor(codes, scale, zero_point, format.bits, coding)
+  found = types.QTensor(codes, scale, zero_point, format.bits, coding)
+  whole = jax.eval_shape(trees.dequantize, found).shape
+  if whole != shape:
+    raise ValueError(f"scales {getattr(scale, 'shape', ())} for {shape}")
+  return found
 
 
 def _collect(
@@ -281,20 +285,36 @@ def _read(path: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
       if metadata.pop("sha256") != _digest(header, payload):
         raise ValueError("its hash is another")
     del header["__metadata__"]
-    arrays, end = {}, 0
-    for key, entry in header.items():
-      start, stop = entry["data_offsets"]
-      end = max(end, stop)
-      array = np.frombuffer(payload[start:stop], _DTYPES[entry["dtype"]])
-      arrays[key] = array.reshape(entry["shape"])
-    if end != len(payload):
-      raise ValueError(f"{len(payload)} bytes of payload instead of {end}")
-  except (ValueError, KeyError, TypeError, AttributeError) as error:
-    raise ValueError(
-      f"{path} is not a whole model file of this library ({error}); write it "
-      "with ma.save_model or ma.export"
-    ) from None
+    arrays = _arrays(header, payload)
+  except Exception as error:  # whatever such bytes lead to
+    raise _broken(path, error) from None
   return metadata, arrays
+
+
+def _arrays(header: dict[str, Any], payload: memoryview) -> dict[str, Any]:
+  """Reads tensors that fill a payload from end to end, as views of it."""
+  arrays, end = {}, 0
+  places = sorted(header.items(), key=lambda item: item[1]["data_offsets"])
+  for key, entry in places:
+    (start, stop), shape = entry["data_offsets"], entry["shape"]
+    dtype = _DTYPES[entry["dtype"]]
+    if start != end or min(shape, default=0) < 0:
+      raise ValueError(f"{key} is {shape} and lies at {start} instead of {end}")
+    if stop - start != math.prod(shape) * dtype.itemsize:
+      raise ValueError(f"{key} is {shape} in {stop - start} bytes")
+    arrays[key] = np.frombuffer(payload[start:stop], dtype).reshape(shape)
+    end = stop
+  if end != len(payload):
+    raise ValueError(f"{len(payload)} bytes of payload instead of {end}")
+  return arrays
+
+
+def _broken(path: str, error: Exception) -> ValueError:
+  return ValueError(
+    f"{path} is not a whole model file of this library "
+    f"({error or type(error).__name__}); write it with ma.save_model or "
+    "ma.export"
+  )
 
 
 def _check_formats(path: str, stored: dict[str, Any]) -> None:
@@ -336,19 +356,36 @@ def load_model(path: str, like: types.Params = None) -> types.Params:
       unknown or another one here; `like` has other leaves.
   """
   metadata, arrays = _read(path)
-  described = json.loads(metadata["quantized"])
-  _check_formats(path, json.loads(metadata.get("formats", "{}")))
+  try:
+    described = dict(json.loads(metadata["quantized"]))
+    stored = dict(json.loads(metadata.get("formats", "{}")))
+  except Exception as error:
+    raise _broken(path, error) from None
+  _check_formats(path, stored)
+  try:
+    found = _leaves(arrays, described)
+    if like is None:
+      return _nested(found)
+  except Exception as error:  # what is said about the tensors is not true
+    raise _broken(path, error) from None
+  return _filled(path, found, like)
+
+
+def _leaves(
+  arrays: dict[str, np.ndarray], described: dict[str, Any]
+) -> dict[str, Any]:
   parts: dict[str, dict[str, np.ndarray]] = {}
   for key, array in arrays.items():
     name, colon, part = key.partition(":")
     parts.setdefault(name, {})[colon + part] = array
-  found = {
+  if unknown := sorted(described.keys() - parts.keys()):
+    raise ValueError(f"there is no {unknown[0]}")
+  return {
     name: _decode(parts[name], described[name])
     if name in described
     else jnp.asarray(parts[name][""])
     for name in sorted(parts)
   }
-  return _nested(found) if like is None else _filled(path, found, like)
 
 
 def _nested(found: dict[str, Any]) -> dict[str, Any]:
@@ -358,6 +395,8 @@ def _nested(found: dict[str, Any]) -> dict[str, Any]:
     branch = tree
     for step in above:
       branch = branch.setdefault(step, {})
+    if last in branch:
+      raise ValueError(f"{name} is a leaf and a branch")
     branch[last] = leaf
   return tree
 
