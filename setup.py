@@ -44,10 +44,17 @@ REQUIRED = [
 
 NOTEBOOK = ["ipykernel>=7", "nbclient>=0.10", "nbformat>=5.10"]
 
+REFERENCE = "pdoc>=16"  # a reference from docstrings, in one command
+
 FLATBUFFERS = "flatbuffers>=25.2"  # JAX serializes programs with it
+
+TENSORBOARD = "tensorboardX>=2.6.4"  # writes event files without TensorFlow
 
 EXTRAS = {
   "test": [
+    "equinox>=0.13",
+    TENSORBOARD,
+    REFERENCE,
     FLATBUFFERS,
     "hypothesis>=6.130",
     "pyright[nodejs]>=1.1.400",
@@ -55,10 +62,18 @@ EXTRAS = {
     "pytest-xdist>=3.8",
     "ruff>=0.12",
     "safetensors>=0.5",
+    "selenium>=4.30",  # drives the chromium that is installed, if there is one
     *NOTEBOOK,
   ],
+  "datasets": ["datasets[vision]>=4"],  # of Hugging Face, saved to disk
   "export": [FLATBUFFERS, "onnx>=1.23"],
+  # Loggers of --log, each imported when it is asked for.
+  "tensorboard": [TENSORBOARD],
+  "trackio": ["trackio>=0.40"],
+  "wandb": ["wandb>=0.24"],
+  "reference": [REFERENCE],
   "ray": ["ray>=2.50"],
+  "slurm": ["submitit>=1.5.3"],
   "prepare": ["tensorflow>=2.20"],
   "notebook": [*NOTEBOOK, "jupyterlab>=4.4"],
   "develop": ["pre-commit>=4.7"],

@@ -1,10 +1,13 @@
 """What every experiment does: flags, errors without tracebacks, the end."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+import contextlib
 import os
 import shlex
+import shutil
 import signal
 import sys
+import textwrap
 import time
 import typing
 from typing import Any
@@ -33,46 +36,80 @@ def run(stage: Stage, *, trains: bool = True) -> None:
     listen()
     # Orbax reports every save; errors reach the user as ours.
     logging.set_verbosity(logging.FATAL)
-    try:
+    with messages():
       if len(argv) > 1:
         raise config_lib.ConfigError(
           f"unexpected argument {argv[1]!r}; options look like --name=value"
         )
-      config = config_flags.read()
+      config, hosts = config_flags.read(), config_flags.hosts()
       if trains:
-        from minarch_jax import data  # imports numpy, after flags are checked
+        _prepare(config, hosts)
+      if not hosts or config.dry_run:
+        stage(config)
+        return
+      from minarch_jax.executors import hosts as several  # imports JAX
 
-        config.on_each(lambda c: data.check(c.dataset, c.data_dir or None))
-        config_lib.check_writable(config.out)
-        if config.repair and not config.dry_run:
-          from minarch_jax.stages import repair  # imports JAX
+      with several.joined(hosts, config.out), messages():
+        stage(config)
 
-          repair.set_aside(config.out)
-      stage(config)
-    except KeyboardInterrupt:
-      command = shlex.join(sys.orig_argv)
-      print(
-        f"\ninterrupted; what is finished is kept. Go on with: {command}",
-        file=sys.stderr,
-      )
-      sys.exit(os.EX_TEMPFAIL)
-    except config_lib.ConfigError as error:
-      sys.exit(f"error: {error}")
-    except BrokenPipeError:  # whoever read the output has seen enough
-      os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-      sys.exit(1)
-    except OSError as error:
-      sys.exit(f"error: {error}; what is finished is kept")
-    except Exception as error:
-      if not _is_full(error):
-        raise
-      sys.exit(
-        f"error: out of memory ({str(error).partition(chr(10))[0]}); what is "
-        "finished is kept; give packs less with --memory_limit (GiB) or "
-        "--packs_at_once=1"
-      )
-
+  if "--helpshort" in sys.argv[1:]:  # absl's has four lines for every flag
+    doc = sys.modules["__main__"].__doc__ or ""
+    print(doc.strip(), config_flags.briefly(), sep="\n\n")
+    print("\n--help explains every flag.")
+    sys.exit()
   app.run(main)
+
+
+def _prepare(
+  config: config_lib.Config, hosts: config_flags.Hosts | None
+) -> None:
+  """Checks what a stage that trains needs, and repairs where asked to."""
+  from minarch_jax import data  # imports numpy, after flags are checked
+
+  config.on_each(lambda c: data.check(c.dataset, c.data_dir or None))
+  config_lib.check_writable(config.out)
+  if hosts and config.executor != "local":
+    raise config_lib.ConfigError(
+      f"--distributed runs packs in the processes there are; leave out "
+      f"--executor={config.executor}"
+    )
+  if config.repair and hosts:
+    raise config_lib.ConfigError(
+      "--repair is for one process; repair first, without --distributed"
+    )
+  if config.repair and not config.dry_run:
+    from minarch_jax.stages import repair  # imports JAX
+
+    repair.set_aside(config.out)
+
+
+@contextlib.contextmanager
+def messages() -> Iterator[None]:
+  """Ends the process with one message for what is no error of ours."""
+  try:
+    yield
+  except KeyboardInterrupt:
+    command = shlex.join(sys.orig_argv)
+    print(
+      f"\ninterrupted; what is finished is kept. Go on with: {command}",
+      file=sys.stderr,
+    )
+    sys.exit(os.EX_TEMPFAIL)
+  except config_lib.ConfigError as error:
+    sys.exit(f"error: {error}")
+  except BrokenPipeError:  # whoever read the output has seen enough
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(1)
+  except OSError as error:
+    sys.exit(f"error: {error}; what is finished is kept")
+  except Exception as error:
+    if not _is_full(error):
+      raise
+    sys.exit(
+      f"error: out of memory ({str(error).partition(chr(10))[0]}); what is "
+      "finished is kept; give packs less with --memory_limit (GiB) or "
+      "--packs_at_once=1"
+    )
 
 
 def _is_full(error: Exception) -> bool:
@@ -115,15 +152,21 @@ def line(**stages: bool) -> Stage:
     if config.dry_run and stages.get("train", True):
       dry_run(config, whole=not stages)
       return
-    show_report(config, _ended(config, stages), start)
+    built = _ended(config, stages)
+    if built:
+      show_report(config, built, start)
 
   return stage
 
 
 def _ended(
   config: config_lib.Config, stages: Mapping[str, bool]
-) -> "report.Built":
-  """Runs what is missing of a study, and returns its report."""
+) -> "report.Built | None":
+  """Runs what is missing of a study, and returns its report.
+
+  Of several processes that are one program the first builds it, the others
+  return None.
+  """
   from minarch_jax import data, report  # numpy and polars
 
   found = report.find(config.out, config)
@@ -134,6 +177,8 @@ def _ended(
   from minarch_jax import study  # imports what trains and what draws
 
   fingerprints = study.run(config, **stages)
+  if not study.is_first():
+    return None
   run = report.run_of(config, fingerprints, stages)
   return report.build(config.out, config, run)
 
@@ -155,11 +200,20 @@ def show_report(
 ) -> None:
   """Prints the summary of a report and where everything lies."""
   print()
-  for line in built.summary:
-    print(f"  {line}")
+  say(built.summary)
   print(f"\n  records  {os.path.join(config.out, 'records')}")
   print(f"  report   {built.page}")
   print(f"  took     {time.monotonic() - start:.0f} s")
+
+
+def say(answers: Sequence[tuple[str, str]]) -> None:
+  """Prints what each answer is to, and the answer beside it."""
+  margin = max((len(head) for head, _ in answers), default=0) + 2
+  width = min(shutil.get_terminal_size((WIDTH, 0)).columns, WIDTH)
+  for head, text in answers:
+    lines = textwrap.wrap(text, max(width - margin - 2, 40))
+    for start, line in zip([head, *[""] * len(lines)], lines, strict=False):
+      print(f"  {start:{margin}}{line}")
 
 
 WIDTH = 100  # characters of a printed table, as terminals have them

@@ -5,6 +5,7 @@ Imports nothing heavy, so a typo in a flag is reported before JAX starts.
 
 from collections.abc import Callable, Iterable, Mapping
 import dataclasses
+import importlib.util
 import math
 import os
 import re
@@ -27,7 +28,7 @@ def _field(default: Any, help: str, role: str = "", **rules: Any) -> Any:
     default: what it is where nobody says otherwise.
     help: a sentence for --help.
     role: "training" (enters a network's identity), "retraining" or "threshold"
-      (recorded with results).
+      (recorded with results), "place" (where it runs, and nothing else).
     **rules: choices (names, or a function that lists them), endings (names
       that may follow after a colon), low, high (inclusive), below, parsed_by
       ("module:name" of a function that raises ValueError for a text it cannot
@@ -53,8 +54,9 @@ class Config:
   dataset: str = _field(
     "digits",
     "Data set: digits, synthetic:DIFFICULTY, any TFDS image set, or one's own "
-    "FILE.npz (x, y) or ./FOLDER (a folder of images per class); a harder form "
-    "of any of them as digits:blurred.",
+    "FILE.npz (x, y) or ./FOLDER (a folder of images per class, or as "
+    "datasets.save_to_disk leaves it); a harder form of any of them as "
+    "digits:blurred.",
     endings=registries.VARIANTS,
   )
   datasets: tuple[str, ...] = _field(
@@ -398,6 +400,45 @@ class Config:
   packs_at_once: int = _field(
     2, "Packs in progress at a time: one compiles while another runs.", low=1
   )
+  executor: str = _field(
+    "local",
+    "Where packs are run: in this process (local), or on the nodes of a Ray "
+    "or a Slurm cluster, which all see --out.",
+    choices=registries.EXECUTORS,
+    role="place",
+  )
+  ray_address: str = _field(
+    "",
+    "HOST:PORT of the Ray cluster, or auto ('' = that of $RAY_ADDRESS, or one "
+    "of this machine alone).",
+    role="place",
+  )
+  worker_cpus: int = _field(
+    0,
+    "Cores that a worker of another executor asks for (0 = as many as here).",
+    low=0,
+    role="place",
+  )
+  worker_gpus: int = _field(
+    0, "GPUs that such a worker asks for.", low=0, role="place"
+  )
+  worker_tpus: int = _field(
+    0, "TPU chips that such a worker asks for.", low=0, role="place"
+  )
+  slurm_jobs: int = _field(
+    4, "Jobs of the Slurm array, which share the packs.", low=1, role="place"
+  )
+  slurm_minutes: int = _field(
+    240,
+    "Minutes that a job asks for; what is left then is queued again.",
+    low=1,
+    role="place",
+  )
+  slurm_options: tuple[str, ...] = _field(
+    (),
+    "Further options of sbatch: partition=gpu,account=mine.",
+    role="place",
+  )
   checkpoint_minutes: float = _field(
     2.0,
     "Minutes of training after which the state of a pack is kept, so that it "
@@ -413,6 +454,12 @@ class Config:
     "Files of every figure: svg (to edit, for the web), png (for slides), pdf "
     "(for papers). The page shows the figures without any of them.",
     choices=FORMATS,
+  )
+  log: tuple[str, ...] = _field(
+    (),
+    "Where else each network is logged, under <out>/logs; all but csv are "
+    "extras of the package.",
+    choices=registries.LOGGERS,
   )
   repair: bool = _field(
     False, "Set damaged files of --out aside and compute anew what they held."
@@ -443,51 +490,8 @@ class Config:
         _check_item(field.name, item, field.metadata["rules"])
       if isinstance(value, tuple) and len(set(value)) != len(value):
         raise ConfigError(f"--{field.name} names a value twice: {value}")
-    for name in ("bits", "dense_bits", "activation_bits"):
-      for bits in getattr(self, name):
-        if bits not in BITS:
-          raise ConfigError(
-            f"--{name}={bits} is not one of {', '.join(map(str, BITS))}"
-          )
-    for text in self.granularities:
-      name, colon, sizes = text.partition(":")
-      if name not in registries.GRANULARITIES:
-        raise ConfigError(
-          f"--granularities={text} is not one of "
-          f"{', '.join(registries.GRANULARITIES)} (with sizes: nm:4, block:4x4)"
-          f"{registries.nearest(name, registries.GRANULARITIES)}"
-        )
-      if colon and not re.fullmatch(_SIZES, sizes):
-        raise ConfigError(
-          f"--granularities={text}: write positive sizes after the colon, as "
-          "in nm:4 or block:4x4"
-        )
-    for sparsity in self.control_sparsities:
-      if sparsity not in self.sparsities:
-        raise ConfigError(
-          f"--control_sparsities={sparsity} is not one of --sparsities="
-          f"{','.join(map(str, self.sparsities))}; controls are compared with "
-          "networks pruned as much"
-        )
-    for name in (
-      *("sparsities", "bits", "activation_bits", "quantizers"),
-      *("criteria", "scopes"),
-    ):
-      if not getattr(self, name):
-        raise ConfigError(f"--{name} is empty; name at least one")
-    if self.folds > 1 and self.validation_fraction:
-      raise ConfigError(
-        f"--validation_fraction={self.validation_fraction} is for one split; "
-        f"--folds={self.folds} holds out one part in {self.folds}: add "
-        "--folds=1, or leave it out"
-      )
-    if self.datasets and self.dataset != Config.dataset:
-      raise ConfigError(
-        f"--datasets={','.join(self.datasets)} stands instead of --dataset="
-        f"{self.dataset}; name all in --datasets"
-      )
-    if not self.families and not self.architectures:
-      raise ConfigError("--families is empty; name at least one")
+    for check in (_bits, _pruning, _lists, _loggers, _data, _places):
+      check(self)
     return self
 
   def each(self) -> tuple["Config", ...]:
@@ -555,7 +559,104 @@ def _with_role(role: str) -> tuple[str, ...]:
 
 THRESHOLDS = _with_role("threshold")
 TRAINING = _with_role("training")
+PLACES = _with_role("place")
+# Which executors ask a choice of place; all where none is named.
+_USERS = {
+  "ray_address": ("ray",),
+  "worker_cpus": ("ray", "slurm"),
+  "worker_gpus": ("ray", "slurm"),
+  "worker_tpus": ("ray",),
+  "slurm_jobs": ("slurm",),
+  "slurm_minutes": ("slurm",),
+  "slurm_options": ("slurm",),
+}
 RETRAINING = _with_role("retraining")  # no column of a table shows these
+
+
+# --- rules of several fields, or of what a list holds ------------------------
+
+
+def _bits(config: Config) -> None:
+  for name in ("bits", "dense_bits", "activation_bits"):
+    for bits in getattr(config, name):
+      if bits not in BITS:
+        raise ConfigError(
+          f"--{name}={bits} is not one of {', '.join(map(str, BITS))}"
+        )
+
+
+def _pruning(config: Config) -> None:
+  for text in config.granularities:
+    name, colon, sizes = text.partition(":")
+    if name not in registries.GRANULARITIES:
+      raise ConfigError(
+        f"--granularities={text} is not one of "
+        f"{', '.join(registries.GRANULARITIES)} (with sizes: nm:4, block:4x4)"
+        f"{registries.nearest(name, registries.GRANULARITIES)}"
+      )
+    if colon and not re.fullmatch(_SIZES, sizes):
+      raise ConfigError(
+        f"--granularities={text}: write positive sizes after the colon, as "
+        "in nm:4 or block:4x4"
+      )
+  for sparsity in config.control_sparsities:
+    if sparsity not in config.sparsities:
+      raise ConfigError(
+        f"--control_sparsities={sparsity} is not one of --sparsities="
+        f"{','.join(map(str, config.sparsities))}; controls are compared with "
+        "networks pruned as much"
+      )
+
+
+def _lists(config: Config) -> None:
+  for name in (
+    *("sparsities", "bits", "activation_bits", "quantizers"),
+    *("criteria", "scopes"),
+  ):
+    if not getattr(config, name):
+      raise ConfigError(f"--{name} is empty; name at least one")
+  if not config.families and not config.architectures:
+    raise ConfigError("--families is empty; name at least one")
+
+
+def _loggers(config: Config) -> None:
+  for name in config.log:
+    package = registries.PACKAGES.get(name)
+    if package and not importlib.util.find_spec(package):
+      raise ConfigError(
+        f"--log={name} needs the package {package}, which is not installed: "
+        f"pip install 'minarch-jax[{name}]'"
+      )
+
+
+def _data(config: Config) -> None:
+  if config.folds > 1 and config.validation_fraction:
+    raise ConfigError(
+      f"--validation_fraction={config.validation_fraction} is for one split; "
+      f"--folds={config.folds} holds out one part in {config.folds}: add "
+      "--folds=1, or leave it out"
+    )
+  if config.datasets and config.dataset != Config.dataset:
+    raise ConfigError(
+      f"--datasets={','.join(config.datasets)} stands instead of --dataset="
+      f"{config.dataset}; name all in --datasets"
+    )
+
+
+def _places(config: Config) -> None:
+  for option in config.slurm_options:
+    if not re.fullmatch(r"[a-z][a-z_-]*=.+", option):
+      raise ConfigError(
+        f"--slurm_options={option}: write name=value, as sbatch has them"
+      )
+  for name in PLACES:
+    users = _USERS.get(name, (config.executor,))
+    value = getattr(config, name)
+    if config.executor not in users and value != getattr(Config, name):
+      raise ConfigError(
+        f"--{name}={value} is for --executor={' or '.join(users)}; "
+        f"this is --executor={config.executor}"
+      )
 
 
 def choices_of(rules: Mapping[str, Any]) -> list[str]:

@@ -8,11 +8,12 @@ a query [features, heads, head size]; dots stand for any number of inputs, so
 "...o" is a kernel of Flax and "oi..." a weight of Equinox.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 import fnmatch
 from typing import Any, NamedTuple
 
 import jax
+from jax import core
 import jax.numpy as jnp
 import numpy as np
 
@@ -35,6 +36,20 @@ def is_array(leaf: Any) -> bool:
   return not jnp.issubdtype(leaf.dtype, jax.dtypes.extended)
 
 
+def on_host(leaf: Any) -> Any:
+  """Returns a leaf as NumPy's where that copies nothing, else as it is.
+
+  That is, where its values are known and lie in the memory of one CPU.
+  """
+  if not isinstance(leaf, jax.Array) or isinstance(leaf, core.Tracer):
+    return leaf
+  if not is_array(leaf):
+    return leaf
+  places = leaf.devices()
+  one_cpu = len(places) == 1 and next(iter(places)).platform == "cpu"
+  return np.asarray(leaf) if one_cpu else leaf
+
+
 def named(tree: types.Params) -> list[tuple[Path, Any]]:
   """Lists (path, leaf) in the order of `jax.tree.leaves`.
 
@@ -43,6 +58,53 @@ def named(tree: types.Params) -> list[tuple[Path, Any]]:
   """
   pairs, _ = jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_qtensor)
   return [(_path(keys), leaf) for keys, leaf in pairs]
+
+
+def split(
+  tree: types.Params,
+) -> tuple[list[Any], Callable[[list[Any]], types.Params]]:
+  """Returns the leaves that hold numbers, which programs take as arguments, and
+  the function that puts such leaves back beside the others."""
+  found, treedef = jax.tree.flatten(tree, is_leaf=is_qtensor)
+  at = [i for i, x in enumerate(found) if is_qtensor(x) or is_array(x)]
+
+  def whole(numbers: list[Any]) -> types.Params:
+    changed = dict(zip(at, numbers, strict=True))
+    return treedef.unflatten([changed.get(i, x) for i, x in enumerate(found)])
+
+  return [found[i] for i in at], whole
+
+
+def weights(tree: types.Params) -> frozenset[Path]:
+  """The leaves that are weights, by the library that made the tree.
+
+  Kernels and embeddings, as Flax names them, where there are some; otherwise
+  the matrices that Haiku ("w", "embeddings") and Equinox ("weight") name so. A
+  weight whose bias has its shape is the scale of a norm.
+  """
+  shapes = {
+    path: leaf.shape
+    for path, leaf in named(tree)
+    if path and (is_qtensor(leaf) or is_array(leaf))
+  }
+  found = {path for path in shapes if registries.is_weight(path)}
+  return frozenset(
+    found
+    or {
+      path
+      for path, shape in shapes.items()
+      if path[-1] in CONVENTIONS
+      and len(shape) > 1
+      and all(shapes.get((*path[:-1], b)) != shape for b in BIASES)
+    }
+  )
+
+
+def is_embedding(path: Path) -> bool:
+  """Says whether rows of a leaf are looked up, not multiplied with."""
+  convention = CONVENTIONS.get(path[-1]) if path else None
+  named = convention == FIRST and _layer(path).startswith("embed")
+  return named or convention == ROWS
 
 
 def likely(tree: types.Params) -> list[str]:
@@ -202,9 +264,7 @@ def _readings(path: Path, ndim: int) -> Readings:
   if ndim < 2:
     return ("i" * ndim,)
   convention = CONVENTIONS.get(path[-1]) if path else None
-  if convention == FIRST and _layer(path).startswith("embed"):
-    convention = ROWS
-  if convention == ROWS:
+  if is_embedding(path):
     return ("s" * (ndim - 2) + "io",)
   deep = range(min(2, ndim - 2) + 1)
   if convention == FIRST:

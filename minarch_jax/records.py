@@ -395,6 +395,15 @@ def parts(out: str, table: str) -> list[tuple[str, pl.DataFrame]]:
   return [(_id(path), _read_part(table, path)) for path in _paths(out, table)]
 
 
+def read_part(out: str, table: str, id: str) -> pl.DataFrame:
+  """Reads one part of a table, rows in the order written.
+
+  Raises:
+    ConfigError: it is damaged, or was written by another version.
+  """
+  return _read_part(table, part(out, table, id))
+
+
 def ids(out: str, table: str) -> list[str]:
   """Lists the parts of a table, unread."""
   return list(map(_id, _paths(out, table)))

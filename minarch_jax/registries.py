@@ -276,6 +276,15 @@ EXPORTS = Registry(
   safetensors="minarch_jax.engine.exports.numbers:content",
 )
 
+# --- machines ----------------------------------------------------------------
+
+# Where the tasks of a study are done: called as `executors.local.run`.
+EXECUTORS = Registry(
+  local="minarch_jax.executors.local:run",
+  ray="minarch_jax.executors.ray:run",
+  slurm="minarch_jax.executors.slurm:run",
+)
+
 # --- report ------------------------------------------------------------------
 
 # The tables and figures of the report, as they follow in each section.
@@ -315,3 +324,20 @@ FIGURES = Registry(
   pareto="minarch_jax.report.quantization:PARETO",
   claims="minarch_jax.report.claims:CLAIMS",
 )
+
+
+# --- watching ----------------------------------------------------------------
+
+# Where runs can be watched: a function of a folder and a `loggers.Run`.
+LOGGERS = Registry(
+  csv="minarch_jax.stages.loggers:csv",
+  tensorboard="minarch_jax.stages.loggers:tensorboard",
+  wandb="minarch_jax.stages.loggers:wandb",
+  trackio="minarch_jax.stages.loggers:trackio",
+)
+# The packages that they need, which are extras of the same names.
+PACKAGES = {
+  "tensorboard": "tensorboardX",
+  "wandb": "wandb",
+  "trackio": "trackio",
+}

@@ -12,20 +12,28 @@ import contextlib
 import dataclasses
 from typing import NamedTuple
 
-from minarch_jax.architectures import Architecture
+import jax
+
 from minarch_jax.config import Config
+from minarch_jax.engine import keeping, packs
 from minarch_jax.engine import machine as machines
-from minarch_jax.engine import packs
 from minarch_jax.engine import session as sessions
 from minarch_jax.engine.packs import Trained
 from minarch_jax.engine.planning import Pack
 from minarch_jax.engine.programs import Table
 from minarch_jax.engine.session import Session
-from minarch_jax.stages import arms, forecast, mixing, provenance, setup
+from minarch_jax.stages import (
+  arms,
+  forecast,
+  mixing,
+  provenance,
+  setup,
+  watching,
+)
 from minarch_jax.stages import compress as compression
 from minarch_jax.stages import train as training
 from minarch_jax.stages.progress import Progress, say
-from minarch_jax.stages.train import Statistics
+from minarch_jax.stages.working import Statistics
 
 
 class Walk(NamedTuple):
@@ -73,6 +81,7 @@ def run(config: Config, **stages: bool) -> list[str]:
       anything is trained, or networks that are missing.
   """
   config.on_each(setup.check)
+  watching.follow(config.out, config.log)  # what an earlier run left
   todo = walks(config, **stages)
   fingerprints, programs = [], None
   for number, walk in enumerate(todo, 1):
@@ -83,6 +92,11 @@ def run(config: Config, **stages: bool) -> list[str]:
     fingerprints.append(session.dataset.fingerprint)
     programs = session.programs  # data sets of equal shapes share them
   return fingerprints
+
+
+def is_first() -> bool:
+  """Says whether this process reports, of several that are one program."""
+  return jax.process_index() == 0
 
 
 def _along(walk: Walk, session: Session, statistics: list[Statistics]) -> None:
@@ -119,7 +133,7 @@ def opened(
   if programs is not None:
     session = dataclasses.replace(session, programs=programs)
   mixing.check(session, config.out)
-  mixing.note(session, config.out)
+  session = mixing.agreed(session, config.out)
   statistics: list[Statistics] = []
   try:
     yield session, statistics
@@ -128,20 +142,17 @@ def opened(
     machines.learn(forecast.seen(session, statistics))
 
 
-def train_in_memory(
-  session: Session, members: Sequence[Architecture]
+def train_packs(
+  session: Session,
+  todo: Sequence[Pack],
+  keeper_of: keeping.KeeperOf = keeping.nowhere,
+  with_state: bool = False,
 ) -> list[Trained]:
-  """Trains architectures with every seed and writes nothing.
+  """Trains planned packs, largest first, and shows how far it is.
 
-  Returns:
-    What each pack gave.
+  Args:
+    keeper_of, with_state: as for `packs.train`.
   """
-  todo = packs.plan(session, members, list(session.config.seeds))
-  return train_packs(session, todo)
-
-
-def train_packs(session: Session, todo: Sequence[Pack]) -> list[Trained]:
-  """Trains planned packs, largest first, and shows how far it is."""
   facts = setup.Facts.of(session)
   costs = {pack: training.seconds_of(facts, pack) for pack in todo}
   shares = training.shares_of(facts, costs)
@@ -150,7 +161,11 @@ def train_packs(session: Session, todo: Sequence[Pack]) -> list[Trained]:
     def run(pack: Pack) -> list[Trained]:
       share = shares[pack] / session.work.num_epochs
       return packs.train_or_split(
-        session, pack, lambda epochs: progress.advance(epochs * share)
+        session,
+        pack,
+        lambda epochs: progress.advance(epochs * share),
+        keeper_of,
+        with_state,
       )
 
     return sum(sessions.together(session, todo, run), [])

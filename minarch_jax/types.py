@@ -122,12 +122,20 @@ def record_inputs(
   seen: dict[str, jax.Array] = {}
 
   def tap(name: str, y: jax.Array) -> jax.Array:
-    seen[name] = y
+    before = seen.get(name)
+    if before is not None and before.shape[1:] != y.shape[1:]:
+      raise ValueError(
+        f"{name!r} is used on inputs of shapes {before.shape} and {y.shape}; "
+        "give the uses names, and weights, of their own"
+      )
+    # A layer that is used twice sees both of its inputs.
+    seen[name] = y if before is None else jnp.concatenate([before, y])
     return y
 
   hint = (
-    "call y = tap(name, y) in it on what each kernel is multiplied with, named "
-    "as its leaf ('hidden_0/kernel'), as minarch_jax/models do"
+    "of a module of Flax or Equinox take apply=ma.tapped(module); in another "
+    "call y = tap(name, y) on what each kernel is multiplied with, named as "
+    "its leaf ('hidden_0/kernel')"
   )
   try:
     logits = apply(params, x, tap=tap)
@@ -142,6 +150,24 @@ def record_inputs(
       f"apply never called its tap, so no layer's input is known; {hint}"
     )
   return logits, seen
+
+
+class Window(NamedTuple):
+  """How a convolution goes over its input.
+
+  Attributes:
+    strides, dilation: of each axis.
+    padding: "SAME", "VALID" or pairs for each axis; None = in a way of its own,
+      or a transposed convolution.
+    groups: of input channels that see outputs of their own.
+    channels_first: whether the input is [B, C, ...], else [B, ..., C].
+  """
+
+  strides: tuple[int, ...]
+  dilation: tuple[int, ...]
+  padding: Any
+  groups: int
+  channels_first: bool
 
 
 class TrainState(NamedTuple):

@@ -41,6 +41,7 @@ LONGEST = (
   "stages/test_probes.py",
   "stages/test_sensitivity.py",
   "experiments/test_notebooks.py",
+  "experiments/test_more_notebooks.py",
   "test_extending.py",
   "pruning/test_criteria_behaviour.py",
 )
@@ -152,11 +153,13 @@ def starter():
   """Starts commands that keep their programs with those of the tests."""
   from tests import started
 
-  return started.Starter(
+  starter = started.Starter(
     # Where no flag says otherwise, the programs are kept with all the others.
     JAX_COMPILATION_CACHE_DIR=jax.config.jax_compilation_cache_dir,  # pyright: ignore
     JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0",
   )
+  yield starter
+  starter.end()
 
 
 @pytest.fixture(scope="session")

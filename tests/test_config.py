@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 import subprocess
 import sys
 
@@ -58,16 +59,23 @@ def test_bounds_are_inclusive_but_below(name, rule):
   if rule == "below":
     beyond = bound
   else:
-    # A share held out is that of a single fold.
-    single = {"folds": 1} if name == "validation_fraction" else {}
-    found = Config().replace(**single, **{name: holding(name, bound)})
+    others = {}
+    if name == "validation_fraction":  # that of a single fold
+      others = {"folds": 1}
+    if name.startswith("slurm_"):
+      others = {"executor": "slurm"}
+    found = Config().replace(**others, **{name: holding(name, bound)})
     assert getattr(found, name) == holding(name, bound)
   with pytest.raises(ConfigError, match=f"--{name}=.*{bound}"):
     Config().replace(**{name: holding(name, beyond)})
 
 
 @pytest.mark.parametrize("name", [n for n in RULES if "choices" in RULES[n]])
-def test_choices_are_taken_and_others_refused_with_the_nearest(name):
+def test_choices_are_taken_and_others_refused_with_the_nearest(
+  name, monkeypatch
+):
+  # As if every package were installed.
+  monkeypatch.setattr(config.importlib.util, "find_spec", str)
   for choice in config.choices_of(RULES[name]):
     Config().replace(**{name: holding(name, choice)})
     with pytest.raises(ConfigError) as error:
@@ -199,7 +207,12 @@ def test_every_field_can_be_given_as_a_flag(parse):
       return rules["low"] if default != rules["low"] else most
     return "elsewhere"
 
-  changes = {name: other(name, field) for name, field in FIELDS.items()}
+  of_ray = ("ray_address", "worker_tpus")  # the last executor is another
+  changes = {
+    name: other(name, field)
+    for name, field in FIELDS.items()
+    if name not in of_ray
+  }
   arguments = [
     f"--{name}={','.join(map(str, v)) if isinstance(v, tuple) else v}"
     for name, v in changes.items()
@@ -279,6 +292,19 @@ def test_help_names_the_variants_that_are_registered(parse, monkeypatch):
   assert help.endswith(" May end in: :blurred, :noisy, :turned.")
 
 
+def test_help_in_brief_names_every_flag_once_and_fits_a_screen(parse):
+  parse()
+  text = config_flags.briefly()
+  hosts = ("distributed", *config_flags.Hosts._fields)
+  assert sorted(re.findall(r"--(\w+)", text)) == sorted([*FIELDS, *hosts])
+  lines = text.splitlines()
+  assert len(lines) <= 34 and max(map(len, lines)) <= 79
+  starts = [list(FIELDS).index(name) for name in config_flags.GROUPS]
+  assert starts[0] == 0 and starts == sorted(starts)
+  for group in config_flags.GROUPS.values():
+    assert any(line.startswith(f"{group} ") for line in lines)
+
+
 # --- identity ----------------------------------------------------------------
 
 # Written out once more: a field that changes its role changes identities.
@@ -311,8 +337,10 @@ def test_roles_are_what_they_were():
     "retraining": config.RETRAINING,
   }
   assert found == ROLES
+  places = {name for name, f in FIELDS.items() if f.metadata["role"] == "place"}
+  assert places == set(config.PLACES) and "executor" in places
   roles = {field.metadata["role"] for field in FIELDS.values()}
-  assert roles == {"", *ROLES}
+  assert roles == {"", "place", *ROLES}
 
 
 def test_the_recipe_is_what_decides_training():

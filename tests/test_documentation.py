@@ -33,7 +33,13 @@ OUTPUTS = re.compile(
 PATH = re.compile(r"[\w.{},*<>-]+(/[\w.{},*<>-]+)*/?")
 SUFFIXES = (".py", ".md", ".html", ".json", ".ipynb", ".sh", ".toml")
 FLAG = re.compile(r"(?<![\w-])--([a-z][a-z_-]*[a-z])(?:=([\w.,:{}-]+))?")
-FOREIGN = {"help", "flagfile", "cache-clear"}  # absl's and pytest's own
+FOREIGN = {
+  "help",
+  "flagfile",
+  "cache-clear",
+  "logdir",
+  "signal",
+}  # of other programs
 
 
 def spans(text):
@@ -202,23 +208,29 @@ def test_how_to_add_runs(fresh_registries):
   assert names["data"].input_shape == (8, 8, 1)
 
 
-def test_the_notebook_example_runs(capsys):
-  (code,) = blocks(section("In a notebook"), "python")
+def test_the_notebook_example_runs(capsys, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  code, swept = blocks(section("In a notebook"), "python")
   small = code.replace(
     "num_seeds=5, num_epochs=20", "num_seeds=2, num_epochs=1"
   )
   assert small != code
-  exec(small, {})
+  names = {}
+  exec(small, names)
   printed = capsys.readouterr().out.splitlines()
   assert [line.split()[0] for line in printed] == [
     "dnn:30",
     "dnn:30-30",
     "cnn:8",
   ]
+  brief = swept.replace("num_epochs=5", "num_epochs=1")
+  exec(brief.replace("num_epochs=10", "num_epochs=2"), names)
+  assert len(names["best"].networks) == 10
+  assert names["population"].curves["epoch"].max() == 2
 
 
 def test_the_example_of_a_model_of_ones_own_runs(capsys):
-  (code,) = blocks(section("Your own model"), "python")
+  code, taps = blocks(section("Your own model"), "python")
   small = code.replace("range(8)", "range(2)").replace("20", "1")
   small = small.replace("num_epochs=30", "num_epochs=2")
   names = {}
@@ -226,6 +238,9 @@ def test_the_example_of_a_model_of_ones_own_runs(capsys):
   assert "shape: (2, 8)" in capsys.readouterr().out
   assert names["kernel"].shape == (4, 2, 64, 32)
   assert names["longer"].epochs == 2
+  exec(taps, names)
+  assert names["logits"].shape == (len(names["data"].validation.y), 10)
+  assert abs(float(ma.sparsity(names["masks"])) - 0.5) < 0.01
 
 
 def test_the_export_example_runs(tmp_path, monkeypatch):

@@ -13,7 +13,10 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 SCRIPT = ROOT / "launch.sh"
-VERBS = ["create", "push", "run", "status", "pull", "delete"]
+VERBS = [
+  *("create", "push", "setup", "run", "status", "logs", "watch", "pull"),
+  "delete",
+]
 AWKWARD = [
   "--out=results/a b",
   "--x='q' \"r\" $HOME `ls`; \\ *",
@@ -22,29 +25,48 @@ AWKWARD = [
   "",
 ]
 
-# Runs what ssh would run with the fake home, copies what scp would copy.
+# Runs what ssh would run with the fake home, copies what scp would copy. What
+# "describe" answers stands line by line in "states"; a VM that is made has an
+# empty disk and runs nothing.
 GCLOUD = """#!{python}
-import os, pathlib, shutil, subprocess, sys
+import os, pathlib, shutil, signal, subprocess, sys
 home, verb = pathlib.Path(os.environ["FAKE_HOME"]), sys.argv[4]
 with open(home / "calls", "a") as file: print(*sys.argv[1:], file=file)
+there = home / "minarch_jax"
+if verb == "describe":
+  first, *rest = (home / "states").read_text().splitlines() or [""]
+  if rest: (home / "states").write_text("\\n".join(rest))
+  if "ERROR" in first: sys.exit(first)
+  print(first)
+if verb == "create":
+  try: os.kill(int((there / "pid").read_text()), signal.SIGKILL)
+  except (OSError, ValueError): pass
+  shutil.rmtree(there, ignore_errors=True)
 if verb == "ssh":
   (command,) = [a[10:] for a in sys.argv if a.startswith("--command=")]
   sys.exit(subprocess.call(
     ["bash", "-c", command], cwd=home, env=os.environ | {{"HOME": str(home)}}))
 if verb == "scp":
   a, b = [x for x in sys.argv[5:] if not x.startswith("--")]
-  if ":" in b: shutil.copy(a, home / b.partition(":")[2])
-  else: shutil.copytree(home / a.partition(":")[2], pathlib.Path(b) / "results")
+  if ":" in b and os.path.isdir(a): shutil.copytree(a, there / "results")
+  elif ":" in b: shutil.copy(a, home / b.partition(":")[2])
+  else: shutil.copytree(
+    home / a.partition(":")[2], pathlib.Path(b) / "results", dirs_exist_ok=True)
 """
 # The interpreter that push would install: writes down how it was called.
 PYTHON = """#!{python}
-import json, os, sys, time
+import json, os, pathlib, sys, time
 print("hello from the run")
 time.sleep(float(os.environ.get("FAKE_SECONDS", 0)))
 os.makedirs("results", exist_ok=True)
 with open("results/call.json", "w") as file:
   json.dump([sys.argv[1:], os.environ["PYTHONPATH"]], file)
-sys.exit(3)
+with open("results/runs", "a") as file: print("run", file=file)
+exits = pathlib.Path(os.environ.get("FAKE_HOME", ".")) / "exits"
+how, *rest = exits.read_text().split() if exits.exists() else ["3"]
+if rest: exits.write_text(" ".join(rest))
+if how == "hangs": time.sleep(20)
+sys.exit(int(how))
 """
 UV = """#!/bin/sh
 [ "$1" = venv ] || exit 0
@@ -71,6 +93,7 @@ def cloud(tmp_path):
   _executable(bin / "python3", "#!/bin/sh\n")  # pip install --user uv
   _executable(home / ".local" / "bin" / "uv", UV)
   _executable(home / "fake_python", PYTHON)
+  (home / "states").write_text("READY")
   return checkout, home, bin
 
 
@@ -144,6 +167,84 @@ def test_create_is_set_by_the_environment(cloud, environment, expected):
     assert word in printed
   assert ("--spot" in printed) == ("PREEMPTIBLE" in environment)
   assert ("--project" in printed) == ("PROJECT" in environment)
+
+
+@pytest.mark.parametrize(
+  ("kind", "image"),
+  [
+    ("v4-8", "tpu-ubuntu2204-base"),
+    ("v5litepod-16", "v2-alpha-tpuv5-lite"),
+    ("v5p-8", "v2-alpha-tpuv5"),
+    ("v6e-8", "v2-alpha-tpuv6e"),
+  ],
+)
+def test_every_generation_has_its_image(cloud, kind, image):
+  done = _launch(cloud, "create", DRY_RUN="1", ACCELERATOR_TYPE=kind)
+  assert f"--version={image} " in done.stdout
+
+
+def test_a_generation_that_is_not_known_is_told(cloud):
+  done = _launch(cloud, "create", DRY_RUN="1", ACCELERATOR_TYPE="v9-8")
+  assert done.returncode == 2 and "ACCELERATOR_TYPE=v9-8" in done.stderr
+  named = {"ACCELERATOR_TYPE": "v9-8", "RUNTIME_VERSION": "r"}
+  done = _launch(cloud, "create", DRY_RUN="1", **named)
+  assert "--version=r" in done.stdout
+
+
+def _calls(cloud, *kinds):
+  """The verbs of the calls that were made, in order."""
+  lines = (cloud[1] / "calls").read_text().splitlines()
+  verbs = [" ".join(line.split()[2:4]) for line in lines if "tpus" in line]
+  return [verb for verb in verbs if verb.split()[1] in kinds]
+
+
+QUICK = {"WATCH_SECONDS": "0.05"}
+
+
+def test_a_queued_resource_is_waited_for(cloud):
+  (cloud[1] / "states").write_text("ACCEPTED\nPROVISIONING\nACTIVE")
+  done = _launch(cloud, "create", QUEUED="1", PREEMPTIBLE="1", **QUICK)
+  assert done.returncode == 0, done.stderr
+  first, *looks = (cloud[1] / "calls").read_text().splitlines()
+  for word in ("queued-resources create", "--node-id=minarch-jax", "--spot"):
+    assert word in first
+  assert "--runtime-version=v2-alpha-tpuv5-lite" in first and len(looks) == 3
+  (cloud[1] / "states").write_text("FAILED")
+  done = _launch(cloud, "create", QUEUED="1", **QUICK)
+  assert done.returncode == 1 and "FAILED" in done.stderr
+
+
+def test_watch_makes_a_lost_vm_anew_and_runs_on(cloud):
+  checkout, home, _ = cloud
+  gone = "ERROR: NOT_FOUND: no node"
+  (home / "states").write_text(
+    f"{gone}\nREADY\nERROR: the network\nREADY\nREADY\nPREEMPTED\nREADY"
+  )
+  (home / "exits").write_text("hangs 75 0")
+  done = _launch(cloud, "watch", "pkg.module", *AWKWARD, **QUICK)
+  assert done.returncode == 0, done.stderr
+  for text in ("is GONE", "the network", "is PREEMPTED", "(75); running on"):
+    assert text in done.stderr
+  # What does not answer is not lost, and what is lost was there.
+  made = _calls(cloud, "create", "delete")
+  assert made == ["tpu-vm create", "tpu-vm delete", "tpu-vm create"]
+  pulled = checkout.parent / "results"
+  words = ["-m", "pkg.module", *AWKWARD]
+  assert json.loads((pulled / "call.json").read_text()) == [words, "source"]
+  # The second VM was given what the first one had done.
+  assert (pulled / "runs").read_text().split() == ["run"] * 3
+
+
+def test_watch_ends_where_running_on_is_no_use(cloud):
+  done = _launch(cloud, "watch", "pkg.module", **QUICK)
+  assert done.returncode == 1 and "ended with 3" in done.stderr
+  assert not _calls(cloud, "create", "delete")
+  assert (cloud[0].parent / "results" / "call.json").exists()
+
+
+def test_logs_follow_the_log(cloud):
+  printed = _launch(cloud, "logs", DRY_RUN="1").stdout
+  assert "tail" in printed and "minarch_jax/log" in printed
 
 
 def test_push_brings_the_code_and_keeps_results(cloud):

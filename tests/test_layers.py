@@ -21,6 +21,7 @@ LAYERS = (
   ("models", "data", "pruning", "quantization"),
   ("engine",),
   ("compression",),
+  ("executors",),
   ("stages",),
   ("study",),
   ("notebook",),
@@ -42,6 +43,7 @@ SELF_COMPILED = {
   "minarch_jax.pruning.masks",
   "minarch_jax.pruning.ranking",
   "minarch_jax.pruning.scopes",
+  "minarch_jax.quantization.networks.gptq",
   "minarch_jax.quantization.networks.lsq",
   "minarch_jax.quantization.packing",
   "minarch_jax.quantization.tensors",
@@ -123,7 +125,7 @@ def test_the_root_is_small_and_rooms_are_tied_by_few_arrows():
     for other in found
     if part(module) and part(module) != part(other)
   }
-  assert len(arrows) <= 74, len(arrows)
+  assert len(arrows) <= 83, len(arrows)
 
 
 def test_parts_do_not_import_in_circles():

@@ -36,7 +36,7 @@ def test_the_same_again_trains_and_writes_nothing(studied):
 
 
 def test_the_same_elsewhere_gives_the_same_tables(studied, tmp_path):
-  tiny_study.run(tmp_path, packs_at_once=3)
+  tiny_study.run(tmp_path, packs_at_once=3, log=("csv",))
   tiny_study.assert_same_tables(
     ma.read_records(str(tmp_path)), ma.read_records(str(studied))
   )
@@ -46,6 +46,10 @@ def test_the_same_elsewhere_gives_the_same_tables(studied, tmp_path):
     for out in (tmp_path, studied)
   )
   assert parts == expected
+  # Whoever watched was told of every network twice.
+  for part in ("curves", "compression"):
+    told = list((tmp_path / "logs" / "csv").rglob(f"{part}.csv"))
+    assert len(told) == len(MEMBERS) * CONFIG.num_seeds
 
 
 def test_stages_one_after_the_other_are_the_line(studied, tmp_path):

@@ -167,9 +167,9 @@ def summarise(found: Analyses) -> list[summaries.Line]:
   Test accuracy is that of the network with the best validation accuracy.
   """
   if found.records.networks.is_empty():
-    return [summaries.Line("no trained networks in these records")]
-  notes = [summaries.Line(note) for note in found.notes]
-  return [*notes, *summaries.lines(found, found.config)]
+    return [summaries.Line("Nothing", "no trained networks in these records")]
+  notes = [summaries.Line("Left out", note) for note in found.notes]
+  return [*summaries.lines(found, found.config), *notes]
 
 
 def summary(

@@ -1,4 +1,4 @@
-"""The summary a study prints: about ten lines, every number with its limits."""
+"""The summary of a study: about ten answers, every number with its limits."""
 
 from typing import Any, NamedTuple
 
@@ -12,61 +12,99 @@ from minarch_jax.config import Config
 
 
 class Line(NamedTuple):
-  """A line of the summary, and the name of the table that says more."""
+  """An answer of the summary.
 
+  Attributes:
+    head: what it answers, in a word or three.
+    text: the answer, in sentences.
+    table: the name of the table that says more.
+    dataset: what the networks that it names were trained on, where it is one.
+  """
+
+  head: str
   text: str
   table: str | None = None
+  dataset: str | None = None
 
   def __str__(self) -> str:
-    return self.text
+    return f"{self.head}: {self.text}"
+
+
+FAMILIES = {
+  "dnn": "a fully connected network",
+  "cnn": "a convolutional network",
+  "vit": "a vision transformer",
+}
 
 
 def lines(found: findings.Evidence, config: Config) -> list[Line]:
   """Writes the summary of a study that trained at least one network."""
   labels = found["regimes"]
-  parts = {
-    "guidance": _recommended(found["guidance"]),
-    "selected": _best(labels),
-    "minimal_parameters": _minimal(found["minimal_parameters"]),
-    "pruning_phases": _redundancy(found, config),
-    "controls": _controls(found["controls"]),
-    "quantization": _damage(found["quantization"]),
-    "regimes": [_regimes(labels)],
-    "claims": [_verdicts(found["claims"])],
-  }
-  return [Line(text, table) for table, texts in parts.items() for text in texts]
+  return [
+    *_recommended(found["guidance"]),
+    *_best(labels),
+    *_minimal(found["minimal_parameters"]),
+    *_redundancy(found, config),
+    *_controls(found["controls"]),
+    *_damage(found["quantization"]),
+    _regimes(labels),
+    _verdicts(found["claims"]),
+  ]
 
 
-def _recommended(guidance: pl.DataFrame) -> list[str]:
+def _named(head: str, of: str, several: bool) -> str:
+  """Names the data set, or the like, where there are several."""
+  return f"{head}, {of}" if several else head
+
+
+def _recommended(guidance: pl.DataFrame) -> list[Line]:
   """Says the smallest that is as good as the best, or why there is none."""
+  several = guidance["dataset"].n_unique() > 1
   lines = []
   for row in guidance.iter_rows(named=True):
     if row["refused"] is not None:
-      lines.append(f"{row['dataset']}: nothing recommended: {row['refused']}")
+      text = f"Nothing can be recommended: {row['refused']}"
     elif row["rank"] == 1:
-      lines.append(f"{row['dataset']}: {_first(row)}")
+      text = _first(row)
+    else:
+      continue
+    head = _named("Use", row["dataset"], several)
+    lines.append(Line(head, text, "guidance", row["dataset"]))
   return lines
 
 
 def _first(row: dict[str, Any]) -> str:
   words = recommendation.in_words(pl.DataFrame([row])).row(0, named=True)
-  pruned = "not pruned" if row["sparsity"] == 0 else f"pruned {words['pruned']}"
-  rounded = (
-    "not rounded" if row["bits"] == 32 else f"rounded to {words['rounded']}"
-  )
+  kind = FAMILIES.get(row["family"], row["family"])
+  pruned = "Prune nothing"
+  if row["sparsity"] > 0:
+    share = words["pruned"].replace(" %", " % of its weights", 1)
+    pruned = f"Prune {share}"
+  rounded = "round nothing"
+  if row["bits"] < 32:
+    rounded = f"round the rest to {words['rounded']}"
   text = (
-    f"{words['architecture']}, {pruned}, {rounded}: {words['bytes']:,} bytes, "
-    f"accuracy {words['accuracy']:.2%}, of a new seed at least "
-    f"{words['at_least']:.2%}"
+    f"{row['architecture']}, {kind}. {pruned} and {rounded}: "
+    f"{row['bytes']:,} bytes. "
   )
-  wanted = f"{row['target_accuracy']:.2%}"
+  reached = (
+    f"It reaches {row['accuracy']:.2%} on validation images, and a new seed "
+    f"is predicted to reach {row['accuracy_low']:.2%} or more"
+  )
+  wanted, best = row["target_accuracy"], row["best_accuracy"]
   if row["shortfall"] > 0:
-    short = 100 * row["shortfall"]
-    return f"nothing reaches {wanted}; {short:.2f} points short: {text}"
-  return f"the smallest that reaches {wanted}: {text}"
+    return (
+      f"{text}The nearest to {wanted:.2%}, which nothing is predicted to reach:"
+      f" {100 * row['shortfall']:.2f} points short. {reached}."
+    )
+  return (
+    f"{text}The smallest that stays within {100 * (best - wanted):.3g} points "
+    f"of the best, {best:.2%}. {reached}."
+  )
 
 
-def _best(labels: pl.DataFrame) -> list[str]:
+def _best(labels: pl.DataFrame) -> list[Line]:
+  several = labels["dataset"].n_unique() > 1
   lines = []
   for dataset in labels["dataset"].unique().sort():
     rows = (
@@ -79,21 +117,31 @@ def _best(labels: pl.DataFrame) -> list[str]:
       f"{row['architecture']} {row['mean_test_accuracy']:.2%}"
       for row in rows.iter_rows(named=True)
     )
-    lines.append(f"{dataset}: test accuracy, chosen on validation: {best}")
+    head = _named("Most accurate", dataset, several)
+    text = f"On validation images, with accuracy on test images: {best}."
+    lines.append(Line(head, text, "selected", dataset))
   return lines
 
 
-def _minimal(minimal: pl.DataFrame) -> list[str]:
+def _minimal(minimal: pl.DataFrame) -> list[Line]:
+  several = minimal["dataset"].n_unique() > 1
   return [
-    f"{dataset}: P_min "
-    + ", ".join(_size(row) for row in rows.iter_rows(named=True))
+    Line(
+      _named("Smallest reliable", dataset, several),
+      "From P_min parameters on all networks are near the best and vary little "
+      "over seeds. P_min: "
+      + ", ".join(_size(row) for row in rows.iter_rows(named=True))
+      + ".",
+      "minimal_parameters",
+      dataset,
+    )
     for (dataset,), rows in minimal.group_by("dataset", maintain_order=True)
   ]
 
 
 def _size(row: dict[str, Any]) -> str:
   if row["p_min"] is None:
-    return f"{row['family']} not bracketed ({row['status']})"
+    return f"{row['family']} not within this grid ({row['status']})"
   low, high = row["p_min_low"], row["p_min_high"]
   return (
     f"{row['family']} {row['p_min']:,.0f} "
@@ -102,7 +150,18 @@ def _size(row: dict[str, Any]) -> str:
   )
 
 
-def _redundancy(found: findings.Evidence, config: Config) -> list[str]:
+def _points(accuracy: float) -> str:
+  value = f"{100 * accuracy:g}"
+  return f"{value} point{'' if value == '1' else 's'}"
+
+
+_PRUNED = {
+  "oneshot": "Prunable at once",
+  "finetune": "Prunable, retrained",
+}
+
+
+def _redundancy(found: findings.Evidence, config: Config) -> list[Line]:
   """Says the redundancy of every schedule and scope, over the stable.
 
   The bounds of a median are the medians of the bounds, as if all architectures
@@ -130,57 +189,79 @@ def _redundancy(found: findings.Evidence, config: Config) -> list[str]:
     middle = [
       group[f"redundancy{end}"].median() for end in ("", "_low", "_high")
     ]
-    lines.append(
-      f"redundancy, {schedule}, {scope}: median {middle[0]:.0%} "
-      f"[{middle[1]:.0%}, {middle[2]:.0%}], "
-      f"largest {largest.redundancy:.0%} "
-      f"[{largest.low:.0%}, {largest.high:.0%}] of {len(group)} stable "
-      f"architectures ({group['criterion'][0]}); "
-      f"shown free: up to {group['shown_free'].max():.0%}"
+    text = (
+      f"In the median of {len(group)} that are stable {middle[0]:.0%} "
+      f"[{middle[1]:.0%}, {middle[2]:.0%}] of the weights can go before "
+      f"accuracy falls by {_points(config.free_margin)}, in the most prunable "
+      f"{largest.redundancy:.0%} [{largest.low:.0%}, {largest.high:.0%}]. "
+      f"Shown to cost less: up to {group['shown_free'].max():.0%}. "
+      f"Ranked by {group['criterion'][0]}, {scope}."
     )
+    head = _PRUNED.get(schedule, f"Prunable, {schedule}")
+    several = rows.filter(schedule=schedule)["scope"].n_unique() > 1
+    lines.append(Line(_named(head, scope, several), text, "pruning_phases"))
   return lines
 
 
-def _controls(controls: pl.DataFrame) -> list[str]:
+def _controls(controls: pl.DataFrame) -> list[Line]:
   """Says whether pruning beat the dense network of equal size."""
   lines = []
   for (schedule,), rows in controls.filter(
     pl.col("control") == "small_dense"
   ).group_by("schedule", maintain_order=True):
     counts = dict(rows["verdict"].value_counts().iter_rows())
-    lines.append(
-      f"pruned, {schedule}, against a dense network of equal size: better at "
-      f"{counts.get(controls_lib.BETTER, 0)}, worse at "
-      f"{counts.get(controls_lib.WORSE, 0)} of {len(rows)} settings"
+    text = (
+      f"Pruned networks ({schedule}) beat dense ones of as many weights, "
+      f"trained as long, in {counts.get(controls_lib.BETTER, 0)} of "
+      f"{len(rows)} comparisons and lose in "
+      f"{counts.get(controls_lib.WORSE, 0)}."
     )
+    lines.append(Line("Pruned or small", text, "controls"))
   return lines
 
 
-def _damage(damage: pl.DataFrame) -> list[str]:
+def _damage(damage: pl.DataFrame) -> list[Line]:
+  damage = tables.primary(damage, ("quant_granularity",))
   groups = (
-    damage.group_by("bits", "quant_granularity")
+    damage.group_by("bits")
     .agg(
       median=100 * pl.col("damage").median(), worst=100 * pl.col("damage").max()
     )
-    .sort("bits", "quant_granularity", descending=[True, False])
+    .sort("bits", descending=True)
   )
-  parts = [
-    f"{bits} bits per {unit} {median:.2f} points (worst {worst:.2f})"
-    for bits, unit, median, worst in groups.iter_rows()
-  ]
-  return [f"quantization damage, median: {', '.join(parts)}"] if parts else []
+  if groups.is_empty():
+    return []
+  (bits, median, worst), *rest = groups.iter_rows()
+  text = (
+    f"With {bits} bits the median network loses {median:.2f} points of "
+    f"accuracy (the worst {worst:.2f})"
+  )
+  for bits, median, worst in rest:
+    text += f", with {bits} bits {median:.2f} ({worst:.2f})"
+  text += f"; one scale per {damage['quant_granularity'][0]}."
+  return [Line("Few bits", text, "quantization")]
 
 
-def _regimes(labels: pl.DataFrame) -> str:
-  counts = [f"{(labels['label'] == name).sum()} {name}" for name in LABELS]
-  return f"regimes of {len(labels)} architectures: {', '.join(counts)}"
+def _regimes(labels: pl.DataFrame) -> Line:
+  unstable, learning, overfitting = (
+    (labels["label"] == name).sum() for name in LABELS
+  )
+  text = (
+    f"Of {len(labels)} architectures {unstable} are unstable (seeds fail or "
+    f"scatter), {learning} learn and {overfitting} overfit."
+  )
+  return Line("Sizes", text, "regimes")
 
 
-def _verdicts(rows: pl.DataFrame) -> str:
+def _verdicts(rows: pl.DataFrame) -> Line:
   parts = []
   for verdict in findings.VERDICTS:
-    names = rows.filter(pl.col("verdict") == verdict)["claim"].to_list()
-    parts.append(
-      f"{len(names)} {verdict}" + (f" ({' '.join(names)})" if names else "")
-    )
-  return f"claims: {', '.join(parts)}"
+    found = rows.filter(pl.col("verdict") == verdict)
+    if verdict == findings.CONTRADICTED:  # what one wants to know at once
+      names = [f"{c}: {s}" for c, s in found["claim", "statement"].iter_rows()]
+    else:
+      names = found["claim"].to_list()
+    shown = f" ({', '.join(names)})" if names else ""
+    parts.append(f"{len(found)} {verdict}{shown}")
+  text = f"Of {len(rows)} claims, by these records: {', '.join(parts)}."
+  return Line("The paper's claims", text, "claims")

@@ -4,7 +4,8 @@ A file holds uint8 images `x` [N, H, W] or [N, H, W, C] and their classes `y`,
 integers from 0; and `x_test`, `y_test` where a test split exists. `x_train` and
 `y_train` are read too, as Keras names them. A folder holds one folder of images
 per class, whose names in order are the classes; or two folders `train` and
-`test` that hold those. Names of folders are written as paths, ./flowers.
+`test` that hold those. Names of folders are written as paths, ./flowers. A
+folder that `datasets.save_to_disk` left is read by `saved`.
 """
 
 from collections.abc import Iterator, Mapping
@@ -18,12 +19,13 @@ import zipfile
 from absl import logging
 import numpy as np
 
-from minarch_jax import config
+from minarch_jax import config, registries
 from minarch_jax.data import cache, decoding, sources
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 NO_TEST = "there is no test split: a fixed stratified 20 % of the images"
 TRAIN, TEST = "train", "test"
+SAVED = ("dataset_dict.json", "state.json")  # what save_to_disk leaves
 
 
 def is_path(name: str) -> bool:
@@ -37,7 +39,9 @@ def source_of(name: str) -> sources.Source:
   Raises:
     ConfigError: there is nothing.
   """
-  path = _path(name)
+  path = path_of(name)
+  if any((path / file).is_file() for file in SAVED):
+    return registries.resolve("minarch_jax.data.saved:SOURCE")
   if path.is_dir():
     return FOLDER
   if path.is_file() and name.endswith(".npz"):
@@ -50,7 +54,7 @@ def source_of(name: str) -> sources.Source:
   raise config.ConfigError(f"--dataset={name}: no such file or folder")
 
 
-def _path(name: str) -> pathlib.Path:
+def path_of(name: str) -> pathlib.Path:
   return pathlib.Path(name).expanduser()
 
 
@@ -136,7 +140,7 @@ def _check(name: str, what: str, x: Any, y: np.ndarray) -> None:
 # --- a file ------------------------------------------------------------------
 
 
-class _Header(NamedTuple):
+class Header(NamedTuple):
   """What an array's header says."""
 
   shape: tuple[int, ...]
@@ -153,13 +157,13 @@ def _describe_file(name: str, data_dir: str | None) -> sources.Info:
 
 def _read_file(name: str, data_dir: str | None) -> sources.Raw:
   del data_dir
-  with _reading(name), np.load(_path(name), allow_pickle=False) as file:
+  with _reading(name), np.load(path_of(name), allow_pickle=False) as file:
     return raw_of(*_arrays(name, file))
 
 
 def _arrays(name: str, images: Mapping[str, Any]) -> list[Any]:
   """Lists x and y, and those of the test split; labels are read."""
-  with _reading(name), np.load(_path(name), allow_pickle=False) as file:
+  with _reading(name), np.load(path_of(name), allow_pickle=False) as file:
     known = [pair for pair in _NAMES if set(pair) <= set(file.files)]
     if not known:
       raise config.ConfigError(
@@ -175,14 +179,14 @@ def _arrays(name: str, images: Mapping[str, Any]) -> list[Any]:
   return found
 
 
-def _headers(name: str) -> dict[str, _Header]:
+def _headers(name: str) -> dict[str, Header]:
   """Reads the headers of all arrays of a file, before memory is taken.
 
   Raises:
     ConfigError: it is no file of arrays, or one is not as long as it says.
   """
   found = {}
-  with _reading(name), zipfile.ZipFile(_path(name)) as archive:
+  with _reading(name), zipfile.ZipFile(path_of(name)) as archive:
     for member in archive.infolist():
       with archive.open(member) as file:
         version = np.lib.format.read_magic(file)
@@ -200,7 +204,7 @@ def _headers(name: str) -> dict[str, _Header]:
           f"{member.filename} is {length} bytes long and says that it holds "
           f"{dtype} {shape}"
         )
-      found[member.filename.removesuffix(".npy")] = _Header(shape, dtype)
+      found[member.filename.removesuffix(".npy")] = Header(shape, dtype)
   return found
 
 
@@ -229,13 +233,13 @@ def _describe_folder(name: str, data_dir: str | None) -> sources.Info:
 def _info_of(name: str, splits: list["Files"]) -> sources.Info:
   first = splits[0][0][0]
   try:
-    shape = _shape(first)
+    shape = shape_of(first)
   except Exception as error:  # whatever a decoder happens to raise
     raise config.ConfigError(f"{first} cannot be read ({error})") from None
   arrays = []
   for files in splits:
     y = np.concatenate([np.full(len(f), i) for i, f in enumerate(files)])
-    arrays += [_Header((len(y), *shape), np.dtype(np.uint8)), y]
+    arrays += [Header((len(y), *shape), np.dtype(np.uint8)), y]
   return info_of(name, *arrays)
 
 
@@ -244,7 +248,7 @@ def _read_folder(name: str, data_dir: str | None) -> sources.Raw:
   splits = _splits(name)
   info = _info_of(name, splits)
   state = hashlib.sha256(repr(info).encode())
-  root = _path(name)
+  root = path_of(name)
   for file in _files(splits):
     content = hashlib.sha256(file.read_bytes()).digest()
     state.update(str(file.relative_to(root)).encode() + content)
@@ -269,7 +273,7 @@ def _splits(name: str) -> list[Files]:
     ConfigError: there are no folders of images, or those of the test split are
       others.
   """
-  root = _path(name)
+  root = path_of(name)
   if (root / TRAIN).is_dir() and (root / TEST).is_dir():
     train, test = (_classes(name, root / part) for part in (TRAIN, TEST))
     unknown = sorted(test.keys() - train.keys())
@@ -301,8 +305,11 @@ def _classes(name: str, root: pathlib.Path) -> dict[str, list[pathlib.Path]]:
   return found
 
 
-def _shape(path: pathlib.Path) -> tuple[int, int, int]:
-  """Reads the size of an image: grey ones have one channel, others three."""
+def shape_of(path: Any) -> tuple[int, int, int]:
+  """Reads the size of an image, of its path or of what is open.
+
+  Grey ones have one channel, others three.
+  """
   from PIL import Image
 
   with Image.open(path) as image:

@@ -52,10 +52,12 @@ class Machine:
     backend: cpu, gpu or tpu.
     factors: ("run vit", 1.7) says that training ViTs takes 1.7 times as long
       as their costs say; what is not listed takes as long.
+    devices: those that packs are planned for; 0 = the ones there are.
   """
 
   backend: str = "cpu"
   factors: tuple[tuple[str, float], ...] = ()
+  devices: int = 0
 
   def factor(self, what: str, family: str) -> float:
     """How many times as long RUNNING, COMPILING or COMPRESSING takes."""

@@ -117,8 +117,14 @@ def _halves(values: Array) -> jax.Array:
   return jnp.stack([values[..., i::2].sum(axis=-1) for i in (0, 1)], axis=-1)
 
 
-def make_totals(apply: Callable[..., Any]) -> Callable[..., Totals]:
+def make_totals(
+  apply: Callable[..., Any], losses: Callable[..., Any] = losses
+) -> Callable[..., Totals]:
   """Makes the score of one network on any range of chunks.
+
+  Args:
+    apply: `apply(params, x, sizes) -> logits`.
+    losses: of logits and labels, per image, as the function of that name.
 
   Returns:
     `totals(params, sizes, chunks, order, first, last) -> Totals` in the order

@@ -27,7 +27,7 @@ from minarch_jax.engine.keeping import Kept
 from minarch_jax.engine.planning import Pack
 from minarch_jax.engine.programs import Program
 from minarch_jax.engine.session import Network, Placed, Session, Stopped
-from minarch_jax.engine.training import Optimizer
+from minarch_jax.engine.training import Optimizer, Own
 from minarch_jax.types import Params, TrainState
 
 # --- programs ----------------------------------------------------------------
@@ -37,17 +37,20 @@ def _make_run(
   *,
   network: Network,
   optimizer: Optimizer,
+  own: Own,
   layout: population.Mapping,
   validation: tuple[int, int],
 ) -> Callable:
   """Trains some epochs, then scores."""
-  kernel = network.architecture.traits.image_kernel
-  model = models.on_unit_rows(network.model, network.architecture)
+  kernel, model = None, network.model
+  if own.make_tx is None:  # another optimizer may look at the shapes of leaves
+    kernel = network.architecture.traits.image_kernel
+    model = models.on_unit_rows(model, network.architecture)
   axis = population.AXIS if layout.split == "batch" else None
   step = training.make_step(
-    model, training.make_tx(optimizer), axis, layout.microbatch
+    model, training.make_tx(optimizer), axis, layout.microbatch, own
   )
-  totals = evaluation.make_totals(model.apply)
+  totals = evaluation.make_totals(model.apply, own.losses)
   run = training.make_run(step, totals, validation)
 
   def function(state, masks, wanted_seed, member, order, lesson, view, data):
@@ -143,6 +146,7 @@ class Trained(NamedTuple):
     curve: training.Curve of arrays [S, A, E].
     scores: Scores of arrays [S, A].
     compile_seconds, run_seconds: wall time.
+    kept: from where training goes on, where that was asked for.
   """
 
   pack: Pack
@@ -151,6 +155,7 @@ class Trained(NamedTuple):
   scores: Scores
   compile_seconds: float
   run_seconds: float
+  kept: Kept | None = None
 
 
 Progress = Callable[[int], None]  # called with the epochs just finished
@@ -192,6 +197,7 @@ def train(
   pack: Pack,
   progress: Progress = _no_progress,
   keeper_of: keeping.KeeperOf = keeping.nowhere,
+  with_state: bool = False,
   more: np.ndarray | None = None,
 ) -> Trained:
   """Trains a pack and scores the final networks.
@@ -204,6 +210,7 @@ def train(
     pack: what to train.
     progress: told of finished epochs.
     keeper_of: who keeps the state of the pack meanwhile.
+    with_state: whether to return from where training goes on.
     more: float32 [E, T], learning rates of steps after those of the recipe;
       the curve does not show them.
   """
@@ -254,6 +261,7 @@ def train(
     jax.tree.map(lambda leaf: leaf[own], Scores(*scores)),
     placed.compile_seconds,
     spent,
+    Kept(jax.device_get(state), curve, spent) if with_state else None,
   )
 
 
@@ -262,6 +270,7 @@ def train_or_split(
   pack: Pack,
   progress: Progress = _no_progress,
   keeper_of: keeping.KeeperOf = keeping.nowhere,
+  with_state: bool = False,
 ) -> list[Trained]:
   """Trains a pack, or its halves where the whole does not fit the memory.
 
@@ -269,7 +278,8 @@ def train_or_split(
     MemoryError: one network with one seed does not fit.
   """
   return sessions.in_parts(
-    pack, lambda part: train(session, part, progress, keeper_of)
+    pack,
+    lambda part: train(session, part, progress, keeper_of, with_state),
   )
 
 
@@ -281,15 +291,21 @@ def plan(
   Raises:
     ConfigError: a single network does not fit the memory limit.
   """
-  return planning.plan(
-    members,
-    seeds,
-    session.work,
-    machine=session.machine,
-    devices=jax.local_device_count(),
-    at_once=session.config.packs_at_once,
-    memory_limit=memory.limit(session.config),
-  )
+  # An optimizer that looks beyond single entries must not see padding.
+  alone = session.own.make_tx is not None
+  return [
+    pack
+    for part in ([[a] for a in members] if alone else [members])
+    for pack in planning.plan(
+      part,
+      seeds,
+      session.work,
+      machine=session.machine,
+      devices=session.machine.devices or jax.local_device_count(),
+      at_once=session.config.packs_at_once,
+      memory_limit=memory.limit(session.config),
+    )
+  ]
 
 
 # --- parameters of a pack ----------------------------------------------------
@@ -303,11 +319,25 @@ def initial(
   A value depends on (seed, leaf, coordinate); members differ in scale and
   extent only, so each seed draws once for all of them.
   """
+  if placed.session.own.init is not None:
+    return _own_initial(placed, placed.session.own.init, purpose)
   spec, law = placed.network.spec, placed.session.config.init
   coordinates, split = models.coordinates(spec, law)
   draws = draw(placed, purpose, "normal", coordinates)
   sizes = sessions.sizes_of(placed.pack, placed.session)
   return models.initial(split(draws), spec, sizes, law)
+
+
+def _own_initial(placed: Placed, init: Callable, purpose: random.Purpose):
+  """Draws them by a function of one's own, network by network."""
+  session, pack = placed.session, placed.pack
+  keys = [random.key_for(seed, purpose) for seed in pack.seeds]
+  found = []
+  for architecture in pack.architectures:
+    shapes = models.shapes(architecture.spec(session.problem))
+    drawn = [init(key, shapes) for key in keys]
+    found.append(jax.tree.map(lambda *each: np.stack(each), *drawn))
+  return stack_members(found, pack, session)
 
 
 def draw(
@@ -358,8 +388,10 @@ def width_masks(placed: Placed) -> Any:
 
 def start_state(placed: Placed, params: Params) -> TrainState:
   """Places host parameters [S, A, ...] with a fresh optimizer state."""
-  optimizer = Optimizer.of(placed.session.config)
-  return placed.put(training.start_state(optimizer, params), "network")
+  session = placed.session
+  optimizer = Optimizer.of(session.config)
+  state = training.start_state(optimizer, params, session.own)
+  return placed.put(state, "network")
 
 
 def split_members(params: Params, pack: Pack, session: Session) -> list[Params]:
@@ -494,6 +526,7 @@ def _run(
     static={
       "network": placed.network,
       "optimizer": Optimizer.of(session.config),
+      "own": session.own,
       "layout": placed.layout,
       "validation": session.splits["validation"],
     },

@@ -20,6 +20,7 @@ from minarch_jax.engine import machine as machines
 from minarch_jax.engine.costs import Machine, Work
 from minarch_jax.engine.planning import Pack
 from minarch_jax.engine.programs import Program, Table
+from minarch_jax.engine.training import NOTHING_OWN, Own
 from minarch_jax.types import Batch, Dataset, Model
 
 EVAL_BATCH = 128  # twice as many leave the cache: a sixth more time
@@ -59,7 +60,8 @@ class Session:
   `data` holds all images, replicated on every device: each fold and each split
   padded to whole chunks with images that weigh 0. The `folds` say in which
   order a seed takes the chunks, `splits` which of them, in that order, are
-  whose. `machine` is what plans and forecasts go by. The networks belong to an
+  whose. `machine` is what plans and forecasts go by, `own` what somebody
+  exchanges of the recipe. The networks belong to an
   `arm` of a study; one that trains longer than another shares its programs by
   calls of at most `most_epochs`. Packs that run at the same time share the
   programs. Once `stop` is set they give up before their next one.
@@ -73,6 +75,7 @@ class Session:
   splits: Splits
   machine: Machine = costs.REFERENCE
   arm: str = records.MAIN
+  own: Own = NOTHING_OWN
   most_epochs: int | None = None
   programs: Table = dataclasses.field(default_factory=Table)
   stop: threading.Event = dataclasses.field(default_factory=threading.Event)

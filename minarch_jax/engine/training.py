@@ -5,6 +5,7 @@ maps it over members, seeds and devices.
 """
 
 from collections.abc import Callable
+import dataclasses
 import functools
 from typing import Any, NamedTuple
 
@@ -54,6 +55,30 @@ def data_order(
   return order[: steps * batch_size].reshape(steps, batch_size).astype(np.int32)
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Own:
+  """What somebody exchanges of the recipe; equal to itself only.
+
+  Attributes:
+    make_tx: `make_tx(learning_rate) -> optax.GradientTransformation`, the rate
+      a scalar that may be traced.
+    loss: `loss(logits [B, classes], y [B]) -> [B]`.
+    init: `init(key, shapes) -> params`, for one network.
+  """
+
+  make_tx: Callable[[Array], optax.GradientTransformation] | None = None
+  loss: Callable[[Array, Array], Any] | None = None
+  init: Callable[[jax.Array, Params], Params] | None = None
+
+  def losses(self, logits: Array, y: Array) -> tuple[jax.Array, jax.Array]:
+    """Returns what `evaluation.losses` does, by the loss of one's own."""
+    loss, correct = evaluation.losses(jnp.asarray(logits), y)
+    return loss if self.loss is None else self.loss(logits, y), correct
+
+
+NOTHING_OWN = Own()
+
+
 class Optimizer(NamedTuple):
   """The fields of a Config that decide the direction of a step."""
 
@@ -101,11 +126,16 @@ def learning_rates(config: Config, num_steps: int) -> np.ndarray:
   return np.asarray(schedule(np.arange(num_steps)), np.float32)
 
 
-def start_state(optimizer: Optimizer, params: Params) -> TrainState:
+def start_state(
+  optimizer: Optimizer, params: Params, own: Own = NOTHING_OWN
+) -> TrainState:
   """Puts stacked host parameters [S, A, ...] beside a fresh optimizer state.
 
   Every optimizer of `make_tx` starts at zero, so none is run for it.
   """
+  if own.make_tx is not None:
+    init = jax.vmap(jax.vmap(own.make_tx(jnp.ones(())).init))
+    return TrainState(params, jax.device_get(init(params)))
   leaves, structure = jax.tree.flatten(params)
   shapes = tuple(jax.ShapeDtypeStruct(p.shape, p.dtype) for p in leaves)
   found = _state_shapes(optimizer, structure, shapes)
@@ -125,6 +155,7 @@ def make_step(
   tx: optax.GradientTransformation,
   axis: str | None = None,
   microbatch: int | None = None,
+  own: Own = NOTHING_OWN,
 ) -> Callable:
   """Makes `step(state, batch, learning_rate, sizes, masks) -> (state, Step)`.
 
@@ -134,6 +165,7 @@ def make_step(
     axis: mapped axis over which a minibatch is split; gradients are averaged.
     microbatch: how many images go through the network at a time, a divisor of
       the minibatch; gradients are averaged (None = all at once).
+    own: a loss, and an optimizer instead of `tx`.
 
   `masks` (1 = kept) are pruning and width masks alike: masked parameters are
   exactly zero after every step, whatever the optimizer does, also in a
@@ -142,7 +174,7 @@ def make_step(
 
   def loss_fn(params, batch, sizes):
     logits = model.apply(params, batch.x, sizes)
-    loss, correct = evaluation.losses(logits, batch.y)
+    loss, correct = own.losses(logits, batch.y)
     return loss.mean(), correct.mean()
 
   gradient = jax.value_and_grad(loss_fn, has_aux=True)
@@ -174,6 +206,13 @@ def make_step(
     (loss, accuracy), grads = mean_gradient(state.params, batch, sizes)
     if axis is not None:
       loss, accuracy, grads = jax.lax.pmean((loss, accuracy, grads), axis)
+    if own.make_tx is not None:
+      whole = optax.with_extra_args_support(own.make_tx(learning_rate))
+      updates, opt_state = whole.update(
+        grads, state.opt_state, state.params, value=loss
+      )
+      params = optax.apply_updates(state.params, updates)
+      return TrainState(params, opt_state), Step(loss, accuracy)
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
 
     def move(value, update, mask):

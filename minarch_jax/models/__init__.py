@@ -6,6 +6,7 @@ from minarch_jax.models.parameters import coordinates as coordinates
 from minarch_jax.models.parameters import flatten as flatten
 from minarch_jax.models.parameters import initial as initial
 from minarch_jax.models.parameters import pad as pad
+from minarch_jax.models.parameters import shapes as shapes
 from minarch_jax.models.parameters import unit_rows as unit_rows
 from minarch_jax.models.parameters import unpad as unpad
 from minarch_jax.models.parameters import width_masks as width_masks

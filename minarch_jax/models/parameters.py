@@ -7,6 +7,7 @@ from typing import Any
 
 from flax import traverse_util
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from minarch_jax import random, registries
@@ -174,6 +175,16 @@ def _fans(
   # A window's places are summed over, and each input is in as many windows.
   window = [axis for axis in inputs if axis in WINDOW]
   return product(inputs), product((*window, *outputs))
+
+
+def shapes(spec: Spec) -> Params:
+  """Returns the shapes of a network's parameters, as JAX describes arrays."""
+  return traverse_util.unflatten_dict(
+    {
+      leaf.path: jax.ShapeDtypeStruct(spec.shape(leaf), jnp.result_type(float))
+      for leaf in spec.leaves
+    }
+  )
 
 
 def pad(params: Params, spec: Spec, parent: Spec) -> Params:

@@ -40,4 +40,3 @@ from minarch_jax.pruning.sensitivity import (
   layer_sensitivity as layer_sensitivity,
 )
 from minarch_jax.pruning.sensitivity import overlaps as overlaps
-from minarch_jax.pruning.trees import prunable as prunable

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from minarch_jax import leaves, random, registries
@@ -31,9 +30,11 @@ class Context(NamedTuple):
     input_shape: (height, width, channels) of one image.
     activations: what each layer was given, by leaf name ("hidden_0/kernel"),
       as `types.record_inputs` returns it.
-    outputs: number of output axes of a leaf, by leaf name, where it is not 1.
+    outputs: number of output axes of a leaf, by leaf name, where they come last
+      and names do not tell.
+    described: what the axes of leaves are, by path, as `leaves.axes_of` says.
     movement: what `accumulate_movement` summed during training.
-    names: last names of the leaves that are pruned.
+    names: last names of the leaves that are pruned; None = the weights.
   """
 
   params: Params
@@ -44,8 +45,9 @@ class Context(NamedTuple):
   input_shape: tuple[int, ...] | None = None
   activations: Mapping[str, Array] | None = None
   outputs: Mapping[str, int] | None = None
+  described: Mapping[trees.Path, Any] | None = None
   movement: Params | None = None
-  names: Sequence[str] = registries.WEIGHTS
+  names: Sequence[str] | None = None
 
 
 Score = Callable[[Context], Params]
@@ -111,7 +113,7 @@ def magnitude(context: Context) -> Params:
   Groups: mean.
   """
   return jax.tree.map(
-    lambda leaf: jnp.abs(leaf) if leaves.is_array(leaf) else leaf,
+    lambda leaf: abs(leaves.on_host(leaf)) if leaves.is_array(leaf) else leaf,
     context.params,
   )
 

@@ -11,9 +11,7 @@ import math
 import re
 from typing import Any, NamedTuple
 
-import jax
 from jax import core
-import jax.numpy as jnp
 import numpy as np
 
 from minarch_jax import architectures, registries
@@ -45,10 +43,10 @@ class Member:
 
   def of(self, leaves: "Leaves") -> Any:
     """Takes the member out of the leaves."""
-    leaf = leaves[self.leaf]
+    leaf: Any = leaves[self.leaf]
     if not self.stacked:
       return leaf
-    return jnp.moveaxis(leaf, self.stacked, _first(self))[self.place]
+    return np.moveaxis(leaf, self.stacked, _first(self))[self.place]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,12 +168,12 @@ def apart(layers: Sequence[Layer]) -> list[Layer]:
   return found
 
 
-def together(members: Sequence[Member], parts: Sequence[jax.Array]):
+def together(members: Sequence[Member], parts: Sequence[Array]) -> Any:
   """Stacks again what `apart` took apart: all layers of one leaf, in order."""
   last = members[-1]
   sizes = [place + 1 for place in last.place]
-  whole = jnp.stack(list(parts)).reshape(*sizes, *last.shape)
-  return jnp.moveaxis(whole, _first(last), last.stacked)
+  whole = module_of(*parts).stack(list(parts)).reshape(*sizes, *last.shape)
+  return np.moveaxis(whole, _first(last), last.stacked)
 
 
 # How element scores become one score of a group: from their sum and number.
@@ -206,7 +204,8 @@ def _element_group(layer, scores, alive, pool):
 
 def _single(score, pool):
   """The score of a group of one."""
-  return score if pool == FIRST else POOLS[pool](score, jnp.int32(1))
+  alone = pool in (FIRST, "mean", "sum")
+  return score if alone else POOLS[pool](score, np.int32(1))
 
 
 def _element_expand(layer, mask):
@@ -286,8 +285,9 @@ def _block_group(layer, scores, alive, pool):
 
 
 def _pooled(scores, alive, pool):
-  total = jnp.sum(jnp.where(alive, scores, 0), -1)
-  size = jnp.sum(alive, -1, dtype=jnp.int32)
+  xp = module_of(scores, alive)
+  total = xp.sum(xp.where(alive, scores, 0), -1)
+  size = xp.sum(alive, -1, dtype=np.int32)
   return POOLS[pool](total, size), size > 0
 
 

@@ -8,14 +8,15 @@ from jax import core, lax
 import jax.numpy as jnp
 import numpy as np
 
-from minarch_jax import leaves, registries
 from minarch_jax.pruning import counting, criteria, granularity, ranking, trees
 from minarch_jax.pruning import masks as masking
 from minarch_jax.types import Array, Masks, Params
 
 _GROUPING = ranking.Grouping._fields
 _READ = tuple(
-  f for f in criteria.Context._fields if f not in ("params", "names")
+  field
+  for field in criteria.Context._fields
+  if field not in ("params", "names", "described")
 )
 
 
@@ -65,10 +66,11 @@ def prune(
   chosen = criteria.find(criterion)
   grouping = {name: options[name] for name in _GROUPING if name in options}
   read = {name: options[name] for name in _READ if name in options}
-  names = grouping.get("names", registries.WEIGHTS)
-  known = criteria.Context(
-    params, **_outputs(params, grouping) | read, names=names
+  names = grouping.get("names")
+  described = ranking.axes_of(
+    params, grouping.get("spec"), grouping.get("axes")
   )
+  known = criteria.Context(params, **read, names=names, described=described)
   criteria.check_needs(criterion, known)
 
   def cut(masks, sparsity):
@@ -117,16 +119,3 @@ def _told(masks: Masks, within: Masks | None) -> Masks:
       stacklevel=3,
     )
   return masks
-
-
-def _outputs(params: Params, grouping: dict[str, Any]) -> dict[str, Any]:
-  """How many output axes leaves have, for criteria that ask."""
-  rules = grouping.get("spec"), grouping.get("axes")
-  axes = ranking.axes_of(params, *rules)
-  return {
-    "outputs": {
-      "/".join(path): len(found.outputs)
-      for path, found in axes.items()
-      if isinstance(found, leaves.Axes) and found.outputs
-    }
-  }

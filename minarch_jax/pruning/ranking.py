@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
-import functools
 import math
 from typing import Any, NamedTuple
 
@@ -14,7 +13,7 @@ import numpy as np
 from minarch_jax import architectures, leaves, registries
 from minarch_jax.pruning import counting, scopes, selection, trees
 from minarch_jax.pruning import granularity as shapes
-from minarch_jax.types import Array, Masks, Params
+from minarch_jax.types import Array, Masks, module_of, Params
 
 Scope = str | Mapping[str, float]
 
@@ -26,7 +25,8 @@ class Grouping(NamedTuple):
     granularity: one of GRANULARITIES, with its sizes ("nm:4", "block:4x4").
     exclude: layers that are not pruned; "input" and "output" name the first and
       last layer of `spec`.
-    names: last names of the leaves that are pruned.
+    names: last names of the leaves that are pruned; None = the weights, as
+      `minarch_jax.leaves.weights` finds them.
     spec: named axes of the tree; units need it.
     axes: without spec, what the axes of leaves are where names, biases and
       shapes do not tell, by patterns: {"*/proj/kernel": "ioo"}; see
@@ -35,7 +35,7 @@ class Grouping(NamedTuple):
 
   granularity: str = "element"
   exclude: Sequence[str] = ()
-  names: Sequence[str] = registries.WEIGHTS
+  names: Sequence[str] | None = None
   spec: architectures.Spec | None = None
   axes: leaves.Rules | None = None
 
@@ -125,18 +125,24 @@ def rank(
   for what, given in (("within", within), ("masks", masks)):
     if given is not None:
       trees.check_like(what, given, scores)
-  found = jax.tree.leaves(scores)
-  order = _order(
-    plan,
-    pool,
-    tuple(leaf if leaves.is_array(leaf) else 0.0 for leaf in found),
-    None if within is None else tuple(jax.tree.leaves(within)),
-    None if masks is None else tuple(jax.tree.leaves(masks)),
+  trees_of_leaves = tuple(
+    None if tree is None else tuple(map(_number, jax.tree.leaves(tree)))
+    for tree in (scores, within, masks)
   )
+  on_host = not any(
+    isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(trees_of_leaves)
+  )
+  make = _order if on_host else _compiled_order
+  order = make(plan, pool, *trees_of_leaves)
   if within is not None:
     return order
   # Known from shapes alone, so that a known sparsity is counted on the host.
   return dataclasses.replace(order, **counts_of(plan, order.pools))
+
+
+def _number(leaf: Any) -> Any:
+  """What ranking reads of a leaf: nothing of those that hold no numbers."""
+  return leaves.on_host(leaf) if leaves.is_array(leaf) else np.float32(0)
 
 
 def counts_of(plan: Plan, pools: selection.Pools) -> dict[str, np.ndarray]:
@@ -172,11 +178,10 @@ def check_sparsity(plan: Plan, sparsity: float | Array) -> None:
   shapes.check_sparsity(plan.granularity, plan.layers[0].args, sparsity)
 
 
-# Compiled whole: one operation after the other would take seconds to compile
-# in a notebook. Inside a compiled function this changes nothing.
-@functools.partial(jax.jit, static_argnums=(0, 1))
 def _order(plan: Plan, pool: str, leaves, within, masks) -> Ranking:
-  """Orders the groups of flat trees; see `rank`."""
+  """Orders the groups of flat trees; see `rank`. Numpy in, numpy out."""
+  given = jax.tree.leaves((leaves, within, masks))
+  xp = module_of(*given)
   # Two kinds of absence: what does not exist (padding of a member inside its
   # parent) counts nowhere; what was pruned before counts in the sizes that
   # sparsities are fractions of, and goes first.
@@ -184,27 +189,34 @@ def _order(plan: Plan, pool: str, leaves, within, masks) -> Ranking:
   table, there, sizes = [], [], []
   for layer in plan.layers:
     score, here = plan.granularity.group(layer, leaves, alive, pool)
-    table.append(jnp.asarray(score).astype(jnp.float32))
+    table.append(xp.asarray(score).astype(np.float32, copy=False))
     there.append(here)
     rows = score.shape[0] if plan.granularity.rows else 1
-    _, existing = plan.granularity.group(layer, leaves, exists, pool)
-    sizes.append(jnp.sum(existing.reshape(rows, -1), 1, dtype=jnp.int32))
+    existing = here
+    if masks is not None:
+      _, existing = plan.granularity.group(layer, leaves, exists, pool)
+    sizes.append(xp.sum(existing.reshape(rows, -1), 1, dtype=np.int32))
   densities = _densities(plan, None if within is None else exists)
   if masks is None and within is None:
     # Scalars: a ranking carries no arrays that say nothing.
-    alive = [jnp.ones((), bool) for _ in alive]
+    alive = [xp.ones((), bool) for _ in alive]
   pools = pools_of(plan, [part.size for part in table], table[0].shape[-1])
   keys = selection.sort_keys(
     selection.lay_out(pools, table), selection.lay_out(pools, there)
   )
   return Ranking(
     keys,
-    jnp.concatenate(sizes),
-    jnp.stack(densities),
+    xp.concatenate(sizes),
+    xp.stack(densities),
     tuple(alive),
     plan,
     pools,
   )
+
+
+# Compiled whole: one operation after the other would take seconds to compile
+# in a notebook. Inside a compiled function this changes nothing.
+_compiled_order = jax.jit(_order, static_argnums=(0, 1))
 
 
 def pools_of(plan: Plan, sizes: Sequence[int], last: int) -> selection.Pools:
@@ -242,16 +254,22 @@ def masks_at(ranking: Ranking, sparsity: float | Array) -> Masks:
       every M.
   """
   check_sparsity(ranking.plan, sparsity)
-  return _cut(ranking, kept_groups(ranking, sparsity))
+  kept = leaves.on_host(kept_groups(ranking, sparsity))
+  given = (ranking.keys, ranking.sizes, *ranking.alive, kept)
+  if module_of(*given) is np:
+    return jax.tree.map(jnp.asarray, _cut(ranking, kept))
+  return _compiled_cut(ranking, kept)
 
 
-@jax.jit
-def _cut(ranking: Ranking, kept: jax.Array) -> Masks:
+def _cut(ranking: Ranking, kept: Array) -> Masks:
   marks = selection.keep_largest(ranking.keys, kept, ranking.pools)
   return masks_of(ranking, marks)
 
 
-def masks_of(ranking: Ranking, marks: jax.Array) -> Masks:
+_compiled_cut = jax.jit(_cut)
+
+
+def masks_of(ranking: Ranking, marks: Array) -> Masks:
   """Turns a table of marks, 1 = kept, into masks."""
   plan = ranking.plan
   masks: list[Any] = [None] * len(ranking.alive)
@@ -274,7 +292,7 @@ def masks_of(ranking: Ranking, marks: jax.Array) -> Masks:
   return jax.tree.unflatten(plan.treedef, masks)
 
 
-def _passed_through(layers, parts, sizes) -> list[jax.Array]:
+def _passed_through(layers, parts, sizes) -> list[Array]:
   """Gives a layer that a network lacks the units of the one before.
 
   What reads the missing layer's outputs in a parent reads theirs.
@@ -283,8 +301,9 @@ def _passed_through(layers, parts, sizes) -> list[jax.Array]:
   for i, layer in enumerate(layers):
     if layer.before >= 0:
       given, length = parts[layer.before], len(parts[i])
-      given = jnp.pad(given[:length], (0, max(0, length - len(given))))
-      parts[i] = jnp.where(sizes[i] > 0, parts[i], given)
+      xp = module_of(given, parts[i], sizes)
+      given = xp.pad(given[:length], (0, max(0, length - len(given))))
+      parts[i] = xp.where(sizes[i] > 0, parts[i], given)
   return parts
 
 
@@ -323,10 +342,12 @@ def planned(tree: Params, scope: Scope, grouping: Grouping) -> Plan:
   paths = [path for path, _ in named]
   if spec is not None:
     _check_spec(named, spec)
-  open_paths = [p for p, x in named if trees.prunable(p, x, names)]
+  wanted = trees.prunable(tree, names)
+  open_paths = [path for path in paths if path in wanted]
   if not open_paths:
     raise ValueError(
-      f"no array is named {' or '.join(names)}, so nothing can be pruned; name "
+      f"no array is named {' or '.join(names or registries.WEIGHTS)}, so "
+      "nothing can be pruned; name "
       f"others with names={leaves.likely(tree)}; the leaves are "
       f"{', '.join('/'.join(path) for path in paths)}"
     )
@@ -417,9 +438,11 @@ def _entries(plan: Plan, leaves, within, masks):
   """Lists, leaf by leaf, which entries exist and which are still there."""
   covered = {m.leaf for layer in plan.layers for m in layer.members}
 
+  xp = module_of(*jax.tree.leaves((leaves, within, masks)))
+
   def marks(given, i, leaf):
-    mask = jnp.asarray(True if given is None else given[i], bool)
-    return jnp.broadcast_to(mask, np.shape(leaf)) if i in covered else mask
+    mask = xp.asarray(True if given is None else given[i], bool)
+    return xp.broadcast_to(mask, np.shape(leaf)) if i in covered else mask
 
   exists = [marks(within, i, leaf) for i, leaf in enumerate(leaves)]
   alive = [marks(masks, i, leaf) for i, leaf in enumerate(leaves)]
@@ -446,8 +469,8 @@ def _density(layer: shapes.Layer, exists) -> Any:
   if exists is not None:
     # What exists is a product of ranges, so an axis is as long as its longest
     # line through the entries.
-    entries = member.of(exists).astype(jnp.float32)
-    sizes = [jnp.max(jnp.sum(entries, i)) for i in range(len(sizes))]
+    entries = member.of(exists).astype(np.float32)
+    sizes = [entries.sum(i).max() for i in range(len(sizes))]
   if len(sizes) != 4:
     axes = leaves.known(layer.name, member.axes)
     sizes = [
@@ -457,4 +480,5 @@ def _density(layer: shapes.Layer, exists) -> Any:
   if exists is None:
     return sum(sizes) / math.prod(sizes)
   # A layer that a shallow member of a deep parent lacks has no entries.
-  return sum(sizes) / jnp.maximum(math.prod(sizes), 1)
+  whole = math.prod(sizes)
+  return sum(sizes) / (whole + (whole == 0))

@@ -1,9 +1,9 @@
 """Names of leaves and layers, and the checks a user's tree must pass."""
 
 from collections.abc import Iterable, Sequence
+import sys
 from typing import Any
 
-from flax import nnx
 import jax
 import numpy as np
 
@@ -29,16 +29,20 @@ def named_leaves(tree: Params) -> list[tuple[Path, Any]]:
   return named
 
 
-def prunable(
-  path: Path, leaf: Any, names: Sequence[str] = registries.WEIGHTS
-) -> bool:
-  """Says whether a leaf is pruned: kernels and embeddings, by default.
+def prunable(tree: Params, names: Sequence[str] | None = None) -> set[Path]:
+  """Says which leaves are pruned: those of these last names, or the weights.
 
   Scalar leaves never are: a scalar mask means "not pruned". Nor is what holds
   no numbers.
   """
-  named = bool(path) and path[-1] in names
-  return named and leaves.is_array(leaf) and np.ndim(leaf) > 0
+  found = {
+    path
+    for path, leaf in leaves.named(tree)
+    if path and leaves.is_array(leaf) and np.ndim(leaf) > 0
+  }
+  if names is None:
+    return found & leaves.weights(tree)
+  return {path for path in found if path[-1] in names}
 
 
 def in_layer(path: Path, layer: str) -> bool:
@@ -109,6 +113,8 @@ def like(what: str, tree: Params, params: Params) -> list[Any]:
 
 def _bare(tree: Params) -> Any:
   """The structure of a tree without the NNX variables around its leaves."""
+  nnx = sys.modules.get("flax.nnx")  # a tree has some only where it is imported
+  variables = nnx.Variable if nnx else ()
   return jax.tree.structure(
-    tree, is_leaf=lambda node: isinstance(node, nnx.Variable)
+    tree, is_leaf=lambda node: isinstance(node, variables)
   )

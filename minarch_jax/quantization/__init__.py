@@ -6,9 +6,10 @@ to codes (`FORMATS`: which numbers) -> decode. `quantize` stores, and
 one tree and map over seeds and networks with `jax.vmap`.
 
 Beyond weights: `activations` rounds the inputs of layers through the models'
-tap; `straight_through` trains with rounding in the loss; `rounding` holds
-several formats in one program; `storage` counts bytes and `cost` what else a
-network costs; `networks` holds what looks at a whole network.
+tap, which `taps` makes of anybody's; `straight_through` trains with rounding
+in the loss; `rounding` holds several formats in one program; `storage` counts
+bytes and `cost` what else a network costs; `networks` holds what looks at a
+whole network.
 """
 
 from minarch_jax.quantization.activations import calibrate as calibrate

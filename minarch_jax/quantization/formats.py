@@ -224,6 +224,12 @@ def widths(symmetric: bool = True) -> dict[int, str]:
   }
 
 
+def as_trained(leaf: Any) -> Format | None:
+  """The format in which an array is stored that is not quantized, if any."""
+  found = FORMATS.get(str(leaf.dtype))
+  return None if found is None or found.scaled else found
+
+
 def name_of(bits: Bits) -> str:
   """Returns the registry name of a static width or format name.
 

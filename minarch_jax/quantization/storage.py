@@ -83,9 +83,10 @@ def weight_bytes(
 
 
 def count_nonzeros(
-  params: types.Params, choose: trees.Choose = registries.is_weight
+  params: types.Params, choose: trees.Choose | None = None
 ) -> dict[str, jax.Array]:
   """Counts the entries other than 0 of each weight leaf, int32 scalars."""
+  choose = choose or leaves_lib.weights(params).__contains__
   return {
     "/".join(path): jnp.count_nonzero(leaf)
     for path, leaf in leaves_lib.named(params)
@@ -99,7 +100,7 @@ def storage_bytes(
   granularity: str = "channel",
   *,
   nonzeros: Mapping[str, Count] | None = None,
-  choose: trees.Choose = registries.is_weight,
+  choose: trees.Choose | None = None,
   axes: leaves_lib.Rules | None = None,
 ) -> Any:
   """Counts the bytes of a model once quantized, from shapes alone.
@@ -130,16 +131,26 @@ def storage_bytes(
   for path, leaf in named:
     name = "/".join(path)
     if name not in by_leaf:
-      total = total + (
-        4 * math.prod(leaf.shape) if leaves_lib.is_array(leaf) else 0
-      )
+      total = total + _plain_bytes(leaf)
       continue
     format = formats.FORMATS[by_leaf[name]]
+    if by_leaf[name] == "float32":
+      format = formats.as_trained(leaf)
+    if format is None:
+      total = total + _plain_bytes(leaf)
+      continue
     count = None if nonzeros is None else np.asarray(nonzeros[name])
     total = total + weight_bytes(
       (path, leaf.shape), format, granularity, count, axes=described[path]
     )
   return total if np.ndim(total) else int(total)
+
+
+def _plain_bytes(leaf: Any) -> int:
+  """What a leaf takes as it is; nothing where it holds no numbers."""
+  if not leaves_lib.is_array(leaf):
+    return 0
+  return math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize
 
 
 def grid_bytes(

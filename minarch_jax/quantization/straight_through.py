@@ -12,7 +12,7 @@ so the optimizer, masks and the training loop need not know of it.
 import jax
 import jax.numpy as jnp
 
-from minarch_jax import leaves, registries, types
+from minarch_jax import leaves, types
 from minarch_jax.quantization import activations, formats, trees
 from minarch_jax.quantization import calibration as calibrations
 
@@ -36,7 +36,7 @@ def straight_through(
   *,
   calibration: calibrations.Rule = None,
   within: types.Masks | None = None,
-  choose: trees.Choose = registries.is_weight,
+  choose: trees.Choose | None = None,
   axes: leaves.Rules | None = None,
 ) -> types.Params:
   """Rounds weights for training: `fake_quantize`, by the name of its gradient.

@@ -35,9 +35,10 @@ def replace_leaves(
 
 
 def weight_names(
-  params: types.Params, choose: Choose = registries.is_weight
+  params: types.Params, choose: Choose | None = None
 ) -> list[str]:
   """Lists the leaves that quantization touches, as "path/to/leaf"."""
+  choose = choose or leaves.weights(params).__contains__
   return [
     "/".join(path)
     for path, leaf in leaves.named(params)
@@ -46,7 +47,7 @@ def weight_names(
 
 
 def bits_by_leaf(
-  params: types.Params, bits: TreeBits, choose: Choose = registries.is_weight
+  params: types.Params, bits: TreeBits, choose: Choose | None = None
 ) -> dict[str, formats.Bits]:
   """Gives each quantized leaf its width or format.
 
@@ -102,7 +103,7 @@ def map_weights(
   bits: TreeBits,
   granularity: str,
   within: types.Masks | None,
-  choose: Choose,
+  choose: Choose | None,
   axes: leaves.Rules | None = None,
 ) -> types.Params:
   """Applies change(leaf, bits, layout, within) to each quantized leaf.
@@ -164,7 +165,7 @@ def quantize(
   *,
   calibration: calibrations.Rule = None,
   within: types.Masks | None = None,
-  choose: Choose = registries.is_weight,
+  choose: Choose | None = None,
   axes: leaves.Rules | None = None,
   packed: bool = False,
 ) -> types.Params:
@@ -190,7 +191,8 @@ def quantize(
       that exist, the structure of params. Only "percentile" and "kl" need
       them: to the others, and to all scales by absolute maximum, a padded 0
       is no number at all.
-    choose: which paths are weights; kernels and embeddings by default.
+    choose: which paths are weights; None = as `minarch_jax.leaves.weights`
+      finds them: kernels and embeddings in Flax's trees.
     axes: what the axes of leaves are where names, biases and shapes do not
       tell, by patterns: {"*/proj/kernel": "ioo"}; see `minarch_jax.leaves`.
     packed: hold codes in their bits alone, two of 4 bits in a byte; see
@@ -250,7 +252,7 @@ def fake_quantize(
   *,
   calibration: calibrations.Rule = None,
   within: types.Masks | None = None,
-  choose: Choose = registries.is_weight,
+  choose: Choose | None = None,
   axes: leaves.Rules | None = None,
 ) -> types.Params:
   """Rounds weights to what `dequantize(quantize(...))` gives, bit for bit.

@@ -31,6 +31,6 @@ def build(
     sources = standing.sources_of(out, config)
     reading = writing.analyse(out, config)
     page = writing.write(out, reading, ask)
-  built = Built(page, list(map(str, reading.summary)), run)
+  built = Built(page, [(line.head, line.text) for line in reading.summary], run)
   standing.leave(out, built, sources)
   return built

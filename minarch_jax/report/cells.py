@@ -13,12 +13,14 @@ MOST_ROWS = 400  # more rows than this are only in the CSV file
 
 
 class Cell(NamedTuple):
-  """What is read, what a sort by its column compares, and its CSS class."""
+  """What is read, what a sort by its column compares, its CSS class, what it
+  links to, and the network that it names."""
 
   text: str
   key: str
   kind: str
   href: str = ""
+  network: str = ""
 
 
 class Shown(NamedTuple):
@@ -121,6 +123,9 @@ def _cell(
     "" if value is None else str(value),
     _kind(column, text),
     _href(value, column.form, figures),
+    f"{row['dataset']} {value}"
+    if column.field == "architecture" and value is not None and "dataset" in row
+    else "",
   )
 
 

@@ -30,10 +30,14 @@ def accuracy(reading: Reading) -> Drawing | None:
   means = means.join(
     regimes.select("dataset", "architecture", "label"),
     on=["dataset", "architecture"],
+  )
+  count = len(means)
+  means = means.join(
+    reading.shown, on=["dataset", "architecture"], how="semi"
   ).with_columns(
     pl.col("mean", "low", "high").pipe(theme.to_error),
     layer=pl.lit("mean"),
-    note=pl.format(
+    note=theme.note(
       "{}: {} parameters, {} over {} seeds, {}",
       "architecture",
       "params",
@@ -100,7 +104,7 @@ def accuracy(reading: Reading) -> Drawing | None:
   return Drawing(
     "Accuracy against parameters",
     chart,
-    f"Final validation accuracy of {len(means)} architectures, "
+    f"Final validation accuracy of {reading_lib.drawn(means, count)}, "
     f"{reading_lib.seeds(regimes)}. Large marks: mean over seeds with its "
     f"{level:.0%} Student t interval, coloured by regime; small grey marks: "
     "single networks. Solid vertical line: minimal parameters P_min (all "
@@ -230,7 +234,7 @@ def phases(reading: Reading) -> Drawing | None:
     return None
   shown = pl.concat(
     [
-      _spread_out(part.sort("params", "architecture"), _MOST_BARS)
+      reading_lib.spread_out(part.sort("params", "architecture"), _MOST_BARS)
       for _, part in table.group_by("dataset", "family", maintain_order=True)
     ]
   )
@@ -249,7 +253,7 @@ def phases(reading: Reading) -> Drawing | None:
         {name: i for i, name in enumerate(names)}
       ),
       layer=pl.lit("bar"),
-      note=pl.format(
+      note=theme.note(
         "{}: {} for {} epochs",
         "architecture",
         "phase",
@@ -289,13 +293,6 @@ def phases(reading: Reading) -> Drawing | None:
     f"the rest. {config.confidence:.0%} intervals are in the table.",
     theme.rows(frame),
   )
-
-
-def _spread_out(frame: pl.DataFrame, most: int) -> pl.DataFrame:
-  """Keeps at most `most` rows, evenly spread, first and last included."""
-  if len(frame) <= most:
-    return frame
-  return frame[[round(i * (len(frame) - 1) / (most - 1)) for i in range(most)]]
 
 
 def _bars(dataset: str, family: str, several: bool) -> alt.Chart:

@@ -19,6 +19,9 @@ import vl_convert
 
 _PNG_SCALE = 2.0
 
+# In the description of a mark: what follows names the network it stands for.
+STANDS_FOR = "\u2063"  # an invisible separator
+
 
 @functools.cache
 def start() -> None:
@@ -43,7 +46,8 @@ def svg(name: str, spec: dict[str, Any]) -> str:
   """Draws a figure; the same specification and name give the same bytes.
 
   The renderer numbers clip paths through the life of the process, so they are
-  renumbered here, under `name`: several figures can then share one page.
+  renumbered here, under `name`: several figures can then share one page. The
+  network that a mark stands for becomes an attribute of the mark.
   """
   start()
   text = vl_convert.vegalite_to_svg(spec)
@@ -56,7 +60,9 @@ def svg(name: str, spec: dict[str, Any]) -> str:
       numbers[old] = next(counter)
     return f"{match.group(1)}{name}-{numbers[old]}"
 
-  return re.sub(r'((?:id="|url\(#))((?:clip|gradient_?)\d+)', renumbered, text)
+  text = re.sub(r'((?:id="|url\(#))((?:clip|gradient_?)\d+)', renumbered, text)
+  described = rf'aria-label="([^"]*){STANDS_FOR}([^"]*)"'
+  return re.sub(described, r'aria-label="\1" data-network="\2"', text)
 
 
 def png(text: str) -> bytes:

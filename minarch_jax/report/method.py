@@ -45,5 +45,5 @@ def render() -> str:
   return (
     environment()
     .from_string(resource("method.html"))
-    .render(style=resource("page.css"), body=body)
+    .render(style=resource("page.css"), script=resource("theme.js"), body=body)
   )

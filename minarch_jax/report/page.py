@@ -8,9 +8,11 @@ from typing import Any
 from minarch_jax import config as config_lib
 from minarch_jax import registries
 from minarch_jax.analysis import summaries
-from minarch_jax.report import cells, method, sections
+from minarch_jax.report import cells, method, networks, sections
 from minarch_jax.report.entries import Drawing
 from minarch_jax.report.reading import Reading
+
+SCRIPTS = ("theme.js", "tables.js", "marks.js", "network.js")
 
 
 def render(
@@ -37,8 +39,9 @@ def render(
     formats=reading.config.figures,
     method=method,
     provenance=provenance(reading),
+    networks=networks.written(reading),
     style=method.resource("page.css"),
-    script=method.resource("page.js"),
+    script="\n".join(map(method.resource, SCRIPTS)),
   )
 
 

@@ -93,10 +93,14 @@ def redundancy(reading: Reading) -> Drawing | None:
   if phases.is_empty():
     return None
   named = theme.depths(phases["depth"].to_list())
+  count = phases.select("dataset", "architecture").n_unique()
+  phases = phases.join(
+    reading.shown, on=["dataset", "architecture"], how="semi"
+  )
   frame = selection.rows_of(reading, phases).with_columns(
     pl.col("depth").cast(pl.String),
     layer=pl.lit("redundancy"),
-    note=pl.format(
+    note=theme.note(
       "{}: {} parameters, redundancy {} [{}, {}]",
       "architecture",
       "params",
@@ -141,9 +145,10 @@ def redundancy(reading: Reading) -> Drawing | None:
     "Redundancy by depth and size",
     chart,
     "Redundancy: the sparsity at which the mean drop in accuracy reaches "
-    f"{reading_lib.points(config.free_margin)}. One mark per architecture, "
-    f"{reading_lib.seeds(phases)}; bars: {config.confidence:.0%} "
-    f"intervals over seeds and images. {criterion.capitalize()} pruning, "
+    f"{reading_lib.points(config.free_margin)}. One mark for each of "
+    f"{reading_lib.drawn(phases, count)}, {reading_lib.seeds(phases)}; bars: "
+    f"{config.confidence:.0%} intervals over seeds and images. "
+    f"{criterion.capitalize()} pruning, "
     f"{scope} scope, 32 bits. Compare depths at equal params.",
     drawn,
   )

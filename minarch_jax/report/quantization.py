@@ -20,10 +20,12 @@ def damage(reading: Reading) -> Drawing | None:
   table = tables.primary(table, ("quant_granularity",))
   granularity = table["quant_granularity"][0]
   known = theme.precisions(table["bits"].to_list())
+  count = table.select("dataset", "architecture").n_unique()
+  table = table.join(reading.shown, on=["dataset", "architecture"], how="semi")
   frame = table.with_columns(
     pl.col("bits").cast(pl.String),
     layer=pl.lit("damage"),
-    note=pl.format(
+    note=theme.note(
       "{}: {} parameters, {} bits: {} points",
       "architecture",
       "params",
@@ -66,7 +68,8 @@ def damage(reading: Reading) -> Drawing | None:
     "Accuracy lost to few bits, by size and data set",
     chart,
     "Damage: validation accuracy at 32 bits minus accuracy at fewer, paired "
-    f"by seed; bars: {level:.0%} intervals, {reading_lib.seeds(table)}. "
+    f"by seed; bars: {level:.0%} intervals of "
+    f"{reading_lib.drawn(table, count)}, {reading_lib.seeds(table)}. "
     "Weights only, rounded after training without retraining, one scale per "
     f"{granularity}, sparsity 0.",
     drawn,
@@ -143,7 +146,7 @@ def pareto(reading: Reading) -> Drawing | None:
     pl.col("bits").cast(pl.String),
     pl.col("mean").pipe(theme.to_error),
     layer=pl.lit("front"),
-    note=pl.format(
+    note=theme.note(
       "{}, sparsity {}, {} bits, {}: {} bytes, {} %",
       "architecture",
       "sparsity",

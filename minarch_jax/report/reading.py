@@ -12,6 +12,9 @@ from minarch_jax import config as config_lib
 from minarch_jax import records as records_lib
 from minarch_jax.analysis import summaries, tables
 
+# More networks than this, or more rows about them, and the page is slow.
+MOST_NETWORKS, _MOST_ROWS = 500, 40_000
+
 
 class Tables(Mapping[str, pl.DataFrame]):
   """The tables of `registries.TABLES`, each computed when first asked for.
@@ -78,6 +81,37 @@ class Reading:
     return self.found.study
 
   @functools.cached_property
+  def shown(self) -> pl.DataFrame:
+    """The networks that the page tells apart: dataset, architecture.
+
+    All of them where a page can hold as many; else the recommended ones and
+    others evenly spread over the sizes of each data set and family.
+    """
+    every = self.tables["regimes"].select(
+      "dataset", "family", "architecture", "params"
+    )
+    most = max(_MOST_ROWS * len(every) // (1 + self._rows), 1)
+    keys = ["dataset", "architecture"]
+    if len(every) <= min(most, MOST_NETWORKS):
+      return every.select(keys)
+    groups = every.sort("params", "architecture").partition_by(
+      "dataset", "family", maintain_order=True
+    )
+    each = max(min(most, MOST_NETWORKS) // len(groups), 1)
+    spread = [spread_out(group, each) for group in groups]
+    named = self.tables.get("guidance", every).drop_nulls("architecture")
+    return pl.concat([g.select(keys) for g in (named, *spread)]).unique(
+      maintain_order=True
+    )
+
+  @property
+  def _rows(self) -> int:
+    """The rows that the page would hold of all networks."""
+    records = self.records
+    seeds = records.networks.n_unique(["dataset", "seed"])
+    return len(records.networks) + len(records.compression) // max(seeds, 1)
+
+  @functools.cached_property
   def summary(self) -> Sequence[summaries.Line]:
     """What the study found."""
     return analysis.summarise(self.found)
@@ -113,6 +147,22 @@ def analyse(
     tables.by_difficulty(networks),
     in_order(networks["family"].unique().to_list()),
   )
+
+
+def spread_out(frame: pl.DataFrame, most: int) -> pl.DataFrame:
+  """Keeps at most `most` rows, evenly spread, first and last included."""
+  if len(frame) <= most:
+    return frame
+  last = (len(frame) - 1) / max(most - 1, 1)
+  return frame[[round(i * last) for i in range(most)]]
+
+
+def drawn(frame: pl.DataFrame, count: int) -> str:
+  """Says how many of `count` architectures the rows of a figure show."""
+  number = frame.select("dataset", "architecture").n_unique()
+  if number < count:
+    return f"{number:,} of {count:,} architectures, evenly spread over sizes"
+  return f"{count:,} architectures"
 
 
 def in_order(families: Sequence[str]) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from minarch_jax import records
 FILE = "summary.json"
 
 # What decides neither what a study leaves nor how it is judged.
-_AROUND = ("out", "dry_run", "repair", "allow_mixed")
+_AROUND = ("out", "dry_run", "repair", "allow_mixed", *config_lib.PLACES)
 
 
 class Built(NamedTuple):
@@ -21,12 +21,12 @@ class Built(NamedTuple):
 
   Attributes:
     page: its path.
-    summary: a sentence a line.
+    summary: what each answer is to, and the answer, in sentences.
     run: the study that ended with it, by `run_of`; "" = it was built alone.
   """
 
   page: str
-  summary: list[str]
+  summary: list[tuple[str, str]]
   run: str
 
 
@@ -45,9 +45,10 @@ def find(out: str, config: config_lib.Config) -> Built | None:
   page = os.path.join(folder, "index.html")
   try:
     left = records.read_json(os.path.join(folder, FILE))
-    built = Built(page, list(left["summary"]), left["run"])
+    summary = [(head, text) for head, text in left["summary"]]
+    built = Built(page, summary, left["run"])
     same = left["sources"] == sources_of(out, config)
-  except (config_lib.ConfigError, KeyError):
+  except (config_lib.ConfigError, KeyError, ValueError):
     return None  # damaged: the report is built again
   return built if same and os.path.exists(page) else None
 

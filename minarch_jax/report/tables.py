@@ -362,7 +362,7 @@ GUIDANCE = Table(
 
 CLAIMS = Table(
   "claims",
-  "The claims with what they rest on.",
+  "The claims with what they rest on; n and the tables used are in the file.",
   itemgetter("claims"),
   (
     Column("claim", "claim", "claim"),
@@ -370,11 +370,9 @@ CLAIMS = Table(
     Column("effect", "effect", "number", ""),
     Column("unit", "unit", "words"),
     Column("limit", "limit", "number"),
-    Column("n", "n", "count"),
     Column("verdict", "verdict"),
     Column("power", "power (%)", "percent"),
     Column("figure", "figure", "figure"),
-    Column("rests_on", "rests on", "words"),
     Column("note", "note"),
   ),
 )

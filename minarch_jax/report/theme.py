@@ -14,6 +14,8 @@ from typing import Any
 import altair as alt
 import polars as pl
 
+from minarch_jax.report import drawing
+
 BLACK, GREY, PALE = "#222222", "#8a8a8a", "#d4d4d4"
 ORANGE, SKY, GREEN = "#E69F00", "#56B4E9", "#009E73"
 BLUE, VERMILLION, PURPLE = "#0072B2", "#D55E00", "#CC79A7"
@@ -228,6 +230,16 @@ def heat_map(
       x=x, y=y, text=alt.Text("text:N"), color=ink
     ),
   ]
+
+
+def note(form: str, *values: Any) -> pl.Expr:
+  """Says in words what a mark shows, and of which network, by `format`.
+
+  The rows have the columns `dataset` and `architecture`.
+  """
+  return pl.format(
+    form + drawing.STANDS_FOR + "{} {}", *values, "dataset", "architecture"
+  )
 
 
 def rows(*frames: pl.DataFrame) -> list[dict[str, Any]]:

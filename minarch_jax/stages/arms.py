@@ -27,7 +27,7 @@ from minarch_jax.engine import packs
 from minarch_jax.engine.planning import Pack
 from minarch_jax.engine.session import Session
 from minarch_jax.stages import compress, provenance, setup, store, train
-from minarch_jax.stages.train import Statistics
+from minarch_jax.stages.working import Statistics
 
 FRESH = 100_000  # fresh seeds start here; a multiple of any number of folds
 LONGER = 3  # times as many epochs where overfitting is looked for

@@ -7,13 +7,17 @@ all files beside them: what is damaged is found before orbax parses it, whose
 threads would print tracebacks.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+import contextlib
+import errno
+import glob
 import hashlib
 import os
 import pathlib
 import shutil
 import threading
 from typing import Any
+import uuid
 
 import jax
 import numpy as np
@@ -32,11 +36,33 @@ def path(out: str, id: str) -> str:
 
 
 def save(out: str, id: str, params: Sequence[Params]) -> None:
-  """Saves one tree per architecture (numpy, leading seed axis), atomically."""
+  """Saves one tree per architecture (numpy, leading seed axis), atomically.
+
+  Under a name of its own until it is complete: another process may save the
+  same. What is there, left by a run that ended before its part file, is
+  replaced.
+  """
   target = path(out, id)
-  if os.path.exists(target):
-    shutil.rmtree(target)  # left by a run that ended before its part file
-  write(target, numbered(params))
+  own = f"{target}.{uuid.uuid4().hex[:8]}"
+  try:
+    write(own, numbered(params))
+    while not _renamed(own, target):
+      with contextlib.suppress(FileNotFoundError):
+        os.rename(target, f"{own}.before")
+  finally:
+    for left in glob.glob(f"{glob.escape(own)}*"):
+      shutil.rmtree(left, ignore_errors=True)
+
+
+def _renamed(own: str, target: str) -> bool:
+  """Gives a directory its name, unless another one has it."""
+  try:
+    os.rename(own, target)
+  except OSError as error:
+    if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+      raise
+    return False
+  return True
 
 
 def numbered(trees: Sequence[Params]) -> dict[str, Params]:
@@ -56,7 +82,7 @@ def write(target: str, tree: dict[str, Params]) -> None:
   fresh = f"{target}-tmp"
   if os.path.exists(fresh):
     shutil.rmtree(fresh)  # left by a process that ended here
-  with _ALONE, _checkpointer() as checkpointer:
+  with _checkpointer() as checkpointer:
     checkpointer.save(fresh, _orbax().args.StandardSave(tree))
   with records.atomic(os.path.join(fresh, _SEAL)) as path:
     pathlib.Path(path).write_text(_seal(fresh))
@@ -99,9 +125,35 @@ def _orbax() -> Any:
   return orbax.checkpoint
 
 
-def _checkpointer() -> Any:
+@contextlib.contextmanager
+def _checkpointer() -> Iterator[Any]:
+  """Saves and reads one thing at a time, as the only process there is.
+
+  Of several that are one program orbax has the first write what numpy holds,
+  and the others wait; here each has packs of its own.
+  """
+  ocp = _orbax()
   # Synchronous: an asynchronous save to a full disk fails minutes later.
-  return _orbax().Checkpointer(_orbax().StandardCheckpointHandler())
+  alone = ocp.options.MultiprocessingOptions(0, active_processes={0})
+  handler = ocp.StandardCheckpointHandler(multiprocessing_options=alone)
+  with _ALONE, _as_the_first():
+    with ocp.Checkpointer(handler, multiprocessing_options=alone) as found:
+      yield found
+
+
+@contextlib.contextmanager
+def _as_the_first() -> Iterator[None]:
+  if jax.process_count() == 1:
+    yield
+    return
+  from orbax.checkpoint._src.multihost import multihost
+
+  before = multihost.process_index
+  multihost.process_index = lambda: 0
+  try:
+    yield
+  finally:
+    multihost.process_index = before
 
 
 def load(out: str, id: str) -> list[Params]:
@@ -140,10 +192,10 @@ def read(target: str) -> dict[str, Params]:
 
 
 def _restored(target: str) -> Params:
-  with _ALONE, _checkpointer() as checkpointer:
-    structure = checkpointer.metadata(target).item_metadata.tree
+  with _checkpointer() as checkpointer:
+    structure: Any = checkpointer.metadata(target).item_metadata
     abstract = jax.tree.map(
-      lambda leaf: np.empty(leaf.shape, leaf.dtype), structure
+      lambda leaf: np.empty(leaf.shape, leaf.dtype), structure.tree
     )
     tree = checkpointer.restore(
       target, args=_orbax().args.StandardRestore(abstract)

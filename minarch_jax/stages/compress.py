@@ -18,11 +18,12 @@ from minarch_jax.engine import packs, planning
 from minarch_jax.engine import session as sessions
 from minarch_jax.engine.planning import Pack
 from minarch_jax.engine.session import Session
+from minarch_jax.executors import Task
+from minarch_jax.executors.tasks import Heard
 from minarch_jax.stages import representatives as choices
 from minarch_jax.stages import rows as make_rows
-from minarch_jax.stages import setup, store, train
-from minarch_jax.stages.progress import Progress
-from minarch_jax.stages.train import Statistics
+from minarch_jax.stages import setup, store, train, watching, working
+from minarch_jax.stages.working import Statistics
 
 CELL_SECONDS = 2e-3  # of what is not computing, for each network and cell
 
@@ -80,32 +81,33 @@ def fill(
     One line of engine statistics per pack that was not there.
   """
   kind = _kind(session, design)
-  todo, costs, facts = [], {}, setup.Facts.of(session)
+  facts, tasks = setup.Facts.of(session), []
   for pack in planned:
     names = [[str(a) for a in part] for part in design.of(pack)]
     id = records.content_id([kind, *train.pack_id(pack), *names])
-    if not records.exists(out, "compression", id):
-      todo.append((id, pack))
-      costs[id] = seconds_of(facts, pack, design)
-  todo.sort(key=lambda task: -costs[task[0]])  # the last ones end together
-  name = train.label("compress", session)
-  with Progress(name, facts.wall(sum(costs.values()))) as progress:
+    seconds = facts.wall(seconds_of(facts, pack, design))
+    task = Task(_compress, out, id, ("compression",), (pack,), design, seconds)
+    if not task.done:
+      tasks.append(task)
+  tasks.sort(key=lambda task: -task.seconds)
+  return working.run(session, "compress", tasks)
 
-    def run(task: tuple[str, Pack]) -> list[Statistics]:
-      id, pack = task
-      parts = sessions.in_parts(
-        pack, lambda part: _compressed(session, out, part, design)
-      )
-      rows = pl.concat(
-        [table for tables, _ in parts for table in tables], how="diagonal"
-      )
-      for table in ("hits", "compression"):  # the last says that it is done
-        own = rows.select(*records.SCHEMAS[table])
-        records.write(out, table, id, own)
-      progress.advance(facts.wall(costs[id]))
-      return [line for _, line in parts]
 
-    return sum(sessions.together(session, todo, run), [])
+def _compress(session: Session, task: Task, heard: Heard) -> list[Statistics]:
+  """Compresses a pack by a design and writes its rows."""
+  out, (pack,), design = task.out, task.packs, task.how
+  parts = sessions.in_parts(
+    pack, lambda part: _compressed(session, out, part, design)
+  )
+  rows = pl.concat(
+    [table for tables, _ in parts for table in tables], how="diagonal"
+  )
+  for table in ("hits", "compression"):  # the last says that it is done
+    own = rows.select(*records.SCHEMAS[table])
+    records.write(out, table, task.id, own)
+  watching.follow(out, session.config.log)
+  heard(1.0)
+  return [line for _, line in parts]
 
 
 def _design(

@@ -17,7 +17,7 @@ from minarch_jax.stages import arms, compress, provenance, setup, train
 from minarch_jax.stages import representatives as choices
 from minarch_jax.stages.progress import clock
 from minarch_jax.stages.setup import Facts
-from minarch_jax.stages.train import Statistics
+from minarch_jax.stages.working import Statistics
 
 TRAINING, COMPRESSION, ARMS = "training", "compression", "arms"
 COMPILATION, REST = "compilation", "start and report"
@@ -83,7 +83,7 @@ def planned(config: Config, machine: Machine) -> tuple[Facts, list[Pack]]:
     list(config.seeds),
     work,
     machine=machine,
-    devices=jax.local_device_count(),
+    devices=machine.devices or jax.local_device_count(),
     at_once=config.packs_at_once,
     memory_limit=memory.limit(config),
   )

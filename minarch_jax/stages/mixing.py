@@ -55,9 +55,10 @@ def facts(session: Session) -> dict[str, Any]:
   }
 
 
-def note(session: Session, out: str) -> None:
-  """Leaves the facts of a session, by its recipe, and the machine's."""
-  provenance.note_start(session, out, setup.recipe_id(session), facts(session))
+def agreed(session: Session, out: str) -> Session:
+  """Leaves the facts of a session, by its recipe; plans as others there do."""
+  recipe = setup.recipe_id(session)
+  return provenance.agreed(session, out, recipe, facts(session))
 
 
 def _differences(

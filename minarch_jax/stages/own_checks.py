@@ -204,9 +204,9 @@ def state_of(recipe: Recipe, hyper: Mapping[str, Any]) -> TrainState:
     raise ValueError(
       f"init or tx decides by a value that is traced, the key or one of "
       f"{', '.join(hyper) or 'nothing'}; use jax.numpy.where and jax.lax.cond, "
-      f"or train it apart: {_first_line(error)}"
+      f"or train it apart: {first_line(error)}"
     ) from error
-  if _described(shapes()) != _described(state):
+  if described(shapes()) != described(state):
     raise ValueError(
       "init gives other shapes at its second call; make it a function of its "
       "key alone"
@@ -244,9 +244,9 @@ def step_of(
   except _TRACED as error:
     raise ValueError(
       "loss or tx decides by a value that is traced; use jax.numpy.where and "
-      f"jax.lax.cond: {_first_line(error)}"
+      f"jax.lax.cond: {first_line(error)}"
     ) from error
-  before, now = _described(state), _described(after)
+  before, now = described(state), described(after)
   if now != before:
     changed = sorted(set(now) ^ set(before)) or ["its structure"]
     raise ValueError(
@@ -278,7 +278,7 @@ def _check_loss(found: Any) -> None:
       )
 
 
-def _described(tree: Any) -> list[str]:
+def described(tree: Any) -> list[str]:
   """Lists the leaves of a tree by place, type and shape, in their order."""
   return [
     f"{jax.tree_util.keystr(path)} {leaf.dtype}{list(leaf.shape)}"
@@ -286,5 +286,5 @@ def _described(tree: Any) -> list[str]:
   ]
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
   return str(error).splitlines()[0]

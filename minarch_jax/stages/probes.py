@@ -4,7 +4,7 @@ Cheap measurements of a network that may foretell unstable training; none of
 them changes training.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from flax import traverse_util
@@ -21,8 +21,11 @@ from minarch_jax.engine.planning import Pack
 from minarch_jax.engine.programs import Program
 from minarch_jax.engine.session import Network, Session
 from minarch_jax.engine.training import Optimizer
+from minarch_jax.executors import Task
+from minarch_jax.executors.tasks import Heard
 from minarch_jax.stages import rows as make_rows
-from minarch_jax.stages import setup, store
+from minarch_jax.stages import setup, store, train, working
+from minarch_jax.stages.working import Statistics
 from minarch_jax.types import Batch, Masks, Model, Params, Sizes
 
 BATCH = 256  # images a probe looks at
@@ -51,33 +54,35 @@ def complete(
   held = records.read_table(out, "probes").filter(wanted)
   counts = dict(held["architecture"].value_counts().iter_rows())
   full = 2 * len(session.config.seeds)
+  most = session.work.num_steps
   missing = [name for name in names if counts.get(name, 0) < full]
   if missing:
     members = [Architecture.parse(name) for name in missing]
-    id = records.content_id(
-      [recipe, missing, list(session.config.seeds), steps]
-    )
-    records.write(out, "probes", id, probe(session, members, steps))
+    todo = packs.plan(session, members, list(session.config.seeds))
+    facts = setup.Facts.of(session)
+    tasks = [
+      Task(
+        *(
+          _probe,
+          out,
+          records.content_id([recipe, *train.pack_id(pack), steps]),
+        ),
+        *(("probes",), (pack,), steps),
+        seconds=facts.wall(train.seconds_of(facts, pack)) * steps / most,
+      )
+      for pack in todo
+    ]
+    working.run(session, "probe", tasks)
   return records.read_table(out, "probes").filter(wanted)
 
 
-def probe(
-  session: Session, members: Sequence[Architecture], steps: int
-) -> pl.DataFrame:
-  """Measures every network before and after its first steps of training.
-
-  Args:
-    session: the data, and the recipe whose first steps are taken.
-    members: architectures; the seeds are those of the configuration.
-    steps: how many, at least 1 and at most one training.
-
-  Returns:
-    Rows of the table `probes`, two per network.
-  """
-  todo = packs.plan(session, members, list(session.config.seeds))
-  return pl.concat(
-    sessions.together(session, todo, lambda pack: _probed(session, pack, steps))
-  )
+def _probe(session: Session, task: Task, heard: Heard) -> list[Statistics]:
+  """Probes a pack and writes its rows."""
+  (pack,) = task.packs
+  found = probed(session, pack, task.how)
+  records.write(task.out, "probes", task.id, found)
+  heard(1.0)
+  return []
 
 
 def _make_probes(
@@ -122,7 +127,17 @@ PROBES = Program(
 )
 
 
-def _probed(session: Session, pack: Pack, steps: int) -> pl.DataFrame:
+def probed(session: Session, pack: Pack, steps: int) -> pl.DataFrame:
+  """Measures every network before and after its first steps of training.
+
+  Args:
+    session: the data, and the recipe whose first steps are taken.
+    pack: the networks.
+    steps: how many, at least 1 and at most one training.
+
+  Returns:
+    Rows of the table `probes`, two per network.
+  """
   work = session.work
   placed = sessions.place(session, pack)
   seeds, looked_at = placed.pack.seeds, min(BATCH, work.num_train)

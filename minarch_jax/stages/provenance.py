@@ -17,6 +17,9 @@ from minarch_jax.config import Config
 from minarch_jax.engine import memory
 from minarch_jax.engine.costs import Machine
 from minarch_jax.engine.session import Session
+from minarch_jax.executors import leases
+
+STUDY = "study.json"
 
 
 def describe(
@@ -32,7 +35,7 @@ def describe(
     config: that of the study; None = the session's own.
   """
   return {
-    "config": dataclasses.asdict(config or session.config),
+    "config": _choices(config or session.config),
     "versions": {
       name: importlib.metadata.version(name)
       for name in ("jax", "flax", "optax", "numpy", "polars")
@@ -54,12 +57,20 @@ def describe(
   }
 
 
+def _choices(config: Config) -> dict[str, Any]:
+  found = dataclasses.asdict(config)
+  if config.datasets:  # instead of which --dataset is not read
+    del found["dataset"]
+  return found
+
+
 def machine(out: str) -> Machine | None:
   """Returns the machine that a results directory was begun for, if any."""
   left = records.read_json(_path(out)).get("machine")
   if not left:
     return None
-  return Machine.of(left["backend"], {name: f for name, f in left["factors"]})
+  found = Machine.of(left["backend"], dict(left["factors"]))
+  return dataclasses.replace(found, devices=left.get("devices", 0))
 
 
 def recipes(out: str) -> dict[str, dict[str, Any]]:
@@ -67,10 +78,13 @@ def recipes(out: str) -> dict[str, dict[str, Any]]:
   return records.read_json(_path(out)).get("recipes", {})
 
 
-def note_start(
+def agreed(
   session: Session, out: str, recipe: str, facts: Mapping[str, Any]
-) -> None:
-  """Leaves what plans and later runs go by, before anything is carried out.
+) -> Session:
+  """Has a session plan as all that work in a results directory do.
+
+  The first leaves what its plans go by, before any of them is carried out, and
+  each what later runs compare theirs with.
 
   Args:
     session: what is going to run.
@@ -78,18 +92,22 @@ def note_start(
     recipe: the id of its training recipe.
     facts: of that recipe.
   """
+  mine = dataclasses.replace(session.machine, devices=jax.local_device_count())
+  own = _jsonable(dataclasses.asdict(mine))
+
+  def noted(before: dict[str, Any]) -> dict[str, Any]:
+    known = {**before.get("recipes", {}), recipe: dict(facts)}
+    return {"machine": own, **before, "recipes": known}
+
   before = records.read_json(_path(out))
-  noted = {
-    "machine": _jsonable(dataclasses.asdict(session.machine)),
-    **before,
-    "recipes": {**before.get("recipes", {}), recipe: dict(facts)},
-  }
-  if noted != before:
-    records.write_json(_path(out), noted)
+  if noted(before) != before:
+    with leases.alone(out, STUDY):
+      records.write_json(_path(out), noted(records.read_json(_path(out))))
+  return dataclasses.replace(session, machine=machine(out) or session.machine)
 
 
 def _path(out: str) -> str:
-  return os.path.join(out, "study.json")
+  return os.path.join(out, STUDY)
 
 
 def _described(session: Session) -> dict[str, Any]:
@@ -109,10 +127,11 @@ def _described(session: Session) -> dict[str, Any]:
 def note_dataset(session: Session, out: str) -> None:
   """Adds the data set of an arm to what study.json tells of."""
   path = _path(out)
-  before = records.read_json(path)
-  datasets = {**before.get("datasets", {}), **_described(session)}
-  if datasets != before.get("datasets"):
-    records.write_json(path, before | {"datasets": datasets})
+  with leases.alone(out, STUDY):
+    before = records.read_json(path)
+    datasets = {**before.get("datasets", {}), **_described(session)}
+    if datasets != before.get("datasets"):
+      records.write_json(path, before | {"datasets": datasets})
 
 
 def write(
@@ -122,8 +141,14 @@ def write(
   config: Config | None = None,
 ) -> None:
   """Writes study.json, keeping what earlier runs left there; as `describe`."""
-  path = _path(out)
-  before, now = records.read_json(path), describe(session, statistics, config)
+  now = describe(session, statistics, config)
+  with leases.alone(out, STUDY):
+    _add(_path(out), now)
+
+
+def _add(path: str, now: dict[str, Any]) -> None:
+  """Adds a description to what study.json tells of."""
+  before, statistics = records.read_json(path), now["packs"]
   now["datasets"] = {**before.get("datasets", {}), **now["datasets"]}
   kept = ("config", "datasets")
   if not statistics and all(

@@ -16,11 +16,13 @@ from minarch_jax.engine import packs
 from minarch_jax.engine import session as sessions
 from minarch_jax.engine.planning import Pack
 from minarch_jax.engine.session import Session
+from minarch_jax.executors import Task
+from minarch_jax.executors.tasks import Heard
 from minarch_jax.pruning.vectors import Groups
 from minarch_jax.stages import rows as make_rows
-from minarch_jax.stages import setup, store, train
-from minarch_jax.stages.progress import Progress
+from minarch_jax.stages import setup, store, train, working
 from minarch_jax.stages.representatives import representatives
+from minarch_jax.stages.working import Statistics
 
 TABLES = ("sensitivity", "overlap")
 Rows = tuple[pl.DataFrame, pl.DataFrame]  # of the two tables
@@ -94,25 +96,16 @@ def complete(
   groups: dict[tuple[Architecture, ...], list[Pack]] = {}
   for pack in packs.plan(session, members, seeds):
     groups.setdefault(pack.architectures, []).append(pack)
-  todo = []
+  facts, tasks = setup.Facts.of(session), []
   for architectures, parts in groups.items():
     id = records.content_id([*kind, [str(a) for a in architectures], seeds])
-    if not all(records.exists(out, table, id) for table in TABLES):
-      todo.append((id, parts))
-  facts = setup.Facts.of(session)
-  costs = {
-    id: facts.wall(sum(train.seconds_of(facts, pack) for pack in parts))
-    for id, parts in todo
-  }
-  with Progress("sensitivity", sum(costs.values())) as progress:
-
-    def run(task) -> None:
-      id, parts = task
-      for table, rows in zip(TABLES, measure(session, out, parts), strict=True):
-        records.write(out, table, id, rows)
-      progress.advance(costs[id])
-
-    sessions.together(session, todo, run)
+    seconds = sum(train.seconds_of(facts, pack) for pack in parts)
+    task = Task(
+      *(_measure, out, id, TABLES, tuple(parts)), seconds=facts.wall(seconds)
+    )
+    if not task.done:
+      tasks.append(task)
+  working.run(session, "sensitivity", tasks)
   wanted = (
     (pl.col("run_id") == recipe)
     & (pl.col("criterion") == rule.criterion)
@@ -125,6 +118,15 @@ def complete(
     records.read_table(out, table).filter(wanted) for table in TABLES
   )
   return found, overlap.filter(pl.col("other").is_in(seeds))
+
+
+def _measure(session: Session, task: Task, heard: Heard) -> list[Statistics]:
+  """Measures packs and writes their rows."""
+  found = measure(session, task.out, task.packs)
+  for table, rows in zip(TABLES, found, strict=True):
+    records.write(task.out, table, task.id, rows)
+  heard(1.0)
+  return []
 
 
 def sparsities_of(session: Session) -> list[float]:

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 import functools
 import itertools
-from typing import Any
 
 from minarch_jax import records
 from minarch_jax.architectures import Architecture
@@ -13,11 +12,18 @@ from minarch_jax.engine import session as sessions
 from minarch_jax.engine.packs import Trained
 from minarch_jax.engine.planning import Pack
 from minarch_jax.engine.session import Session
-from minarch_jax.stages import checkpoints, setup, store, unfinished
+from minarch_jax.executors import Task
+from minarch_jax.executors.tasks import Heard
+from minarch_jax.stages import (
+  checkpoints,
+  setup,
+  store,
+  unfinished,
+  watching,
+  working,
+)
 from minarch_jax.stages import rows as make_rows
-from minarch_jax.stages.progress import Progress
-
-Statistics = dict[str, Any]  # a line of study.json about one pack
+from minarch_jax.stages.working import Statistics
 
 PACK_SECONDS = 0.3  # of initial values, placing and writing
 
@@ -42,31 +48,40 @@ def fill(session: Session, out: str, todo: Sequence[Pack]) -> list[Statistics]:
   facts = setup.Facts.of(session)
   costs = {pack: seconds_of(facts, pack) for pack in todo}
   shares = shares_of(facts, costs)
-  name = label("train", session)
-  with Progress(name, sum(shares.values())) as progress:
-
-    def run(pack: Pack) -> list[Statistics]:
-      share = shares[pack] / session.work.num_epochs
-
-      def finished(epochs: int) -> None:
-        progress.advance(epochs * share)
-
-      id_of = functools.partial(_id, session)
-      with unfinished.keeping(session, out, id_of) as keeper_of:
-        parts = packs.train_or_split(session, pack, finished, keeper_of)
-        return [
-          _keep(session, out, part, seconds_of(facts, part.pack))
-          for part in parts
-        ]
-
-    lines = sum(sessions.together(session, todo, run), [])
+  tasks = [
+    Task(
+      _train,
+      out,
+      _id(session, pack),
+      ("networks",),
+      (pack,),
+      None,
+      shares[pack],
+    )
+    for pack in todo
+  ]
+  lines = working.run(session, "train", tasks)
   unfinished.clear(out)
   return lines
 
 
-def label(stage: str, session: Session) -> str:
-  """Names a stage of an arm, for whoever watches."""
-  return stage if session.arm == records.MAIN else f"{stage} {session.arm}"
+def _train(session: Session, task: Task, heard: Heard) -> list[Statistics]:
+  """Trains a pack and writes its rows and parameters."""
+  out, (pack,) = task.out, task.packs
+  facts, id_of = setup.Facts.of(session), functools.partial(_id, session)
+
+  def finished(epochs: int) -> None:
+    heard(epochs / session.work.num_epochs)
+
+  with unfinished.keeping(session, out, id_of) as keeper_of:
+
+    def train(part: Pack) -> list[Statistics]:
+      if records.exists(out, "networks", id_of(part)):  # of a pack that was cut
+        return []
+      trained = packs.train(session, part, finished, keeper_of)
+      return [_keep(session, out, trained, seconds_of(facts, part))]
+
+    return sum(sessions.in_parts(pack, train), [])
 
 
 def shares_of(
@@ -105,6 +120,7 @@ def _keep(
   records.write(out, "hits", id, make_rows.hits(session, recipe, trained))
   rows = make_rows.networks(session, recipe, trained)
   records.write(out, "networks", id, rows)
+  watching.follow(out, session.config.log)
   seconds = (trained.compile_seconds, trained.run_seconds)
   return statistics_of("train", session, trained.pack, seconds, forecast)
 

@@ -70,10 +70,11 @@ def keeping(
 
 def clear(out: str) -> None:
   """Removes what was kept of packs that are written, and an empty folder."""
-  folder = checkpoints.path(out, FOLDER)
-  for path in glob.glob(os.path.join(glob.escape(folder), "*")):
-    if records.exists(out, "networks", os.path.basename(path).split(".")[0]):
-      shutil.rmtree(path)
+  whole, folder = checkpoints.path(out, ""), checkpoints.path(out, FOLDER)
+  for each in (whole, folder):  # what was being written, and states
+    for path in glob.glob(os.path.join(glob.escape(each), "*.*")):
+      if records.exists(out, "networks", os.path.basename(path).split(".")[0]):
+        shutil.rmtree(path, ignore_errors=True)  # others may clear, too
   with contextlib.suppress(OSError):  # not there, or not empty
     os.rmdir(folder)
 
@@ -192,7 +193,7 @@ class _Unfinished:
 
   def remove(self) -> None:
     for folder in glob.glob(f"{glob.escape(self._stem)}.*"):
-      shutil.rmtree(folder)
+      shutil.rmtree(folder, ignore_errors=True)
 
   @contextlib.contextmanager
   def _saving(self) -> Iterator[None]:

@@ -16,11 +16,11 @@ def test_summary_is_short_and_says_the_numbers():
   assert lines[0].table == "guidance"
   text = "\n".join(line.text for line in lines)
   for scope in ("global", "layerwise"):
-    line = next(x for x in lines if f"oneshot, {scope}: median" in x.text).text
-    assert "[" in line and "shown free" in line
+    line = next(x.text for x in lines if f"by magnitude, {scope}" in x.text)
+    assert "[" in line and "Shown to cost less" in line
     # The world's redundancy is 55 % at depth 1 and 10 % more per doubling.
-    assert 0.5 < float(line.split("median ")[1].split("%")[0]) / 100 < 0.75
-  for word in ("test accuracy", "P_min", "redundancy", "4 bits", "claims"):
+    assert 0.5 < float(line.split("stable ")[1].split("%")[0]) / 100 < 0.75
+  for word in ("test images", "P_min", "weights", "4 bits", "claims"):
     assert word in text
   one = analysis.summary(
     simulated.simulate(num_seeds=1, **simulated.LEAN), CONFIG
@@ -46,7 +46,7 @@ def test_the_answer_comes_first_also_where_there_is_none():
   first = found.row(0, named=True)
   assert f"{first['bytes']:,} bytes" in lines[0].text
   assert first["architecture"] in lines[0].text
-  reached = "the smallest that reaches" if not first["shortfall"] else "short"
+  reached = "points short" if first["shortfall"] else "The smallest that stays"
   assert reached in lines[0].text
   one = simulated.simulate(num_seeds=1, **simulated.LEAN)
-  assert "nothing recommended: " in analysis.summary(one, CONFIG)[0].text
+  assert "Nothing can be recommended: " in analysis.summary(one, CONFIG)[0].text

@@ -2,6 +2,7 @@
 
 import io
 import os
+import sys
 
 import numpy as np
 from PIL import Image
@@ -36,6 +37,33 @@ def write_folder(root, x, y, mode=None):
   return root
 
 
+def save_to_disk(path, splits):
+  """Saves as Hugging Face does; None where its package is not installed."""
+  try:
+    import datasets
+  except ImportError:
+    return None
+  features = datasets.Features(
+    {"label": datasets.ClassLabel(4), "image": datasets.Image()}
+  )
+  made = {
+    name: datasets.Dataset.from_dict(
+      {
+        "label": y.tolist(),
+        "image": [{"bytes": png(image), "path": None} for image in x],
+      },
+      features=features,
+    )
+    for name, (x, y) in splits.items()
+  }
+  if len(made) == 1:
+    (made,) = made.values()
+    made.save_to_disk(path)
+  else:
+    datasets.DatasetDict(made).save_to_disk(path)
+  return str(path)
+
+
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
   monkeypatch.setenv("MINARCH_CACHE_DIR", str(tmp_path / "cache"))
@@ -60,8 +88,10 @@ def test_the_same_images_are_the_same_data(tmp_path, channels):
   )
   for name, (images, labels) in splits.items():
     write_folder(tmp_path / "folder" / name, images, labels)
+  saved = save_to_disk(tmp_path / "saved", splits)
   for folds in (1, 5):
     found = [
+      *([data.load(saved, folds=folds)] if saved else []),
       data.load("tiny_shapes", str(tmp_path / "tfds"), folds=folds),
       data.load(str(tmp_path / "a.npz"), folds=folds),
       data.load(str(tmp_path / "keras.npz"), folds=folds),
@@ -211,3 +241,23 @@ def test_a_class_of_the_test_split_alone_is_told(tmp_path):
   )
   with pytest.raises(config.ConfigError, match="class_2 is in the test split"):
     data.check(str(tmp_path / "own"))
+
+
+def test_what_hugging_face_saved_is_read_or_refused(tmp_path, monkeypatch):
+  datasets = pytest.importorskip("datasets")
+  x, y = ordered("train")
+  one = save_to_disk(tmp_path / "one", {"train": (x, y)})
+  found = data.load(one)
+  assert found.fingerprint == ma.from_arrays(x, y).fingerprint
+  other = save_to_disk(
+    tmp_path / "other", {"test": (x, y), "validation": (x, y)}
+  )
+  with pytest.raises(config.ConfigError, match="splits test, validation; name"):
+    data.check(other, None)
+  bare = datasets.Dataset.from_dict({"text": ["a", "b"], "label": [0, 1]})
+  bare.save_to_disk(tmp_path / "bare")
+  with pytest.raises(config.ConfigError, match="one of type Image"):
+    data.check(str(tmp_path / "bare"), None)
+  monkeypatch.setitem(sys.modules, "datasets", None)
+  with pytest.raises(config.ConfigError, match=r"minarch-jax\[datasets\]"):
+    data.check(one, None)

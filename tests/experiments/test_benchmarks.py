@@ -22,6 +22,7 @@ BINARIES = {
   "paper_sweep": "paper_sweep",
   "precision": "precision",
   "forecast": "forecast",
+  "transforms": "transforms",
 }
 # PyTorch lives in an environment of its own; name its interpreter to test it.
 TORCH = os.environ.get("MINARCH_TORCH_PYTHON", "")
@@ -68,6 +69,7 @@ COLUMNS = {
   "paper_sweep": "share",
   "precision": "speed",
   "forecast": "ratio",
+  "transforms": "ratio",
 }
 
 

@@ -18,6 +18,7 @@ import pytest
 import minarch_jax as ma
 from minarch_jax import records
 from minarch_jax.config import Config, THRESHOLDS
+from tests.started import ended
 
 ROOT = pathlib.Path(__file__).parents[2]
 FILES = sorted(path.stem for path in (ROOT / "experiments").glob("*.py"))
@@ -62,6 +63,8 @@ TYPOS = [
   ("study", "--num_seeds=x", ["num_seeds", "x"]),
   ("study", "--batch_size=5000", ["--batch_size=5000", "digits"]),
   ("study", "digits", ["'digits'", "--name=value"]),
+  ("study", "--process_id=1", ["--process_id=1", "--distributed"]),
+  ("study", "--executor=loacl", ["--executor=loacl", "'local'"]),
   ("sweep", "--optimizer=adm", ["--optimizer=adm", "'adam'"]),
   ("prune", "--criteria=magnitud", ["--criteria=magnitud", "'magnitude'"]),
   ("quantize", "--bits=8,5.5", ["--bits=8,5.5", "integers"]),
@@ -70,6 +73,25 @@ TYPOS = [
   ("report", "--out=nowhere", ["nowhere", "python -m experiments"]),
   ("sensitivity", "--out=nowhere", ["nowhere", "python -m experiments"]),
 ]
+
+
+@pytest.mark.parametrize(
+  "flags, part",
+  [
+    (["--coordinator=here"], "--coordinator=here is not HOST:PORT"),
+    (
+      ["--coordinator=here:1", "--num_processes=2", "--process_id=2"],
+      "--process_id=2 is not one of the --num_processes=2",
+    ),
+    (["--repair"], "--repair is for one process"),
+  ],
+)
+def test_hosts_that_cannot_be_end_with_one_message(
+  starter, tmp_path, flags, part
+):
+  done = starter.run("experiments.study", "--distributed", *flags, cwd=tmp_path)
+  assert_one_message(done.returncode, done.stdout, done.stderr)
+  assert part in done.stderr and not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("binary, flag, parts", TYPOS)
@@ -366,30 +388,37 @@ def test_tables_fit_a_terminal(finished, command):
   assert int(rest.split()[0]) < more and "<out>/report/tables" in rest
 
 
+# Long enough to be told to end in the middle.
+LONG = (
+  *("experiments.sweep", *FLAGS, "--architectures=cnn:2", "--num_epochs=300"),
+  "--checkpoint_minutes=0",
+)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(starter, tmp_path_factory):
+  out = tmp_path_factory.mktemp("undisturbed")
+  printed(*starter.run(*LONG, f"--out={out}"))
+  return tables(out)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_sweep_that_is_told_to_end_goes_on_by_the_same_command(
-  tmp_path, number
+  undisturbed, starter, tmp_path, number
 ):
-  words = [sys.executable, "-m", "experiments.sweep", *FLAGS]
-  words += ["--num_epochs=600", "--checkpoint_minutes=0"]
-  told, whole = ([*words, f"--out={tmp_path / name}"] for name in "ab")
-  running = subprocess.Popen(
-    told, cwd=tmp_path, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True
-  )
-  kept = tmp_path / "a" / "checkpoints" / "unfinished"
+  told = [*LONG, f"--out={tmp_path / 'out'}"]
+  running = starter.start(*told)
+  kept = tmp_path / "out" / "checkpoints" / "unfinished"
   deadline = time.monotonic() + 300
   while running.poll() is None and not kept.is_dir():
     assert time.monotonic() < deadline
     time.sleep(0.02)
   running.send_signal(number)
-  _, said = running.communicate(timeout=300)
-  assert running.returncode == os.EX_TEMPFAIL, said
-  assert f"Go on with: {shlex.join(told)}" in said and "Traceback" not in said
-  for each in (told, whole):
-    printed(*start(tmp_path, *each[1:]))
-  for one, other in zip(
-    *map(tables, (tmp_path / n for n in "ab")), strict=True
-  ):
+  code, _, said = ended(running)
+  assert code == os.EX_TEMPFAIL, said
+  assert f"{shlex.join(told)}" in said and "Traceback" not in said
+  printed(*starter.run(*told))
+  for one, other in zip(tables(tmp_path / "out"), undisturbed, strict=True):
     pl.testing.assert_frame_equal(
       one.drop("seconds", strict=False),
       other.drop("seconds", strict=False),

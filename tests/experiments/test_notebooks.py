@@ -1,27 +1,16 @@
-"""The notebook: clean as committed, public names only, and it runs."""
+"""The notebooks: clean as committed, public names only, and they run."""
 
 import ast
-import copy
-import json
-import os
-import pathlib
+import inspect
 import re
-import sys
 
-import jax
-import nbclient
 import nbformat
 import pytest
 
 import minarch_jax as ma
+from tests.experiments import notebooks
 
-ROOT = str(pathlib.Path(__file__).parents[2])
-FOLDER = os.path.join("experiments", "notebooks")
-PATH = os.path.join(ROOT, FOLDER, "first_steps.ipynb")
-SIZE = 'GRID = "small"'  # the line that sets the amount of work
-
-KERNEL = "this-interpreter"
-STRICT = "import warnings; warnings.simplefilter('error')"
+SIZE = 'GRID = "small"'  # the line that sets the amount of work of a tour
 
 # Runs after the last cell and prints what the test judges.
 PROBE = """
@@ -60,13 +49,9 @@ print(json.dumps({
 """
 
 
-@pytest.fixture(scope="module")
-def committed():
-  return nbformat.read(PATH, as_version=nbformat.NO_CONVERT)
-
-
-def code_of(notebook) -> list[str]:
-  return [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+@pytest.fixture(params=notebooks.NAMES)
+def committed(request):
+  return notebooks.read(request.param)
 
 
 def test_the_committed_file_is_valid_and_its_outputs_are_stripped(committed):
@@ -82,20 +67,21 @@ def test_the_committed_file_is_valid_and_its_outputs_are_stripped(committed):
 
 def test_every_name_of_the_package_is_public(committed):
   used = set()
-  for source in code_of(committed):
+  for source in notebooks.code_of(committed):
     for node in ast.walk(ast.parse(source)):
       if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
         used |= {node.attr} if node.value.id == "ma" else set()
   for cell in committed.cells:
     if cell.cell_type == "markdown":
       used |= set(re.findall(r"`ma\.(\w+)", cell.source))
-  assert {"train", "prune", "quantize", "compact", "claims"} <= used
-  assert used <= set(ma.__all__)
-  assert all(callable(getattr(ma, name)) for name in used)
+  assert used and used <= set(ma.__all__)
+  found = [getattr(ma, name) for name in used]
+  assert all(callable(each) or inspect.ismodule(each) for each in found)
 
 
-def test_pruning_takes_the_three_lines_it_should(committed):
-  lines = "\n".join(code_of(committed)).splitlines()
+def test_pruning_takes_the_three_lines_it_should():
+  code = notebooks.code_of(notebooks.read("first_steps"))
+  lines = "\n".join(code).splitlines()
   start = lines.index("masks = ma.prune(params, 0.6)")
   assert lines[start + 1 : start + 3] == [
     "params = ma.apply_masks(params, masks)",
@@ -103,82 +89,31 @@ def test_pruning_takes_the_three_lines_it_should(committed):
   ]
 
 
-def write_kernel(folder: str, caches: str) -> None:
-  """Describes a kernel of this interpreter, whether one is installed or not."""
-  paths = [ROOT, os.environ.get("PYTHONPATH")]
-  description = {
-    "argv": [sys.executable, "-m", "ipykernel_launcher"]
-    + ["-f", "{connection_file}"],
-    "display_name": "this interpreter",
-    "language": "python",
-    "env": {
-      "PYTHONPATH": os.pathsep.join(filter(None, paths)),
-      "IPYTHONDIR": os.path.join(folder, "ipython"),
-      "JAX_PLATFORMS": "cpu",
-      "JAX_COMPILATION_CACHE_DIR": os.path.join(caches, "programs"),
-      "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-      "XDG_CACHE_HOME": caches,
-    },
-  }
-  os.makedirs(os.path.join(folder, "kernels", KERNEL))
-  path = os.path.join(folder, "kernels", KERNEL, "kernel.json")
-  with open(path, "w") as file:
-    json.dump(description, file)
-
-
 @pytest.fixture(scope="module")
-def executed(committed, tmp_path_factory, request):
-  """The notebook after a run at its tiny size, where no study was made."""
-  folder = tmp_path_factory.mktemp("notebook")
-  where = folder / FOLDER
-  where.mkdir(parents=True)
-  version = f"{jax.__version__}-py{sys.version_info.minor}"
-  caches = request.config.cache.mkdir(f"notebook-{version}")
-  write_kernel(str(folder), str(caches))
-  notebook = copy.deepcopy(committed)
-  for cell in notebook.cells:
-    cell.source = cell.source.replace(SIZE, 'GRID = "tiny"')
-  notebook.cells.insert(0, nbformat.v4.new_code_cell(STRICT))
-  notebook.cells.append(nbformat.v4.new_code_cell(PROBE))
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setenv("JUPYTER_PATH", str(folder))
-    patch.setenv("JUPYTER_RUNTIME_DIR", str(folder / "runtime"))
-    client = nbclient.NotebookClient(
-      notebook,
-      kernel_name=KERNEL,
-      resources={"metadata": {"path": str(where)}},
-      timeout=300,
-      allow_errors=True,
-    )
-    return client.execute()
+def executed(tmp_path_factory, request):
+  """The tour at its tiny size."""
+  return notebooks.execute(
+    "first_steps",
+    tmp_path_factory.mktemp("notebook"),
+    request.config.cache,
+    PROBE,
+    size=f'{SIZE} -> GRID = "tiny"',
+  )
 
 
 @pytest.fixture(scope="module")
 def facts(executed):
-  return json.loads(executed.cells[-1].outputs[0].text)
+  return notebooks.facts(executed)
 
 
-def test_one_variable_sets_the_amount_of_work(committed):
-  assert "\n".join(code_of(committed)).count(SIZE) == 1
+def test_one_variable_sets_the_amount_of_work():
+  code = notebooks.code_of(notebooks.read("first_steps"))
+  assert "\n".join(code).count(SIZE) == 1
 
 
 def test_no_cell_fails_or_warns(executed):
-  for cell in executed.cells:
-    if cell.cell_type == "code":
-      assert cell.execution_count, f"{cell.id} did not run"
-    for output in cell.get("outputs", []):
-      assert output.output_type != "error", f"{cell.id}: {output.evalue}"
-      assert "Warning" not in output.get("text", ""), cell.id
-
-
-def test_charts_are_drawn_without_a_network(executed):
-  drawn = {
-    cell.id
-    for cell in executed.cells
-    for output in cell.get("outputs", [])
-    if output.get("data", {}).get("image/svg+xml", "").startswith("<svg")
-  }
-  assert drawn == {"chart-curves", "prune-all"}
+  notebooks.assert_silent(executed)
+  assert notebooks.charts(executed) == {"chart-curves", "prune-all"}
 
 
 def test_the_population_learns_and_is_the_studys(facts):

@@ -298,14 +298,14 @@ def test_wanda_multiplies_with_the_norm_of_the_inputs():
 
 def test_wanda_refuses_weights_of_other_names():
   """Not ranked by |w| alone without a word."""
-  params = {"dense": {"weight": jnp.ones((3, 2)), "bias": jnp.ones(2)}}
-  seen = {"dense/weight": jnp.ones((5, 3))}
-  options = {"activations": seen, "names": ["weight"]}
+  params = {"dense": {"table": jnp.ones((3, 2)), "bias": jnp.ones(2)}}
+  seen = {"dense/table": jnp.ones((5, 3))}
+  options = {"activations": seen, "names": ["table"]}
   with pytest.raises(
-    ValueError, match="'wanda' does not know how 'dense/weight"
+    ValueError, match="'wanda' does not know how 'dense/table"
   ):
     pruning.prune(params, 0.5, "wanda", **options)
-  assert pruning.prune(params, 0.5, "magnitude", names=["weight"])
+  assert pruning.prune(params, 0.5, "magnitude", names=["table"])
 
 
 def test_wanda_names_a_layer_without_an_input():

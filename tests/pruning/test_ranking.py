@@ -263,3 +263,30 @@ def test_selection_is_that_of_a_stable_sort():
     expected = np.zeros(scores.shape, bool)
     np.put_along_axis(expected, order[:, 50 - kept :], True, 1)
     np.testing.assert_array_equal(masks, expected)
+
+
+@pytest.mark.parametrize("kind", ["one", "arrays", "rows"])
+def test_numpy_selects_what_programs_do(kind):
+  """With ties, entries that are gone, and padding."""
+  rng = np.random.default_rng(0)
+  width = 4 if kind == "rows" else 8
+  sizes = (24, 8) if kind == "rows" else (21, 5, 16)
+  pools = selection.Pools(sizes, width, kind)
+  scores = [rng.integers(-2, 3, n).astype(np.float32) for n in sizes]
+  scores[0][:3] = [np.nan, -np.inf, -0.0]
+  alive = [rng.random(n) < 0.8 for n in sizes]
+
+  def keys(scores):
+    table = selection.lay_out(pools, scores), selection.lay_out(pools, alive)
+    return selection.sort_keys(*table)
+
+  program = jax.jit(
+    lambda s, kept: selection.keep_largest(keys(s), kept, pools)
+  )
+  count = {"one": 1, "arrays": 3, "rows": 8}[kind]
+  for kept in range(0, 5 if kind == "rows" else 22):
+    kept = np.full(count, kept, np.int32)
+    table = keys(scores)
+    found = selection.keep_largest(table, kept, pools)
+    assert isinstance(table, np.ndarray) and isinstance(found, np.ndarray)
+    np.testing.assert_array_equal(found, program(scores, kept))

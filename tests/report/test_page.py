@@ -57,7 +57,7 @@ def test_page_says_what_the_test_split_is_beside_every_test_number(built):
   assert len(with_test) == 2
   assert all(shown in block for block in with_test)
   answer = text[text.index('id="answer"') : text.index('id="regimes"')]
-  assert "test accuracy" in answer and shown in answer
+  assert "accuracy on test images" in answer and shown in answer
 
 
 def _all_diverged(records):

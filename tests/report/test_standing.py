@@ -34,7 +34,7 @@ def test_a_report_stands_until_it_would_differ(study):
   before = times(study)
   assert report.find(study, CONFIG) == built and built.run == "run"
   assert times(study) == before
-  assert any("P_min" in line for line in built.summary)
+  assert any("P_min" in text for _, text in built.summary)
   other = CONFIG.replace(eps_accuracy=0.03)
   assert not report.find(study, other)
   report.build(study, other)
@@ -83,7 +83,7 @@ def test_what_a_report_is_made_of_is_what_it_reads(study, change):
 def test_half_a_report_is_none(tmp_path, content):
   out = str(tmp_path)
   built = report.Built(
-    str(tmp_path / "report" / "index.html"), ["a line"], "run"
+    str(tmp_path / "report" / "index.html"), [("an answer", "a line")], "run"
   )
   standing.leave(out, built, standing.sources_of(out, CONFIG))
   assert report.find(out, CONFIG) is None  # there is no page

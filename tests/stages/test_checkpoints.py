@@ -78,3 +78,40 @@ def test_relative_directories_work(tmp_path, monkeypatch):
 def test_a_missing_checkpoint_says_what_to_do(tmp_path):
   with pytest.raises(FileNotFoundError, match="copy the checkpoints too"):
     checkpoints.load(str(tmp_path), "one")
+
+
+def test_what_two_save_at_once_is_whole(tmp_path, monkeypatch):
+  """As where a process was taken for dead and another does its work."""
+  params, write = population(), checkpoints.write
+  written = []
+
+  def slower(target, tree):
+    write(target, tree)
+    if not written:
+      written.append(target)
+      checkpoints.save(str(tmp_path), "one", params)
+
+  monkeypatch.setattr(checkpoints, "write", slower)
+  checkpoints.save(str(tmp_path), "one", params)
+  assert_identical(checkpoints.load(str(tmp_path), "one"), params)
+  assert written and os.listdir(tmp_path / "checkpoints") == ["one"]
+
+
+def test_a_damaged_checkpoint_in_the_way_is_replaced(tmp_path):
+  params = population()
+  target = tmp_path / "checkpoints" / "one"
+  target.mkdir(parents=True)
+  (target / "d").write_text("half")
+  checkpoints.save(str(tmp_path), "one", params)
+  assert_identical(checkpoints.load(str(tmp_path), "one"), params)
+
+
+def test_what_cannot_be_saved_leaves_nothing(tmp_path, monkeypatch):
+  def full(target, tree):
+    os.makedirs(f"{target}.orbax-checkpoint-tmp")
+    raise OSError("no space left")
+
+  monkeypatch.setattr(checkpoints, "write", full)
+  with pytest.raises(OSError, match="no space left"):
+    checkpoints.save(str(tmp_path), "one", population())
+  assert not list((tmp_path / "checkpoints").iterdir())

@@ -1,8 +1,10 @@
 """Forecasts: what will run, for how long, and what was seen afterwards."""
 
+import dataclasses
 import re
 import types
 
+import jax
 import pytest
 
 from minarch_jax import records, study
@@ -88,14 +90,15 @@ def test_a_directory_keeps_the_machine_that_it_was_begun_for(
   out = str(tmp_path)
   session = tiny_study.open_session()
   assert provenance.machine(out) is None
-  mixing.note(session, out)
-  assert provenance.machine(out) == costs.REFERENCE
+  begun = dataclasses.replace(costs.REFERENCE, devices=jax.local_device_count())
+  mixing.agreed(session, out)
+  assert provenance.machine(out) == begun
   monkeypatch.setattr(machine, "here", lambda: Machine.of("gpu", {"a": 2.0}))
   other = tiny_study.open_session()
-  mixing.note(other, out)
-  assert provenance.machine(out) == costs.REFERENCE
+  mixing.agreed(other, out)
+  assert provenance.machine(out) == begun
   provenance.write(other, out, [{"stage": "train"}])
-  assert provenance.machine(out) == costs.REFERENCE
+  assert provenance.machine(out) == begun
 
 
 def test_packs_and_programs_are_set_beside_their_forecasts(

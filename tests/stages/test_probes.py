@@ -12,6 +12,7 @@ import pytest
 from minarch_jax import config, models, types
 from minarch_jax import records as records_lib
 from minarch_jax.architectures import Architecture, Problem
+from minarch_jax.engine import packs
 from minarch_jax.engine import session as sessions
 from minarch_jax.stages import probes, setup
 from minarch_jax.types import Batch
@@ -145,11 +146,16 @@ def test_packs_give_what_networks_alone_give(digits, group):
   settings = config.Config(num_seeds=2, num_epochs=2, families=())
   session = sessions.open_session(settings, digits)
   members = [Architecture.parse(name) for name in group]
-  together = probes.probe(session, members, 3)
+
+  def probed(members):
+    planned = packs.plan(session, members, list(settings.seeds))
+    return pl.concat(probes.probed(session, pack, 3) for pack in planned)
+
+  together = probed(members)
   assert len(together) == 4 * len(members)
   assert set(together["step"]) == {0, 3}
   # The other one is the parent of both and lacks nothing.
-  alone = probes.probe(session, members[:1], 3)
+  alone = probed(members[:1])
   small = together.filter(architecture=group[0])
   keys = ["architecture", "seed", "step"]
   small, alone = small.sort(keys), alone.sort(keys)

@@ -1,5 +1,6 @@
 """What a results directory was made with."""
 
+from concurrent import futures
 import dataclasses
 import json
 import os
@@ -8,7 +9,10 @@ import jax
 
 import minarch_jax as ma
 from minarch_jax import records
-from minarch_jax.stages import provenance
+from minarch_jax.architectures import Architecture
+from minarch_jax.engine import packs
+from minarch_jax.engine.costs import Machine
+from minarch_jax.stages import mixing, provenance
 from tests import tiny_study
 from tests.tiny_study import CONFIG
 
@@ -51,4 +55,47 @@ def test_the_configuration_of_the_study_is_told(copy):
   config = CONFIG.replace(datasets=("made-up",), dataset="digits")
   provenance.write(tiny_study.open_session(), str(copy), [], config)
   found = records.read_json(str(copy / "study.json"))["config"]
-  assert found["datasets"] == ["made-up"]
+  assert found["datasets"] == ["made-up"] and "dataset" not in found
+
+
+def test_no_line_is_lost_where_several_write(copy):
+  session = tiny_study.open_session()
+  before = records.read_json(str(copy / "study.json"))["packs"]
+
+  def write(number):
+    provenance.write(session, str(copy), [{"stage": str(number)}])
+
+  with futures.ThreadPoolExecutor(8) as pool:
+    list(pool.map(write, range(8)))
+  after = records.read_json(str(copy / "study.json"))["packs"]
+  assert {line["stage"] for line in after[len(before) :]} == set("01234567")
+
+
+def test_all_plan_by_the_machine_of_the_first(tmp_path):
+  machines = [Machine.of("cpu", {"run dnn": 1 + i / 7}) for i in range(8)]
+
+  def agreed(own):
+    session = dataclasses.replace(tiny_study.open_session(), machine=own)
+    return provenance.agreed(session, str(tmp_path), "id", {}).machine
+
+  with futures.ThreadPoolExecutor(8) as pool:
+    found = list(pool.map(agreed, machines))
+  assert set(found) == {found[0]}
+  assert found[0].devices == jax.local_device_count()
+  assert dataclasses.replace(found[0], devices=0) in machines
+
+
+def test_plans_are_for_the_devices_that_a_directory_was_begun_on(
+  tmp_path, monkeypatch
+):
+  members = [Architecture.parse(f"dnn:{width}") for width in range(3, 400, 9)]
+
+  def planned(devices, out):
+    monkeypatch.setattr(jax, "local_device_count", lambda: devices)
+    session = tiny_study.open_session(num_epochs=100)
+    session = mixing.agreed(session, str(tmp_path / out))
+    return packs.plan(session, members, range(50))
+
+  begun = planned(1, "a")
+  assert planned(64, "b") != begun  # or else this would say nothing
+  assert planned(64, "a") == begun

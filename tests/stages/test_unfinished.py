@@ -234,6 +234,8 @@ def test_a_state_of_a_pack_that_is_written_is_removed(straight, tmp_path):
   sweep(tmp_path)
   left.rename(tmp_path / "checkpoints" / unfinished.FOLDER)
   assert states(tmp_path)
+  (id, *_) = records.ids(str(tmp_path), "networks")
+  (tmp_path / "checkpoints" / f"{id}.1234.orbax-checkpoint-tmp").mkdir()
   sweep(tmp_path, calls=PACKS * EPOCHS)
   assert_finished(tmp_path, straight)
 

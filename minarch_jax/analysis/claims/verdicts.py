@@ -24,12 +24,14 @@ Test = Callable[[Evidence, Config], Finding]
 
 class Claim(NamedTuple):
   """A claim, its test, the name of the figure that shows it, and the effect on
-  which the verdict turns: a number, or the threshold that holds it."""
+  which the verdict turns: a number, or the threshold that holds it. The claim
+  says that the effect is above it, or else `below`."""
 
   statement: str
   test: Test
   figure: str
   limit: float | str = 0.0
+  below: bool = False
 
 
 def judge(found: Evidence, config: Config) -> pl.DataFrame:
@@ -49,7 +51,7 @@ _NUMBERS = ("effect", "low", "high", "power")
 _SCHEMA = (
   dict.fromkeys(("claim", "statement"), pl.String)
   | dict.fromkeys(("effect", "low", "high", "limit", "power"), pl.Float64)
-  | {"n": pl.Int64}
+  | {"below": pl.Boolean, "n": pl.Int64}
   | dict.fromkeys(("verdict", "unit", "figure", "rests_on"), pl.String)
   | dict.fromkeys(("design", "note"), pl.String)
 )
@@ -68,6 +70,7 @@ def _row(
     "statement": claim.statement,
     "figure": claim.figure,
     "limit": getattr(config, limit) if isinstance(limit, str) else limit,
+    "below": claim.below,
   }
 
 
@@ -86,6 +89,7 @@ CLAIMS: dict[str, Claim] = {
     threshold.minimal_count,
     "accuracy",
     "sharp_decades",
+    below=True,
   ),
   "C4": Claim(
     "convergence and pruning have distinct phases",
@@ -108,6 +112,7 @@ CLAIMS: dict[str, Claim] = {
     "quantization hurts small models more",
     rounding.small_suffer,
     "damage",
+    below=True,
   ),
   "C8": Claim(
     "quantization hurts harder data sets more",

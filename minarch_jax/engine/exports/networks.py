@@ -38,6 +38,11 @@ class Network(NamedTuple):
     """Runs it on parameters like its own, quantized or not."""
     return self.apply(quantization.dequantize(params), x)
 
+  def split(self) -> tuple[list[Any], Callable[[list[Any], Any], Any]]:
+    """Returns the leaves that hold numbers, and `run` as a function of them."""
+    numbers, whole = leaves.split(self.params)
+    return numbers, lambda numbers, x: self.run(whole(numbers), x)
+
   def images(self, batch: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct((batch, *self.input_shape), jnp.float32)
 
@@ -113,7 +118,8 @@ def _check(network: Network) -> None:
       f"{network.name}: its parameters are traced; export outside jit and vmap"
     )
   try:
-    found = jax.eval_shape(network.run, network.params, network.images(2))
+    numbers, run = network.split()
+    found = jax.eval_shape(run, numbers, network.images(2))
   except Exception as error:
     raise ValueError(
       f"{network.name} cannot be run on these parameters ({error}); give what "

@@ -16,18 +16,9 @@ import numpy as np
 from minarch_jax import leaves
 from minarch_jax.engine.exports import operators
 from minarch_jax.engine.exports.networks import Network
+from minarch_jax.quantization import taps
 
 OPSET, IR = 21, 10  # the first that know integers of 4 bits
-# Calls of a program within the program, by the parameter that holds it.
-CALLS = {
-  "jit": "jaxpr",
-  "pjit": "jaxpr",
-  "remat2": "jaxpr",
-  "checkpoint": "jaxpr",
-  "closed_call": "call_jaxpr",
-  "custom_jvp_call": "call_jaxpr",
-  "custom_vjp_call": "call_jaxpr",
-}
 
 
 def content(network: Network) -> bytes:
@@ -40,13 +31,12 @@ def content(network: Network) -> bytes:
   """
   onnx = _onnx()
   (batch,) = export.symbolic_shape("batch")
-  params = jax.tree.map(
-    lambda leaf: leaf.unpack() if leaves.is_qtensor(leaf) else leaf,
-    network.params,
-    is_leaf=leaves.is_qtensor,
-  )
+  numbers, run = network.split()
+  params = [
+    leaf.unpack() if leaves.is_qtensor(leaf) else leaf for leaf in numbers
+  ]
   try:
-    traced = jax.make_jaxpr(network.run)(params, network.images(batch))
+    traced = jax.make_jaxpr(run)(params, network.images(batch))
   except Exception as error:
     raise ValueError(
       f"{network.name} cannot be exported for any number of images ({error}); "
@@ -87,8 +77,8 @@ def _run(
   known.update(zip(jaxpr.invars, inputs, strict=True))
   for step in jaxpr.eqns:
     name, values = step.primitive.name, list(map(read, step.invars))
-    if name in CALLS:
-      inner = step.params[CALLS[name]]
+    if name in taps.CALLS:
+      inner = step.params[taps.CALLS[name]]
       consts = getattr(inner, "consts", ())
       found = _run(graph, getattr(inner, "jaxpr", inner), consts, values)
     elif _is_constant(step, values):

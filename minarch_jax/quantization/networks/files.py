@@ -43,7 +43,12 @@ from minarch_jax.quantization import (
   trees,
 )
 
-_DTYPES = {"F32": np.dtype("<f4"), "U8": np.dtype("u1"), "I8": np.dtype("i1")}
+_DTYPES = {
+  **{"F64": np.dtype("<f8"), "F32": np.dtype("<f4"), "F16": np.dtype("<f2")},
+  **{"BF16": np.dtype(jnp.bfloat16), "BOOL": np.dtype(bool)},
+  **{f"I{8 * n}": np.dtype(f"<i{n}") for n in (1, 2, 4, 8)},
+  **{f"U{8 * n}": np.dtype(f"<u{n}") for n in (1, 2, 4, 8)},
+}
 _KIND = "minarch_jax.quantization.2"
 _UNHASHED = "minarch_jax.quantization.1"  # as 0.1.0 wrote: no hash, no formats
 
@@ -52,7 +57,10 @@ def _encode(leaf: Any) -> tuple[dict[str, np.ndarray], Any]:
   """Turns a weight into byte arrays by part, and what describes them."""
   plain = not leaves.is_qtensor(leaf)
   if plain:
-    coding, values = tensors.Coding("float32", layouts.Layout(())), leaf
+    if formats.as_trained(leaf) is None:
+      return {"": np.asarray(leaf)}, None
+    name = str(leaf.dtype)
+    coding, values = tensors.Coding(name, layouts.Layout(()), name), leaf
   else:
     leaf = leaf.unpack()
     coding, values = leaf.layout, leaf.values
@@ -63,7 +71,7 @@ def _encode(leaf: Any) -> tuple[dict[str, np.ndarray], Any]:
     codes.size, int(kept.sum()), format.bits, format.packs_zero
   )
   if plain and not bitmap:
-    return {"": np.asarray(leaf, np.float32)}, None
+    return {"": np.asarray(leaf)}, None
   parts = {}
   if bitmap:
     parts[":bitmap"] = packing.pack(kept, 1)
@@ -76,6 +84,7 @@ def _encode(leaf: Any) -> tuple[dict[str, np.ndarray], Any]:
   described = coding.describe() | {
     "shape": list(values.shape),
     "bitmap": bitmap,
+    **({"plain": True} if plain else {}),
   }
   return {part: np.asarray(value) for part, value in parts.items()}, described
 
@@ -132,7 +141,7 @@ def _decode(parts: dict[str, np.ndarray], described: dict[str, Any]) -> Any:
     zeros[kept] = codes
     codes = zeros
   codes = jnp.asarray(codes.reshape(shape))
-  if name == "float32":
+  if name == "float32" or described.get("plain"):
     return codes
   found = types.QTensor(codes, scale, zero_point, format.bits, coding)
   whole = jax.eval_shape(trees.dequantize, found).shape
@@ -142,15 +151,21 @@ def _decode(parts: dict[str, np.ndarray], described: dict[str, Any]) -> Any:
 
 
 def _collect(
-  params: types.Params, choose: trees.Choose
+  params: types.Params, choose: trees.Choose | None
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
   """Returns all arrays by key, and how the encoded leaves are to be read."""
-  arrays, described = {}, {}
+  arrays, described, seen = {}, {}, set()
+  choose = choose or leaves.weights(params).__contains__
   for path, leaf in leaves.named(params):
     name = "/".join(path)
-    if any("/" in part or ":" in part for part in path):
-      raise ValueError(f"{path}: names with '/' or ':' cannot be stored")
-    if not leaves.is_qtensor(leaf) and leaf.dtype != np.float32:
+    if ":" in name or name in seen:
+      raise ValueError(
+        f"{name!r}: a name with ':', or of two leaves, cannot be stored"
+      )
+    seen.add(name)
+    if not leaves.is_qtensor(leaf) and not leaves.is_array(leaf):
+      continue
+    if not leaves.is_qtensor(leaf) and leaf.dtype not in _DTYPES.values():
       raise ValueError(
         f"{name}: cannot store {leaf.dtype}; convert it to float32 or "
         "quantize it"
@@ -192,7 +207,7 @@ def _digest(header: dict[str, Any], payload: bytes | memoryview) -> str:
 def content(
   params: types.Params,
   note: str = "",
-  choose: trees.Choose = registries.is_weight,
+  choose: trees.Choose | None = None,
 ) -> tuple[bytes, bytes]:
   """Returns what `save_model` writes: the header with its length, the payload.
 
@@ -222,7 +237,7 @@ def save_model(
   params: types.Params,
   *,
   note: str = "",
-  choose: trees.Choose = registries.is_weight,
+  choose: trees.Choose | None = None,
 ) -> int:
   """Writes one model to one file, which appears whole or not at all.
 
@@ -235,7 +250,8 @@ def save_model(
 
   Args:
     path: the file, by custom "*.safetensors".
-    params: nested dicts with QTensor or float32 leaves, of ONE network.
+    params: any tree with QTensors and arrays of numbers, of ONE network; other
+      leaves (functions, PRNG keys, Python numbers) are left out.
     note: free text for the header, for example the architecture.
     choose: which float leaves are weights, stored sparse where that is
       smaller.
@@ -245,8 +261,8 @@ def save_model(
     its header; `ma.export` counts that too.
 
   Raises:
-    ValueError: a leaf that is neither a QTensor nor float32, or a name with
-      "/" or ":".
+    ValueError: numbers of a type that no such file holds, or a name with ":"
+      or two leaves of one name.
   """
   header, payload = content(params, note, choose)
   with records.atomic(path) as temporary, open(temporary, "wb") as file:
@@ -317,8 +333,8 @@ def _check_formats(path: str, stored: dict[str, Any]) -> None:
       )
 
 
-def load_model(path: str) -> types.Params:
-  """Reads what `save_model` wrote: the same tree, bit for bit.
+def load_model(path: str, like: types.Params = None) -> types.Params:
+  """Reads what `save_model` wrote: the same numbers, bit for bit.
 
   >>> ma.save_model("dense.safetensors", params)
   492
@@ -328,9 +344,16 @@ def load_model(path: str) -> types.Params:
 
   Codes come back unpacked.
 
+  Args:
+    path: the file.
+    like: a tree with the leaves of the one that was saved, quantized or not,
+      whose structure the result has: lists, dataclasses, `nnx.State`. What a
+      file does not hold, as functions, is taken from it. None = nested
+      dictionaries by the names of leaves.
+
   Raises:
     ValueError: not such a file, a damaged one, or one with a format that is
-      unknown or another one here.
+      unknown or another one here; `like` has other leaves.
   """
   metadata, arrays = _read(path)
   try:
@@ -340,30 +363,64 @@ def load_model(path: str) -> types.Params:
     raise _broken(path, error) from None
   _check_formats(path, stored)
   try:
-    return _tree(arrays, described)
+    found = _decoded(arrays, described)
+    nested = _nested(found)
   except Exception as error:  # what is said about the tensors is not true
     raise _broken(path, error) from None
+  return nested if like is None else _filled(path, found, like)
 
 
-def _tree(
+def _decoded(
   arrays: dict[str, np.ndarray], described: dict[str, Any]
-) -> types.Params:
+) -> dict[str, Any]:
   parts: dict[str, dict[str, np.ndarray]] = {}
   for key, array in arrays.items():
     name, colon, part = key.partition(":")
     parts.setdefault(name, {})[colon + part] = array
   if unknown := sorted(described.keys() - parts.keys()):
     raise ValueError(f"there is no {unknown[0]}")
+  return {
+    name: _decode(parts[name], described[name])
+    if name in described
+    else jnp.asarray(parts[name][""])
+    for name in sorted(parts)
+  }
+
+
+def _nested(found: dict[str, Any]) -> dict[str, Any]:
   tree: dict[str, Any] = {}
-  for name in sorted(parts):
+  for name, leaf in found.items():
     *above, last = name.split("/")
     branch = tree
     for step in above:
       branch = branch.setdefault(step, {})
     if last in branch:
       raise ValueError(f"{name} is a leaf and a branch")
-    if name in described:
-      branch[last] = _decode(parts[name], described[name])
-    else:
-      branch[last] = jnp.asarray(parts[name][""])
+    branch[last] = leaf
   return tree
+
+
+def _filled(path: str, found: dict[str, Any], like: types.Params) -> Any:
+  """Puts leaves by their names into a tree that has them."""
+  pairs = trees.leaves_with_names(like)
+  wanted = {
+    name: tuple(leaf.shape)
+    for name, leaf in pairs
+    if leaves.is_qtensor(leaf) or leaves.is_array(leaf)
+  }
+  shapes = {name: tuple(leaf.shape) for name, leaf in found.items()}
+  differ = sorted(
+    name
+    for name in {**wanted, **shapes}
+    if wanted.get(name) != shapes.get(name)
+  )
+  if differ:
+    raise ValueError(
+      f"{path} holds other leaves than like=: "
+      + "; ".join(
+        f"{name} is {shapes.get(name, 'missing')} there, "
+        f"{wanted.get(name, 'missing')} here"
+        for name in differ[:4]
+      )
+    )
+  return trees.replace_leaves(like, found)

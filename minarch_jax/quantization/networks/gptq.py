@@ -4,11 +4,14 @@ Layers are rounded in the order the network runs them, and each sees its inputs
 as the layers before it, rounded already, make them.
 """
 
+import dataclasses
+import functools
 import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from minarch_jax import leaves, registries, types
 from minarch_jax.quantization import (
@@ -53,6 +56,40 @@ def rows_of(
   return y.reshape(-1, math.prod(shape[:inputs]))
 
 
+def window_rows(
+  y: jax.Array, size: tuple[int, ...], window: types.Window
+) -> jax.Array:
+  """Writes a convolution's input as the rows its kernel is multiplied with.
+
+  Returns:
+    [rows, K], K the kernel's inputs in the order of its axes.
+  """
+  channels = y.shape[1 if window.channels_first else -1]
+  space = "".join("DHW"[-len(size) :])
+  ends = (
+    ("NC" + space, "OI" + space)
+    if window.channels_first
+    else (
+      f"N{space}C",
+      space + "IO",
+    )
+  )
+  patches = jax.lax.conv_general_dilated_patches(
+    y,
+    size,
+    window.strides,
+    window.padding,
+    rhs_dilation=window.dilation,
+    dimension_numbers=(*ends, ends[0]),
+  )
+  if window.channels_first:
+    patches = jnp.moveaxis(patches, 1, -1)
+  rows = patches.reshape(-1, channels, math.prod(size))  # channels come first
+  if not window.channels_first:
+    rows = rows.swapaxes(1, 2)
+  return rows.reshape(len(rows), -1)
+
+
 def hessians(rows: jax.Array, block: int) -> jax.Array:
   """Returns X^T X / rows of each block of inputs: [blocks, block, block]."""
   rows = jnp.pad(rows, ((0, 0), (0, -rows.shape[1] % block)))
@@ -81,10 +118,19 @@ def quantize_kernel(
     calibration: as for `quantize`.
     within: mask of the entries that exist; None = all.
   """
-  format, shape = formats.FORMATS[name], w.shape
+  format = formats.FORMATS[name]
+  rule = calibrations.resolve(calibration, format)
   coding = tensors.coding_of(w, name, layout)
+  return _quantize(w, rows, within, damping, coding, format, rule)
+
+
+# Compiled whole, and once for kernels of one shape; as in `tensors`, what names
+# stand for is resolved outside.
+@functools.partial(jax.jit, static_argnames=("coding", "format", "rule"))
+def _quantize(w, rows, within, damping, coding, format, rule) -> types.QTensor:
+  shape, layout = w.shape, coding.blocks
   w = jnp.asarray(w, jnp.float32)
-  blocks, low, high = tensors.calibrate(w, layout, format, calibration, within)
+  blocks, low, high = tensors.calibrate(w, layout, format, rule, within)
   scale, zero_point = arithmetic.step_size(low, high, format)
   inputs = rows.shape[1]
   size = min(_BLOCK, inputs)
@@ -149,13 +195,14 @@ def gptq(
   (embeddings) to nearest.
 
   Args:
-    apply: `apply(params, x, tap=tap)` of one network.
+    apply: `apply(params, x, tap=tap)` of one network; `ma.tapped(module)` makes
+      it of a module of Flax or Equinox.
     params: its parameters.
-    x: [B, H, W, C] calibration images, never test.
+    x: calibration images [B, ...], never test.
     bits: as for `quantize`.
     granularity: as for `quantize`.
-    padding: of convolutions, SAME or VALID; None = by the architectures'
-      rule.
+    padding: of 3x3 convolutions at stride 1, SAME or VALID; None = by the
+      architectures' rule. Of `ma.tapped` modules every window is known.
     damping: share of the mean diagonal added to each Hessian.
     **options: calibration, within, axes, as for `quantize`. A network inside a
       wider parent rounds as alone, up to the order of sums, where a kernel has
@@ -168,7 +215,7 @@ def gptq(
     ValueError: as for `quantize`; an empty batch; a kernel whose input the
       network does not show.
   """
-  shapes = [leaf.shape for _, leaf in leaves.named(params)]
+  shapes = [np.shape(w) for _, w in leaves.named(params) if leaves.is_array(w)]
   padding = padding or integer_core.padding_rule(shapes)
   by_leaf = trees.bits_by_leaf(params, bits)
   options = _options(**options)
@@ -181,7 +228,10 @@ def gptq(
   _check_taps(order, by_leaf)
   axes = leaves.axes_of(leaves.named(params), options["axes"])
   paths = {"/".join(path): path for path in axes}
-  inputs = _inputs({name: axes[paths[name]] for name in order})
+  windows = getattr(apply, "windows", {})
+  known = {name: _one_layer(name, axes[paths[name]]) for name in order}
+  for name in windows:
+    _check_window(name, windows[name])
   done |= {name: rounded[name] for name in by_leaf if name not in order}
   for name in order:
     if not formats.FORMATS[by_leaf[name]].scaled:
@@ -190,12 +240,21 @@ def gptq(
     # The layers before, rounded already; those after are still as trained.
     now = trees.dequantize(trees.replace_leaves(params, done))
     y = activations.inputs(apply, now, x)[name]
-    w, path = done[name], paths[name]
-    done[name] = quantize_kernel(
+    y, w = y.astype(jnp.float32), jnp.asarray(done[name])
+    found, own = known[name], windows.get(name)
+    turn = found.inputs + found.outputs
+    if own is None:
+      shape = tuple(w.shape[i] for i in turn)
+      rows = rows_of(y, shape, len(found.inputs), padding)
+    else:
+      side = found.inputs[1:] if own.channels_first else found.inputs[:-1]
+      rows = window_rows(y, tuple(w.shape[i] for i in side), own)
+    done[name] = _turned(
       w,
-      rows_of(y.astype(jnp.float32), w.shape, inputs[name], padding),
-      by_leaf[name],
-      layouts.make_layout(granularity, path, w.shape, axes[path]),
+      turn,
+      layouts.make_layout(granularity, paths[name], w.shape, found),
+      rows=rows,
+      name=by_leaf[name],
       damping=damping,
       calibration=options["calibration"],
       within=exists.get(name),
@@ -212,7 +271,8 @@ def _check_taps(seen: list[str], by_leaf: dict[str, formats.Bits]) -> None:
         f"{registries.nearest(name, by_leaf)}; they are {', '.join(by_leaf)}"
       )
   for name, bits in by_leaf.items():
-    kernel = not name.endswith("embedding") and bits != "float32"
+    looked_up = leaves.is_embedding(tuple(name.split("/")))
+    kernel = not looked_up and bits != "float32"
     if kernel and name not in seen:
       raise ValueError(
         f"the input of {name!r} is not known, so GPTQ cannot round it: tap it "
@@ -221,23 +281,47 @@ def _check_taps(seen: list[str], by_leaf: dict[str, formats.Bits]) -> None:
       )
 
 
-def _inputs(axes: dict[str, Any]) -> dict[str, int]:
-  """Counts the input axes of kernels, with which they must begin.
+def _one_layer(name: str, axes: leaves.Axes | leaves.Readings) -> leaves.Axes:
+  """Raises ValueError for a kernel that holds several layers."""
+  found = leaves.known(name, axes)
+  if found.stacked:
+    raise ValueError(
+      f"GPTQ takes kernels of one layer, not {name!r}, whose axes "
+      f"{found.stacked} hold several; leave it out with bits={{{name!r}: 32, "
+      "...}"
+    )
+  return found
 
-  Raises:
-    ValueError: a kernel does not.
-  """
-  numbers = {}
-  for name, found in axes.items():
-    found = leaves.known(name, found)
-    if found.inputs != tuple(range(len(found.inputs))):
-      raise ValueError(
-        f"GPTQ takes kernels [*inputs, *outputs] of one layer, not {name!r}, "
-        f"of which axes {found.inputs} are the inputs; leave it out with "
-        f"bits={{{name!r}: 32, ...}}"
-      )
-    numbers[name] = len(found.inputs)
-  return numbers
+
+def _check_window(name: str, window: types.Window) -> None:
+  """Raises ValueError for a convolution that is no product with patches."""
+  if window.padding is None or window.groups != 1:
+    what = "groups" if window.groups != 1 else "its padding or transposition"
+    raise ValueError(
+      f"GPTQ cannot round the convolution {name!r} because of {what}; leave it "
+      f"out with bits={{{name!r}: 32, ...}}"
+    )
+
+
+def _turned(
+  w: jax.Array, turn: tuple[int, ...], layout: layouts.Layout, **how: Any
+) -> types.QTensor:
+  """Quantizes a kernel whose axes, turned so, are [*inputs, *outputs]."""
+  place = [turn.index(i) for i in range(w.ndim)]
+  within = how.pop("within")
+  if within is not None and np.ndim(within):
+    within = jnp.transpose(within, turn)
+  inner = layouts.Layout(tuple(place[i] for i in layout.inputs), layout.group)
+  q = quantize_kernel(w.transpose(turn), layout=inner, within=within, **how)
+  stored = layouts.scale_shape(layout, w.shape)
+  zero_point = q.zero_point
+  return dataclasses.replace(
+    q,
+    values=q.values.transpose(place),
+    scale=q.scale.reshape(stored),
+    zero_point=None if zero_point is None else zero_point.reshape(stored),
+    layout=dataclasses.replace(q.layout, blocks=layout),
+  )
 
 
 def _options(

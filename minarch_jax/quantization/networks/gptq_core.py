@@ -10,10 +10,16 @@ its section 3.3).
 from collections.abc import Callable
 
 import jax
+from jax import lax
 import jax.numpy as jnp
 
 # (row number, weights [N]) -> the numbers those weights are rounded to.
 RoundRow = Callable[[jax.Array, jax.Array], jax.Array]
+
+
+# Rows whose errors go to the rows of later blocks by one matrix product (the
+# paper's section 3.3): all would move through the memory for every row.
+_TOGETHER = 128
 
 
 def compensation(
@@ -59,12 +65,30 @@ def round_rows(
     that nearest rounding of the result is GPTQ's.
   """
   upper = compensation(hessian, damping, exists)
+  count, size = len(w), min(_TOGETHER, len(w))
+  margin = -count % size
+  w = jnp.pad(w, ((0, margin), (0, 0)))
+  upper = jnp.pad(upper, ((0, margin), (0, margin)))
+  upper = upper + jnp.diag((jnp.arange(len(w)) >= count).astype(w.dtype))
 
-  def step(i, state):
-    w, result = state
-    row = w[i]
-    error = (row - round_row(i, row)) / upper[i, i]
-    later = jnp.where(jnp.arange(w.shape[0]) > i, upper[i], 0.0)
-    return w - later[:, None] * error[None], result.at[i].set(row)
+  def one_block(block, w):
+    start = block * size
+    rows = lax.dynamic_slice_in_dim(w, start, size)
+    own = lax.dynamic_slice_in_dim(upper, start, size)
+    within = lax.dynamic_slice_in_dim(own, start, size, 1)
 
-  return jax.lax.fori_loop(0, w.shape[0], step, (w, w))[1]
+    def step(i, state):
+      rows, errors = state
+      row = rows[i]
+      error = (row - round_row(start + i, row)) / within[i, i]
+      later = jnp.where(jnp.arange(size) > i, within[i], 0.0)
+      return rows - later[:, None] * error[None], errors.at[i].set(error)
+
+    rows, errors = lax.fori_loop(0, size, step, (rows, jnp.zeros_like(rows)))
+    w = lax.dynamic_update_slice_in_dim(w, rows, start, 0)
+    if size == len(w):
+      return w
+    later = jnp.where(jnp.arange(len(w))[None] >= start + size, own, 0.0)
+    return w - later.T @ errors
+
+  return lax.fori_loop(0, len(w) // size, one_block, w)[:count]

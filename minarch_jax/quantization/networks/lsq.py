@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from minarch_jax import leaves, registries, types
+from minarch_jax import leaves, types
 from minarch_jax.quantization import (
   arithmetic,
   formats,
@@ -29,7 +29,14 @@ from minarch_jax.quantization import (
 Steps = dict[str, jax.Array]  # by leaf or layer; the shape of its scales
 
 # A tree at a time: a notebook would wait for a program of every operation.
-_whole = functools.partial(jax.jit, static_argnames=("bits", "granularity"))
+_whole = functools.partial(
+  jax.jit, static_argnames=("bits", "granularity", "rules")
+)
+
+
+def _hashable(axes: leaves.Rules | None) -> tuple[tuple[str, str], ...]:
+  """Rules of axes as programs are known by."""
+  return tuple((axes or {}).items())
 
 
 def _integer_format(bits: formats.Bits) -> formats.Format:
@@ -71,24 +78,39 @@ def round_with_step(
   return rounded * step
 
 
-@functools.partial(jax.jit, static_argnames=("bits", "granularity", "choose"))
 def init_steps(
   params: types.Params,
   bits: formats.Bits,
   granularity: str = "channel",
   *,
-  choose: trees.Choose = registries.is_weight,
+  choose: trees.Choose | None = None,
+  axes: leaves.Rules | None = None,
 ) -> Steps:
   """Starts every weight's steps at 2 mean|w| / sqrt(highest code).
 
   (Section 2.1.) A channel of zeros starts at 1.
 
+  Args:
+    params: float parameters of one network.
+    bits: 2 to 8.
+    granularity: what shares a step.
+    choose, axes: as for `ma.quantize`.
+
   Raises:
-    ValueError: bits other than symmetric integers of 2 to 8.
+    ValueError: bits other than symmetric integers of 2 to 8; axes that are not
+      known.
   """
+  return _init_steps(params, bits, granularity, choose, _hashable(axes))
+
+
+@functools.partial(
+  jax.jit, static_argnames=("bits", "granularity", "choose", "rules")
+)
+def _init_steps(params, bits, granularity, choose, rules) -> Steps:
   format = _integer_format(bits)
   steps, named = {}, leaves.named(params)
-  axes = leaves.axes_of(named)
+  choose = choose or leaves.weights(params).__contains__
+  axes = leaves.axes_of(named, dict(rules))
   for path, leaf in named:
     if choose(path):
       layout = layouts.make_layout(granularity, path, leaf.shape, axes[path])
@@ -102,21 +124,28 @@ def init_steps(
   return steps
 
 
-@_whole
 def quantize(
   params: types.Params,
   steps: Steps,
   bits: formats.Bits,
   granularity: str = "channel",
+  *,
+  axes: leaves.Rules | None = None,
 ) -> types.Params:
   """Rounds the weights that have steps; differentiable in both.
 
   Args:
     params: float parameters of one network.
-    steps: from `init_steps` with the same bits and granularity.
+    steps: from `init_steps` with the same bits, granularity and axes.
     bits: 2 to 8.
     granularity: what shares a step.
+    axes: as for `ma.quantize`.
   """
+  return _quantize(params, steps, bits, granularity, _hashable(axes))
+
+
+@_whole
+def _quantize(params, steps, bits, granularity, rules) -> types.Params:
   format = _integer_format(bits)
 
   def change(leaf, name, layout, step):
@@ -128,20 +157,26 @@ def quantize(
     rounded = layouts.from_blocks(rounded, layout, leaf.shape)
     return rounded.astype(leaf.dtype)
 
-  return _map_steps(change, params, steps, granularity)
+  return _map_steps(change, params, steps, granularity, rules)
 
 
-@_whole
 def to_qtensors(
   params: types.Params,
   steps: Steps,
   bits: formats.Bits,
   granularity: str = "channel",
+  *,
+  axes: leaves.Rules | None = None,
 ) -> types.Params:
   """Stores a trained network as QTensors with its learned scales.
 
-  `dequantize` of the result equals `quantize` here.
+  `dequantize` of the result equals `quantize` here, whose arguments it takes.
   """
+  return _to_qtensors(params, steps, bits, granularity, _hashable(axes))
+
+
+@_whole
+def _to_qtensors(params, steps, bits, granularity, rules) -> types.Params:
   format = _integer_format(bits)
 
   def change(leaf, name, layout, step):
@@ -153,13 +188,13 @@ def to_qtensors(
     coding = tensors.coding_of(leaf, formats.name_of(bits), layout)
     return tensors.pack_blocks(codes, step, None, coding, leaf.shape)
 
-  return _map_steps(change, params, steps, granularity)
+  return _map_steps(change, params, steps, granularity, rules)
 
 
-def _map_steps(change, params, steps, granularity) -> Any:
+def _map_steps(change, params, steps, granularity, rules) -> Any:
   """Applies change(leaf, name, layout, step) where there is a step."""
   changed, named = [], leaves.named(params)
-  axes = leaves.axes_of(named)
+  axes = leaves.axes_of(named, dict(rules))
   for path, leaf in named:
     name = "/".join(path)
     if name in steps:

@@ -46,6 +46,17 @@ def test_claims_true_of_the_world_are_supported(rows):
   assert list(found.values()).count("supported") >= 6, found
 
 
+def test_effects_lie_on_the_side_of_the_limit_that_verdicts_say(rows):
+  decided = rows.filter(pl.col("verdict") != "undecided")
+  assert decided["below"].any() and not decided["below"].all()
+  for row in decided.iter_rows(named=True):
+    above = (row["verdict"] == "supported") != row["below"]
+    if above:
+      assert row["limit"] <= row["low"] and row["limit"] < row["effect"], row
+    else:
+      assert row["high"] <= row["limit"] and row["effect"] < row["limit"], row
+
+
 def test_arms_are_only_looked_at_by_their_claims(whole, rows):
   own = whole.networks.filter(arm="main")
   main = whole._replace(networks=own)

@@ -175,7 +175,9 @@ def test_packed_codes_are_stored_as_others_are(tmp_path, name):
 
 def test_unstorable_leaves(tmp_path):
   path = os.path.join(tmp_path, "model.safetensors")
-  with pytest.raises(ValueError, match="a/b"):
-    files.save_model(path, {"a/b": {"kernel": np.ones((2, 2), np.float32)}})
-  with pytest.raises(ValueError, match="kernel: cannot store float64"):
-    files.save_model(path, {"kernel": np.ones((2, 2))})
+  one = np.ones((2, 2), np.float32)
+  for tree in ({"a:b": one}, {"a/b": one, "a": {"b": one}}):
+    with pytest.raises(ValueError, match="a.b': a name with ':', or of two"):
+      files.save_model(path, tree)
+  with pytest.raises(ValueError, match="kernel: cannot store complex64"):
+    files.save_model(path, {"kernel": np.ones((2, 2), np.complex64)})
