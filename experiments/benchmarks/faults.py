@@ -130,9 +130,13 @@ def exchanging(folder: str, pattern: str, then: Run) -> Fault:
 
   def fault(place: Place, draw: random.Random) -> Run:
     found = files(getattr(place, folder), pattern)
-    one = draw.choice(found)
-    beside = [p for p in found if p.parent == one.parent and p != one]
-    exchange(one, draw.choice(beside))
+    pairs = [
+      (one, other)
+      for one in found
+      for other in found
+      if one.parent == other.parent and one.name < other.name
+    ]
+    exchange(*draw.choice(pairs))
     return then
 
   return fault

@@ -363,15 +363,14 @@ def load_model(path: str, like: types.Params = None) -> types.Params:
     raise _broken(path, error) from None
   _check_formats(path, stored)
   try:
-    found = _leaves(arrays, described)
-    if like is None:
-      return _nested(found)
+    found = _decoded(arrays, described)
+    nested = _nested(found)
   except Exception as error:  # what is said about the tensors is not true
     raise _broken(path, error) from None
-  return _filled(path, found, like)
+  return nested if like is None else _filled(path, found, like)
 
 
-def _leaves(
+def _decoded(
   arrays: dict[str, np.ndarray], described: dict[str, Any]
 ) -> dict[str, Any]:
   parts: dict[str, dict[str, np.ndarray]] = {}
