@@ -293,7 +293,7 @@ def test_in_memory_gives_the_numbers_of_the_sweep_bit_for_bit(studied):
 
 def test_in_memory_no_other_machine_takes_part():
   with pytest.raises(ConfigError, match="executor='ray' leaves files"):
-    ma.train(MEMBERS, tiny_study.dataset(), executor="ray")
+    ma.train(MEMBERS, tiny_study.dataset(), executor="ray", batch_size=8)
 
 
 def test_in_memory_a_pack_that_does_not_fit_is_halved_too():
