@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import jax
 
-from minarch_jax.config import Config
+from minarch_jax.config import Config, ConfigError
 from minarch_jax.engine import keeping, packs
 from minarch_jax.engine import machine as machines
 from minarch_jax.engine import session as sessions
@@ -153,6 +153,11 @@ def train_packs(
   Args:
     keeper_of, with_state: as for `packs.train`.
   """
+  if session.config.executor != "local":
+    raise ConfigError(
+      f"executor={session.config.executor!r} leaves files; what is trained in "
+      "memory is trained here: leave it out, or run experiments.sweep"
+    )
   facts = setup.Facts.of(session)
   costs = {pack: training.seconds_of(facts, pack) for pack in todo}
   shares = training.shares_of(facts, costs)

@@ -291,6 +291,11 @@ def test_in_memory_gives_the_numbers_of_the_sweep_bit_for_bit(studied):
   jax.tree.map(np.testing.assert_array_equal, found.params, params)
 
 
+def test_in_memory_no_other_machine_takes_part():
+  with pytest.raises(ConfigError, match="executor='ray' leaves files"):
+    ma.train(MEMBERS, tiny_study.dataset(), executor="ray", batch_size=8)
+
+
 def test_in_memory_a_pack_that_does_not_fit_is_halved_too():
   sizes = []
   refusing = tiny_study.refusing(packs.train, 2)
