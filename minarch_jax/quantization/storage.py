@@ -135,10 +135,7 @@ def storage_bytes(
       continue
     format = formats.FORMATS[by_leaf[name]]
     if by_leaf[name] == "float32":
-      format = formats.as_trained(leaf)
-    if format is None:
-      total = total + _plain_bytes(leaf)
-      continue
+      format = formats.as_trained(leaf) or format
     count = None if nonzeros is None else np.asarray(nonzeros[name])
     total = total + weight_bytes(
       (path, leaf.shape), format, granularity, count, axes=described[path]

@@ -539,8 +539,8 @@ BAD = {
     "within: kernel has shape .2, 3., its mask .2,.",
   ),
   "nothing": (
-    lambda p: quantization.quantize({"w": jnp.ones((2, 3))}, 8),
-    "nothing can be quantized; the leaves are w",
+    lambda p: quantization.quantize({"x": jnp.ones((2, 3))}, 8),
+    "nothing can be quantized; the leaves are x",
   ),
   "truth": (lambda p: quantization.quantize(p, True), "bits True is not one"),
   "leaf": (
