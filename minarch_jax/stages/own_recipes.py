@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from minarch_jax import models
+from minarch_jax import models, random
 from minarch_jax.architectures import Architecture, Problem
 from minarch_jax.config import Config
 from minarch_jax.engine.training import NOTHING_OWN, Own
@@ -94,7 +94,7 @@ def _per_image(loss: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
 def own_step(own: Own, architecture: Architecture, problem: Problem) -> None:
   """Raises ValueError where no step can be taken with what is one's own."""
   shapes = models.shapes(architecture.spec(problem))
-  key = jax.eval_shape(lambda: jax.random.key(0))
+  key = jax.eval_shape(lambda: random.key_for(0, random.Purpose.INIT))
   if own.init is not None:
     drawn = _tried("init", own.init, key, shapes)
     if differ := _differences(drawn, shapes):

