@@ -184,6 +184,10 @@ LIGHT = (
       *(f"experiments.{name}" for name in ("quantize", "convergence")),
     ),
   ),
+  (  # training does not wait for them; IPython comes with NNX
+    {"orbax", "IPython", "sklearn", "tensorflow_datasets", "altair", "ray"},
+    ("minarch_jax.study",),
+  ),
 )
 LOAD = """
 import importlib, sys
@@ -197,8 +201,8 @@ for name in sys.argv[1:]:
 """
 
 
-@pytest.mark.parametrize("heavy, modules", LIGHT, ids=["numpy", "jax"])
-def test_what_needs_no_arrays_or_jax_does_not_load_them(heavy, modules):
+@pytest.mark.parametrize("heavy, modules", LIGHT, ids=["numpy", "jax", "start"])
+def test_what_is_not_needed_is_not_loaded(heavy, modules):
   found = subprocess.run(
     [sys.executable, "-c", LOAD, *modules],
     cwd=ROOT,
