@@ -31,6 +31,7 @@ class Purpose(enum.IntEnum):
   AGAIN = 2  # new weights and shuffled masks, the controls of pruning
   MOVE = 4  # connections that grow at random
   PROBE = 3  # the start of a probe's power iteration
+  LOSS = 5  # what a loss of one's own draws, as dropout
 
 
 def key_for(seed: Any, purpose: Any) -> jax.Array:

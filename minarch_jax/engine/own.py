@@ -36,15 +36,27 @@ class Recipe:
     loss: `loss(params, batch) -> scalar`, or `(scalar, {name: scalar})`; the
       means over the examples of a batch.
     make_tx: `make_tx(**hyper) -> optax.GradientTransformation`.
+    draws: whether `loss` takes `key=`, of each step another one; None where
+      examples are scored.
   """
 
   init: Callable[[jax.Array], Params]
   loss: Callable[[Params, Batch], Any]
   make_tx: Callable[..., optax.GradientTransformation]
+  draws: bool = False
 
-  def values(self, params: Params, batch: Batch) -> tuple[jax.Array, Values]:
+  def told(
+    self, params: Params, batch: Batch, key: jax.Array | None = None
+  ) -> Any:
+    """Calls the loss, with a key where it takes one."""
+    more = {"key": key} if self.draws else {}
+    return self.loss(params, batch, **more)
+
+  def values(
+    self, params: Params, batch: Batch, key: jax.Array | None = None
+  ) -> tuple[jax.Array, Values]:
     """Returns the loss, and all that is recorded of a batch."""
-    found = self.loss(params, batch)
+    found = self.told(params, batch, key)
     loss, metrics = found if isinstance(found, tuple) else (found, {})
     real = jnp.result_type(float)
     named = {"loss": loss, **metrics}
@@ -57,11 +69,21 @@ class Recipe:
     return TrainState(params, self.make_tx(**hyper).init(params))
 
   def step(
-    self, state: TrainState, batch: Batch, hyper: Mapping[str, Array]
+    self,
+    state: TrainState,
+    batch: Batch,
+    hyper: Mapping[str, Array],
+    at: Sequence[Any] = (0, 0, 0),
   ) -> tuple[TrainState, Values]:
-    """Takes one step of the optimizer."""
+    """Takes one step of the optimizer.
+
+    Args:
+      at: numbers of the seed, the epoch, and the step in it, which decide what
+        the loss draws.
+    """
     gradient = jax.value_and_grad(self.values, has_aux=True)
-    (loss, values), grads = gradient(state.params, batch)
+    key = _key_at(*at) if self.draws else None
+    (loss, values), grads = gradient(state.params, batch, key)
     tx = optax.with_extra_args_support(self.make_tx(**hyper))
     updates, opt_state = tx.update(
       grads, state.opt_state, state.params, value=loss
@@ -69,6 +91,11 @@ class Recipe:
     return TrainState(
       optax.apply_updates(state.params, updates), opt_state
     ), values
+
+
+def _key_at(seed: Array, epoch: Array, step: Array) -> jax.Array:
+  key = random.key_for(seed, random.Purpose.LOSS)
+  return jax.random.fold_in(jax.random.fold_in(key, epoch), step)
 
 
 class Curve(NamedTuple):
@@ -127,14 +154,14 @@ def _make_run(*, recipe: Recipe) -> Callable:
     count = sum(part.wanted.sum() * part.rows.shape[1] for part in parts)
     return jax.tree.map(lambda total: total / count, sums)
 
-  def function(state, member, order, epochs, parts, examples):
+  def function(state, member, order, seed, first, epochs, parts, examples):
     _, hyper = member
     steps = order.shape[1]
 
     def one_step(epoch, t, carry):
       state, sums = carry
       batch = _take(examples, order[epoch, t])
-      state, values = recipe.step(state, batch, hyper)
+      state, values = recipe.step(state, batch, hyper, (seed, first + epoch, t))
       return state, add(sums, values)
 
     def one_epoch(epoch, carry):
@@ -164,6 +191,8 @@ RUN = Program(
     "state": "network",
     "member": "member",
     "order": "order",
+    "seed": "seed",
+    "first": "shared",  # number of the first epoch
     "epochs": "shared",  # of the order's, how many are taken
     "parts": "seed",
     "examples": "shared",
@@ -301,7 +330,8 @@ def advance(
 
   Args:
     state: placed; its buffers are consumed.
-    epochs: their numbers, which decide the order of examples.
+    epochs: their numbers, which decide the order of examples and what the
+      loss draws.
 
   Returns:
     The state, placed, and the curve on the host, [A, S, E].
@@ -315,6 +345,8 @@ def advance(
     state=state,
     member=placed.member,
     order=order,
+    seed=np.array(placed.seeds, np.int32),
+    first=np.int32(epochs.start),
     epochs=np.int32(len(epochs)),
     parts=placed.parts,
     examples=placed.examples.all,

@@ -74,6 +74,8 @@ def train_many(
     loss: `loss(params, batch) -> loss` or `(loss, {name: metric})`; scalars,
       means over the examples of `batch.x` [B, ...] and `batch.y` [B, ...]. With
       the whole validation split in batches of 128, it is the validation loss.
+      One that draws, as for dropout, is `loss(params, batch, key)`: of each
+      step of a seed it gets another key, and None where it is validated.
     tx: an optax optimizer, or a function of the swept names that returns one.
       It is traced: values are numbers to compute with, not to decide by.
     data: of `ma.load`, where seed s has the fold s mod F; or a pair of batches
@@ -96,7 +98,8 @@ def train_many(
   population.use_cache(config.compilation_cache_dir)
   rows, numbers = _asked(seeds, sweep, out, start)
   examples = own_checks.examples(data, config.batch_size)
-  recipe = Recipe(init, loss, own_checks.make_tx(tx, rows[0]))
+  make_tx, draws = own_checks.make_tx(tx, rows[0]), own_checks.draws(loss)
+  recipe = Recipe(init, loss, make_tx, draws)
   hyper = {name: v[0] for name, v in own_checks.stacked(rows[:1]).items()}
   state = own_checks.state_of(recipe, hyper)
   batch = examples.shapes(config.batch_size)

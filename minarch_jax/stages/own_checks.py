@@ -228,6 +228,14 @@ def state_of(recipe: Recipe, hyper: Mapping[str, Any]) -> TrainState:
   return state
 
 
+def draws(loss: Callable) -> bool:
+  """Says whether a loss takes a key."""
+  try:
+    return "key" in inspect.signature(loss).parameters
+  except (TypeError, ValueError):  # of some functions of C nothing is known
+    return False
+
+
 def step_of(
   recipe: Recipe, state: TrainState, batch: Batch, hyper: Mapping[str, Any]
 ) -> None:
@@ -238,8 +246,7 @@ def step_of(
     hyper: of a combination.
   """
   try:
-    found = jax.eval_shape(recipe.loss, state.params, batch)
-    _check_loss(found)
+    _check_loss(jax.eval_shape(recipe.told, state.params, batch))
     after, _ = jax.eval_shape(recipe.step, state, batch, hyper)
   except _TRACED as error:
     raise ValueError(

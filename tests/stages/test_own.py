@@ -244,6 +244,50 @@ def test_a_seed_sees_what_it_sees_in_train():
   assert len(shapes) == 1
 
 
+# --- dropout -----------------------------------------------------------------
+
+
+def dropping(params, batch, key=None):
+  """Drops half of the inputs; says what it drew, 0 where it is scored."""
+  kept = (
+    jnp.ones(batch.x.shape)
+    if key is None
+    else 2.0 * (jax.random.bernoulli(key, 0.5, batch.x.shape))
+  )
+  loss, metrics = LOSS(params, batch._replace(x=batch.x * kept))
+  drawn = 0.0 if key is None else jax.random.uniform(key)
+  return loss, metrics | {"drawn": drawn}
+
+
+@functools.cache
+def dropped():
+  return train(loss=dropping)
+
+
+def test_a_loss_that_draws_gets_another_key_at_every_step_and_none_later():
+  """One key for the combinations of a seed; not that of a seed beside it."""
+  curve = dropped().curve
+  assert not curve.validation["drawn"].any()
+  drawn = curve.train["drawn"]
+  np.testing.assert_array_equal(drawn, np.broadcast_to(drawn[:1], drawn.shape))
+  assert len(np.unique(drawn[0])) == drawn[0].size
+  steps = len(dataset().of_seed(SEEDS[1])[0].y) // 8
+
+  def uniform(epoch, step):
+    key = jax.random.fold_in(jax.random.key(SEEDS[1]), 5)
+    key = jax.random.fold_in(jax.random.fold_in(key, epoch), step)
+    return jax.random.uniform(key)
+
+  expected = [np.mean([uniform(2, t) for t in range(steps)])]
+  np.testing.assert_allclose(drawn[0, 1, 2], expected, rtol=1e-6)
+
+
+def test_what_is_drawn_does_not_depend_on_where_a_run_was_interrupted():
+  assert_same(
+    train(loss=dropping, start=train(loss=dropping, num_epochs=1)), dropped()
+  )
+
+
 # --- going on ----------------------------------------------------------------
 
 
