@@ -450,17 +450,26 @@ def _of_recipes(table: pl.DataFrame, known: pl.Series) -> pl.DataFrame:
 
 
 def write_json(path: str, value: Mapping[str, Any]) -> None:
-  """Writes a JSON file atomically, keys in the given order."""
+  """Writes a JSON file atomically, keys in the given order, sealed."""
+  sealed = {**value, _SEAL: _sealing(value)}
   with atomic(path) as temporary, open(temporary, "w") as file:
-    json.dump(value, file, indent=2, default=list)
+    json.dump(sealed, file, indent=2, default=list)
     file.write("\n")
+
+
+_SEAL = "sha256"  # of everything else in a JSON file; those of 0.1 have none
+
+
+def _sealing(value: Mapping[str, Any]) -> str:
+  text = json.dumps(json.loads(json.dumps(value, default=list)), sort_keys=True)
+  return hashlib.sha256(text.encode()).hexdigest()
 
 
 def read_json(path: str) -> dict[str, Any]:
   """Reads a JSON object; {} when there is no such file.
 
   Raises:
-    ConfigError: the file holds something else.
+    ConfigError: the file holds something else, or not what was written.
   """
   if not os.path.exists(path):
     return {}
@@ -471,4 +480,7 @@ def read_json(path: str) -> dict[str, Any]:
     raise checksums.damaged(path, f"it is no JSON ({error})") from None
   if not isinstance(value, dict):
     raise checksums.damaged(path, "it holds no JSON object")
+  seal = value.pop(_SEAL, None)
+  if seal is not None and seal != _sealing(value):
+    raise checksums.damaged(path, "it does not hold what was written")
   return value

@@ -248,6 +248,18 @@ def test_json_is_read_as_written(tmp_path):
   assert list(records.read_json(path)) == ["b", "a"]
 
 
+def test_json_that_was_changed_is_not_read(tmp_path):
+  path = tmp_path / "study.json"
+  records.write_json(str(path), {"b": [1, 2.5], "a": {"3": float("nan")}})
+  records.read_json(str(path))
+  text = path.read_text()
+  path.write_text(text.replace("2.5", "2.7"))  # as by a flipped bit
+  with pytest.raises(ConfigError, match="does not hold what was written"):
+    records.read_json(str(path))
+  path.write_text('{"a": 1}')  # of 0.1, without a seal
+  assert records.read_json(str(path)) == {"a": 1}
+
+
 # --- identity ----------------------------------------------------------------
 
 
