@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from minarch_jax.engine import population
+from minarch_jax.quantization import jaxprs
 
 COPIES = 4  # of a network's state: in, out, gradients, updates
 FLAGS = ("seed_mapping", "member_mapping", "device_map")  # of `mapping`
@@ -37,27 +38,10 @@ class Needs(NamedTuple):
 def needs(step: Callable, state: Any, *arguments: Any) -> Needs:
   """Reads off `step(state, *arguments)` what it needs; all are shapes."""
   closed = jax.make_jaxpr(step)(state, *arguments)
-  operations = _operations(closed.jaxpr)
+  operations = jaxprs.operations(closed.jaxpr)
   work = sum(_num_bytes([v.aval for v in op.outvars]) for op in operations)
   convolves = any("conv_general" in op.primitive.name for op in operations)
   return Needs(_num_bytes(state), work, convolves)
-
-
-def _operations(jaxpr: Any) -> list[Any]:
-  """Lists the operations of a program and of those it calls."""
-  found = []
-  for operation in jaxpr.eqns:
-    inner = [j for p in operation.params.values() for j in _jaxprs(p)]
-    found += [operation, *(each for j in inner for each in _operations(j))]
-  return found
-
-
-def _jaxprs(value: Any) -> list[Any]:
-  """The programs among the parameters of an operation."""
-  if isinstance(value, tuple | list):
-    return [found for each in value for found in _jaxprs(each)]
-  value = getattr(value, "jaxpr", value)
-  return [value] if hasattr(value, "eqns") else []
 
 
 def _num_bytes(shapes: Any) -> int:

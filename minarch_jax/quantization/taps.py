@@ -22,18 +22,7 @@ from jax.interpreters import ad, batching, mlir
 import jax.numpy as jnp
 
 from minarch_jax import leaves, types
-
-# Calls of a program within a program, by the parameter that holds it.
-CALLS = {
-  "jit": "jaxpr",
-  "pjit": "jaxpr",
-  "remat2": "jaxpr",
-  "checkpoint": "jaxpr",
-  "closed_call": "call_jaxpr",
-  "custom_jvp_call": "call_jaxpr",
-  "custom_vjp_call": "call_jaxpr",
-}
-
+from minarch_jax.quantization import jaxprs
 
 Windows = dict[str, types.Window]  # of convolutions, by leaf name
 
@@ -142,25 +131,6 @@ batching.primitive_batchers[_MARK] = _batched
 ad.primitive_jvps[_MARK] = _derived
 
 
-def _marks(jaxpr: Any) -> list[str]:
-  """Lists the marks of a program and of those it calls."""
-  found = []
-  for step in jaxpr.eqns:
-    if step.primitive is _MARK:
-      found.append(step.params["name"])
-    for inner in _jaxprs(tuple(step.params.values())):
-      found += _marks(inner)
-  return found
-
-
-def _jaxprs(value: Any) -> list[Any]:
-  """The programs among the parameters of a step."""
-  if isinstance(value, tuple | list):
-    return [found for each in value for found in _jaxprs(each)]
-  value = getattr(value, "jaxpr", value)
-  return [value] if hasattr(value, "eqns") else []
-
-
 def _run(jaxpr: Any, consts: Any, inputs: list[Any], tap: types.Tap):
   """Runs a program; a mark whose value is used calls the tap."""
   known: dict[Any, Any] = dict(zip(jaxpr.constvars, consts, strict=True))
@@ -177,15 +147,14 @@ def _run(jaxpr: Any, consts: Any, inputs: list[Any], tap: types.Tap):
       wanted = step.outvars[0] in used
       found = [tap(step.params["name"], *values) if wanted else values[0]]
     elif marks := _marks_within(step):
-      if name not in CALLS:
+      inner = jaxprs.called(step)
+      if inner is None:
         raise ValueError(
           f"{marks[0]!r} is used inside a {name} (a loop of JAX, as nn.scan "
           "makes), where no input can be shown; call the layers from a loop of "
           "Python"
         )
-      inner = step.params[CALLS[name]]
-      consts = getattr(inner, "consts", ())
-      found = _run(getattr(inner, "jaxpr", inner), consts, values, tap)
+      found = _run(*inner, values, tap)
     else:
       given = step.primitive.get_bind_params(step.params)
       found = step.primitive.bind(*values, **given)
@@ -199,8 +168,12 @@ def _literal(atom: Any) -> bool:
 
 
 def _marks_within(step: Any) -> list[str]:
-  inner = _jaxprs(tuple(step.params.values()))
-  return [name for each in inner for name in _marks(each)]
+  """Lists the marks of the programs that a step calls."""
+  return [
+    each.params["name"]
+    for each in jaxprs.operations_within(step)
+    if each.primitive is _MARK
+  ]
 
 
 # --- models ------------------------------------------------------------------

@@ -16,7 +16,7 @@ import numpy as np
 from minarch_jax import leaves
 from minarch_jax.engine.exports import operators
 from minarch_jax.engine.exports.networks import Network
-from minarch_jax.quantization import taps
+from minarch_jax.quantization import jaxprs
 
 OPSET, IR = 21, 10  # the first that know integers of 4 bits
 
@@ -76,11 +76,9 @@ def _run(
   known.update(zip(jaxpr.constvars, map(np.asarray, consts), strict=True))
   known.update(zip(jaxpr.invars, inputs, strict=True))
   for step in jaxpr.eqns:
-    name, values = step.primitive.name, list(map(read, step.invars))
-    if name in taps.CALLS:
-      inner = step.params[taps.CALLS[name]]
-      consts = getattr(inner, "consts", ())
-      found = _run(graph, getattr(inner, "jaxpr", inner), consts, values)
+    values = list(map(read, step.invars))
+    if inner := jaxprs.called(step):
+      found = _run(graph, *inner, values)
     elif _is_constant(step, values):
       found = step.primitive.bind(*values, **step.params)
       found = found if step.primitive.multiple_results else [found]
