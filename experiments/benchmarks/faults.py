@@ -241,21 +241,27 @@ def full_cache(place: Place, draw: random.Random) -> Run:
   return Run(before=before)
 
 
+def failing(
+  module: Any, name: str, calls: int, number: int, which: int
+) -> None:
+  """Has a function of a module fail, with an error of the system, after so many
+  calls; `which` of its arguments is the file that the error names."""
+  function, left = getattr(module, name), iter(range(calls))
+
+  def call(*arguments, **options):
+    if next(left, None) is None:
+      raise OSError(number, os.strerror(number), arguments[which])
+    return function(*arguments, **options)
+
+  setattr(module, name, call)
+
+
 def failing_rename(place: Place, draw: random.Random) -> Run:
   del place
-  left = draw.randrange(12)
+  calls = draw.randrange(12)
 
   def before() -> None:
-    rename = os.replace
-
-    def failing(*arguments, **options):
-      nonlocal left
-      left -= 1
-      if left < 0:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), arguments[1])
-      return rename(*arguments, **options)
-
-    os.replace = failing
+    failing(os, "replace", calls, errno.ENOSPC, which=1)
 
   return Run(before=before)
 
@@ -310,21 +316,12 @@ def little_device(place: Place, draw: random.Random) -> Run:
 def failing_worker(place: Place, draw: random.Random) -> Run:
   """A thread meets an error of the disk."""
   del place
-  left = draw.randrange(8)
+  calls = draw.randrange(8)
 
   def before() -> None:
     from minarch_jax import records
 
-    write = records.write
-
-    def failing(*arguments):
-      nonlocal left
-      left -= 1
-      if left < 0:
-        raise OSError(errno.EIO, os.strerror(errno.EIO), arguments[0])
-      return write(*arguments)
-
-    records.write = failing
+    failing(records, "write", calls, errno.EIO, which=0)
 
   return Run(before=before)
 
